@@ -1,0 +1,226 @@
+"""The command line: one verb for each arrow of text -> tokenizer -> tokens -> training -> generation -> chat.
+
+Verbs import what they need when they run, so that `mini-llm --help` starts without torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mini_llm import __version__, log
+from mini_llm.errors import Interrupted, UserError
+
+app = typer.Typer(
+    help="Build a language model from scratch: raw text in, a talking model out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: mini-llm demo",
+)
+tokenizer_app = typer.Typer(help="Train a tokenizer on your text.", no_args_is_help=True)
+app.add_typer(tokenizer_app, name="tokenizer")
+
+
+class ModelType(StrEnum):
+    """SentencePiece's two algorithms."""
+
+    bpe = "bpe"
+    unigram = "unigram"
+
+
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCES...",
+        help="Files, folders or quoted globs: .txt .md .jsonl .parquet, each also .gz .xz .zst.",
+    ),
+]
+TextColumn = Annotated[str, typer.Option(help="The key of jsonl, or column of parquet, that holds the text.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mini-llm {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def demo(
+    corpus: Annotated[
+        list[str] | None, typer.Option("--corpus", help="Your own text instead (as for prepare); may be repeated.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the tokenizer, tokens and run.")] = Path("runs/demo"),
+    minutes: Annotated[float, typer.Option(help="Training time in minutes.", min=0.05)] = 4.0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and samples.", min=0)] = 1337,
+) -> None:
+    """Train a small model on real English in minutes, and read what it writes."""
+    from mini_llm.demo import run_demo
+
+    run_demo(corpus=corpus, out=out, minutes=minutes, seed=seed)
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    sources: SourcesArgument,
+    out: Annotated[Path, typer.Option(help="Folder to write the tokenizer to.")],
+    vocab_size: Annotated[int, typer.Option(help="Number of tokens, special ones included.", min=1)] = 32000,
+    model_type: Annotated[ModelType, typer.Option(help="The algorithm that picks the pieces.")] = ModelType.bpe,
+    text_column: TextColumn = "text",
+    sample_mb: Annotated[
+        int, typer.Option(help="Train on a random sample of about this many MB: bounds memory.", min=1)
+    ] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.", min=0)] = 1337,
+) -> None:
+    """Train a SentencePiece tokenizer that loses nothing, and write it in Hugging Face's format too."""
+    from mini_llm.data.sources import read_documents
+    from mini_llm.tokenizer.train import train_tokenizer
+
+    documents = read_documents(sources, text_column=text_column, description="reading")
+    train_tokenizer(
+        documents, out, vocab_size=vocab_size, model_type=model_type.value, sample_bytes=sample_mb * 10**6, seed=seed
+    )
+    log.info(f"next: mini-llm prepare {' '.join(sources)} --tokenizer {out} --out data/tokens")
+
+
+@app.command()
+def prepare(
+    sources: SourcesArgument,
+    tokenizer: Annotated[Path, typer.Option(help="Tokenizer folder (from `tokenizer train`, or any Hugging Face one).")],
+    out: Annotated[Path, typer.Option(help="Folder to write the token store to.")],
+    val_fraction: Annotated[float, typer.Option(help="Share of documents held out.", min=0.0, max=0.5)] = 0.01,
+    workers: Annotated[int | None, typer.Option(help="Threads that tokenize; default: all cores.", min=1)] = None,
+    text_column: TextColumn = "text",
+) -> None:
+    """Turn text into a memory-mapped token store, with a held-out split."""
+    from mini_llm.data.prepare import prepare as run
+
+    run(sources, tokenizer, out, val_fraction=val_fraction, workers=workers, text_column=text_column)
+    log.info(f"next: mini-llm train --config configs/mini-50m.yaml data_dir={out}")
+
+
+@app.command(context_settings={"allow_extra_args": False})
+def train(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file's, e.g. learning_rate=1e-3 model.dim=256."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file; the shipped ones are in configs/.")] = None,
+    resume: Annotated[
+        bool | None, typer.Option("--resume/--no-resume", help="Go on from the run's last checkpoint (the default).")
+    ] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved settings and exit.")] = False,
+) -> None:
+    """Train a model. Stopped anywhere, the same command goes on, exactly where it was."""
+    from mini_llm.config import dump_config, load_config
+    from mini_llm.train.config import TrainConfig
+
+    overrides = list(settings or []) + ([] if resume is None else [f"resume={str(resume).lower()}"])
+    resolved = load_config(TrainConfig, config, overrides)
+    if print_config:
+        print(dump_config(resolved), end="")
+        return
+    from mini_llm.train.train import train as run
+
+    run(resolved)
+
+
+Temperature = Annotated[float, typer.Option(help="0 picks the likeliest token; higher is more daring.", min=0.0)]
+TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0: all.", min=0)]
+TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens that together reach this probability.", min=0.0, max=1.0)]
+MinP = Annotated[float, typer.Option(help="Drop tokens below this share of the likeliest one's probability.", min=0.0, max=1.0)]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1 makes tokens that were seen less likely.", min=0.01)]
+Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same text; default: a new one each time.", min=0)]
+MaxNewTokens = Annotated[int, typer.Option(help="The longest answer, in tokens.", min=1)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint or any Llama folder.")]
+
+
+@app.command()
+def generate(
+    run: RunArgument,
+    prompt: Annotated[str, typer.Option(help="The text to go on from; '-' reads stdin.")],
+    max_new_tokens: MaxNewTokens = 200,
+    temperature: Temperature = 0.8,
+    top_k: TopK = 0,
+    top_p: TopP = 0.95,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    stop: Stop = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Continue a prompt, streaming the text (prompt included) to stdout."""
+    from mini_llm.inference.generate import Generator
+    from mini_llm.inference.sampling import SamplingParams
+
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    sampling = SamplingParams(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
+    )
+    generator = Generator(run, device=device, dtype=dtype)
+    generator.print_continuation(prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop or [], seed=seed)
+
+
+@app.command()
+def chat(
+    run: RunArgument,
+    system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
+    max_new_tokens: MaxNewTokens = 512,
+    temperature: Temperature = 0.8,
+    top_k: TopK = 0,
+    top_p: TopP = 0.95,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    stop: Stop = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Talk with a model in the terminal."""
+    from mini_llm.inference.chat import chat as talk
+    from mini_llm.inference.generate import Generator
+    from mini_llm.inference.sampling import SamplingParams
+
+    sampling = SamplingParams(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
+    )
+    generator = Generator(run, device=device, dtype=dtype)
+    talk(generator, system=system, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop or [], seed=seed)
+
+
+def main() -> None:
+    """Run the command line; turn what went wrong into a message and an exit code.
+
+    0 done, 1 it failed, 2 the command was wrong, 130 Ctrl-C, 143 SIGTERM.
+    """
+    try:
+        app()
+    except UserError as problem:
+        log.error(problem.message, problem.hint)
+        sys.exit(problem.exit_code)
+    except Interrupted as stop:
+        log.info(stop.message)
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `mini-llm generate ... | head`
+        sys.stderr.close()
+        sys.exit(141)

@@ -1,0 +1,147 @@
+"""One way in for every setting: a YAML file, then `key=value` words, checked against a frozen pydantic model.
+
+Precedence: default < file < override. A key that nobody knows is an error with a suggestion, never ignored.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from mini_llm.errors import UsageError, UserError, did_you_mean
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, and it refuses unknown keys and `true` where a number belongs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_bool_as_number(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and bool not in _plain_types(field):
+                raise ValueError(f"{name}={str(value).lower()} must be a {_plain_types(field)[0].__name__}")
+        return values
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read `path` (YAML), apply `overrides` such as `model.n_layers=4`, and return a validated `cls`.
+
+    Raises:
+        UserError: the file is missing or is not YAML.
+        UsageError: an unknown key (with the nearest known one), a value of the wrong type or out of range.
+    """
+    values = _read_yaml(Path(path)) if path is not None else {}
+    for key in _flatten(values):
+        _check_key(cls, key, source=str(path))
+    for override in overrides:
+        key, value = _parse_override(override)
+        _check_key(cls, key, source=override)
+        _set(values, key, value, source=override)
+    try:
+        return cls.model_validate(values)
+    except ValidationError as problem:
+        raise UsageError(_explain(problem, source=str(path) if path else "settings")) from None
+
+
+def dump_config(config: Config) -> str:
+    """Return `config` as YAML text that `load_config` reads back to an equal value."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise UserError(f"no config file at {path}", "the shipped ones are in configs/, e.g. --config configs/mini-50m.yaml") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file") from None
+    except OSError as problem:
+        raise UserError(f"cannot read {path}: {problem.strerror}") from None
+    except yaml.YAMLError as problem:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(problem).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold `key: value` lines, not {type(values).__name__}")
+    return values
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    key = key.strip().lstrip("-")
+    if not separator or not key:
+        raise UsageError(f"'{text}' is not a setting", "settings look like learning_rate=1e-3 or model.n_layers=4")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key, value
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        yield key
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{key}.")
+
+
+def _section(field: FieldInfo) -> type[Config] | None:
+    """Return the nested Config class of a field, looking inside `X | None`."""
+    for candidate in (field.annotation, *get_args(field.annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Config):
+            return candidate
+    return None
+
+
+def _plain_types(field: FieldInfo) -> tuple[type, ...]:
+    annotation = field.annotation
+    union = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return tuple(a for a in union if isinstance(a, type) and a is not type(None)) or (bool,)
+
+
+def _all_keys(cls: type[Config], prefix: str = "") -> Iterator[str]:
+    for name, field in cls.model_fields.items():
+        yield f"{prefix}{name}"
+        if section := _section(field):
+            yield from _all_keys(section, f"{prefix}{name}.")
+
+
+def _check_key(cls: type[Config], key: str, source: str) -> None:
+    known = list(_all_keys(cls))
+    if key not in known:
+        # A bare `n_layers` gets `model.n_layers`: the last part alone is compared too.
+        tail = {name.rpartition(".")[2]: name for name in known}
+        suggestion = f", did you mean '{tail[key]}'?" if key in tail else did_you_mean(key, known)
+        raise UsageError(f"{source}: unknown key '{key}'{suggestion}")
+
+
+def _set(values: dict[str, Any], key: str, value: Any, source: str) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = values.get(section)
+        if inner is None:
+            inner = values[section] = {}
+        elif not isinstance(inner, dict):
+            raise UsageError(f"{source}: '{section}' holds a single value, so it has no '{name}'")
+        values = inner
+    values[name] = value
+
+
+def _explain(problem: ValidationError, source: str) -> str:
+    lines = []
+    for item in problem.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        what = item["msg"].removeprefix("Value error, ")
+        given = f" (given {item['input']!r})" if where and not isinstance(item["input"], dict) else ""
+        lines.append(f"{source}: {where + ': ' if where else ''}{what}{given}")
+    return "\n".join(lines)

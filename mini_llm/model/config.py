@@ -1,0 +1,155 @@
+"""The shape of a model: the numbers that, with the weights, are all there is to it.
+
+Reads and writes Hugging Face's `config.json` of LlamaForCausalLM (and Qwen3ForCausalLM when `qk_norm` is set).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from mini_llm.config import Config
+from mini_llm.errors import UserError
+
+
+class RopeScaling(Config):
+    """Llama 3's stretching of RoPE to long contexts ("The Llama 3 Herd of Models", arXiv 2407.21783)."""
+
+    factor: float = Field(8.0, gt=0)  # how many times longer than the context of pre-training
+    low_freq_factor: float = Field(1.0, gt=0)  # waves longer than original/low are slowed down by `factor`
+    high_freq_factor: float = Field(4.0, gt=0)  # waves shorter than original/high stay as they are
+    original_max_position_embeddings: int = Field(8192, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> RopeScaling:
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"high_freq_factor={self.high_freq_factor} must be above low_freq_factor={self.low_freq_factor}"
+            )
+        return self
+
+
+class ModelConfig(Config):
+    """A decoder-only transformer in the shape of Llama 3 (arXiv 2407.21783)."""
+
+    dim: int = Field(384, ge=1)  # D: width of the residual stream
+    n_layers: int = Field(16, ge=1)  # L: transformer blocks
+    n_heads: int = Field(6, ge=1)  # H: query heads
+    n_kv_heads: int = Field(0, ge=1)  # J: key/value heads, each shared by H/J query heads; unset: n_heads
+    head_dim: int = Field(0, ge=2)  # K: width of one head; unset: dim / n_heads
+    hidden_dim: int = Field(0, ge=1)  # F: inner width of the MLP; unset: 4 * dim, rounded up to multiple_of
+    multiple_of: int = Field(32, ge=1)
+    vocab_size: int = Field(32000, ge=1)  # V
+    max_seq_len: int = Field(2048, ge=1)  # the longest sequence that the model is meant for
+    dropout: float = Field(0.0, ge=0, lt=1)  # on embeddings and residual branches, in training only
+    norm_eps: float = Field(1e-5, gt=0)
+    rope_theta: float = Field(10000.0, gt=0)
+    rope_scaling: RopeScaling | None = None
+    tie_embeddings: bool = True  # the head shares the embedding's matrix
+    qk_norm: bool = False  # RMSNorm on each head's queries and keys, as in Qwen3 (arXiv 2505.09388)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        dim, n_heads = values.get("dim", 384), values.get("n_heads", 6)
+        multiple_of = values.get("multiple_of", 32)
+        if values.get("n_kv_heads") is None:
+            values["n_kv_heads"] = n_heads
+        if not all(isinstance(number, int) and number > 0 for number in (dim, n_heads, multiple_of)):
+            return values  # the fields' own checks say what is wrong
+        if values.get("head_dim") is None:
+            if dim % n_heads:
+                raise ValueError(f"dim={dim} must be a multiple of n_heads={n_heads}, or head_dim must be set")
+            values["head_dim"] = dim // n_heads
+        if values.get("hidden_dim") is None:
+            values["hidden_dim"] = -(-4 * dim // multiple_of) * multiple_of
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_heads={self.n_heads} must be a multiple of n_kv_heads={self.n_kv_heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim} must be even: RoPE turns pairs of numbers")
+        return self
+
+    def to_hf(self, *, bos_id: int | None, eos_id: int | None, pad_id: int | None, dtype: str) -> dict[str, Any]:
+        """Return the `config.json` of transformers for this shape; `dtype` names the stored weights' type."""
+        rope: dict[str, Any] = {"rope_type": "default", "rope_theta": self.rope_theta}
+        if self.rope_scaling:
+            rope = {"rope_type": "llama3", "rope_theta": self.rope_theta, **self.rope_scaling.model_dump()}
+        return {
+            "architectures": ["Qwen3ForCausalLM" if self.qk_norm else "LlamaForCausalLM"],
+            "model_type": "qwen3" if self.qk_norm else "llama",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.dim,
+            "intermediate_size": self.hidden_dim,
+            "num_hidden_layers": self.n_layers,
+            "num_attention_heads": self.n_heads,
+            "num_key_value_heads": self.n_kv_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "max_position_embeddings": self.max_seq_len,
+            "rms_norm_eps": self.norm_eps,
+            "initializer_range": 0.02,
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            **({} if self.qk_norm else {"mlp_bias": False}),
+            "rope_parameters": rope,
+            "rope_theta": self.rope_theta,  # transformers 4, vLLM and llama.cpp look here
+            "rope_scaling": rope if self.rope_scaling else None,
+            "tie_word_embeddings": self.tie_embeddings,
+            "bos_token_id": bos_id,
+            "eos_token_id": eos_id,
+            "pad_token_id": pad_id,
+            "use_cache": True,
+            "dtype": dtype,
+        }
+
+    @classmethod
+    def from_hf(cls, values: dict[str, Any], where: str) -> ModelConfig:
+        """Read transformers' `config.json`, of version 4 or 5.
+
+        Raises:
+            UserError: another architecture, or a feature that this model lacks, by name.
+        """
+        kind = values.get("model_type")
+        if kind not in ("llama", "qwen3"):
+            raise UserError(f"{where}: model_type '{kind}' is not supported", "Mini-LLM reads Llama and Qwen3 folders")
+        for flag in ("attention_bias", "mlp_bias", "use_sliding_window"):
+            if values.get(flag):
+                raise UserError(f"{where}: {flag} is not supported")
+        if values.get("hidden_act", "silu") != "silu":
+            raise UserError(f"{where}: hidden_act '{values['hidden_act']}' is not supported, only 'silu'")
+        # transformers 5 writes rope_parameters; 4 wrote rope_theta and rope_scaling.
+        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        if rope_type not in ("default", "llama3"):
+            raise UserError(f"{where}: RoPE scaling of type '{rope_type}' is not supported, only 'llama3'")
+        try:
+            scaling = {name: rope[name] for name in RopeScaling.model_fields} if rope_type == "llama3" else None
+            return cls.model_validate(
+                {
+                    "dim": values["hidden_size"],
+                    "n_layers": values["num_hidden_layers"],
+                    "n_heads": values["num_attention_heads"],
+                    "n_kv_heads": values.get("num_key_value_heads"),
+                    "head_dim": values.get("head_dim") or (128 if kind == "qwen3" else None),
+                    "hidden_dim": values["intermediate_size"],
+                    "vocab_size": values["vocab_size"],
+                    "max_seq_len": values.get("max_position_embeddings", 2048),
+                    "norm_eps": values.get("rms_norm_eps", 1e-6),
+                    "rope_theta": rope.get("rope_theta", values.get("rope_theta", 10000.0)),
+                    "rope_scaling": scaling,
+                    "tie_embeddings": values.get("tie_word_embeddings", False),
+                    "qk_norm": kind == "qwen3",
+                }
+            )
+        except KeyError as missing:
+            raise UserError(f"{where}: the key {missing} is missing") from None
+        except ValueError as problem:
+            raise UserError(f"{where}: {problem}") from None
