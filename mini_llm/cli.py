@@ -99,7 +99,9 @@ def tokenizer_train(
 @app.command()
 def prepare(
     sources: SourcesArgument,
-    tokenizer: Annotated[Path, typer.Option(help="Tokenizer folder (from `tokenizer train`, or any Hugging Face one).")],
+    tokenizer: Annotated[
+        Path, typer.Option(help="Tokenizer folder (from `tokenizer train`, or any Hugging Face one).")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write the token store to.")],
     val_fraction: Annotated[float, typer.Option(help="Share of documents held out.", min=0.0, max=0.5)] = 0.01,
     workers: Annotated[int | None, typer.Option(help="Threads that tokenize; default: all cores.", min=1)] = None,
@@ -116,7 +118,9 @@ def prepare(
 def train(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file's, e.g. learning_rate=1e-3 model.dim=256."),
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Settings over the file's, e.g. learning_rate=1e-3 model.dim=256."
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file; the shipped ones are in configs/.")] = None,
     resume: Annotated[
@@ -140,8 +144,12 @@ def train(
 
 Temperature = Annotated[float, typer.Option(help="0 picks the likeliest token; higher is more daring.", min=0.0)]
 TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0: all.", min=0)]
-TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens that together reach this probability.", min=0.0, max=1.0)]
-MinP = Annotated[float, typer.Option(help="Drop tokens below this share of the likeliest one's probability.", min=0.0, max=1.0)]
+TopP = Annotated[
+    float, typer.Option(help="Keep the likeliest tokens that together reach this probability.", min=0.0, max=1.0)
+]
+MinP = Annotated[
+    float, typer.Option(help="Drop tokens below this share of the likeliest one's probability.", min=0.0, max=1.0)
+]
 RepetitionPenalty = Annotated[float, typer.Option(help="Above 1 makes tokens that were seen less likely.", min=0.01)]
 Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text; default: a new one each time.", min=0)]

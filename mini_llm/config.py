@@ -64,7 +64,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise UserError(f"no config file at {path}", "the shipped ones are in configs/, e.g. --config configs/mini-50m.yaml") from None
+        raise UserError(
+            f"no config file at {path}", "the shipped ones are in configs/, e.g. --config configs/mini-50m.yaml"
+        ) from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file") from None
     except OSError as problem:

@@ -1,0 +1,58 @@
+"""Where to compute and in which precision: `auto` looks at what the machine really has."""
+
+import torch
+
+from mini_llm.errors import UsageError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; auto takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device '{name}' is not one of auto, cpu, cuda, cuda:N, mps") from None
+    found = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not found.get(device.type, False):
+        raise UsageError(f"device '{name}' is not available here", "use device auto or cpu")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the precision of matrix products; `auto` is bfloat16 only where the hardware computes in it.
+
+    Emulated bfloat16 is slower than float32 on most CPUs and on GPUs before Ampere; those GPUs get float16 instead.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    if name != "auto":
+        if name not in DTYPES:
+            raise UsageError(f"dtype '{name}' is not one of auto, {', '.join(DTYPES)}")
+        return DTYPES[name]
+    if has_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Tell whether `device` has instructions for bfloat16 matrix products."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        features = torch.cpu.get_capabilities()
+        return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))
+    return False

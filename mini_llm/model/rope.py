@@ -1,0 +1,44 @@
+"""Rotary position embedding: turn each query and key by an angle that grows with its position.
+
+Their dot product then depends on the distance between two tokens alone. Paper: arXiv 2104.09864.
+Layout: Hugging Face's, which pairs number i with number i + K/2 ("half split"); weights need no permutation to load there.
+Letters: B batch, T tokens, H heads, K head width.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mini_llm.model.config import ModelConfig, RopeScaling
+
+
+def rope_frequencies(config: ModelConfig, device: torch.device | None = None) -> Tensor:
+    """Return the K/2 angles (radians per position, float32), fast first: theta^(-2i/K)."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**exponents
+    return _stretch(frequencies, config.rope_scaling) if config.rope_scaling else frequencies
+
+
+def _stretch(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Slow the long waves down by `factor`, keep the short ones, blend in between (Llama 3.1)."""
+    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)  # full turns in the old context
+    blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    blend = blend.clamp(0, 1)
+    return frequencies * (blend + (1 - blend) / scaling.factor)
+
+
+def rope_tables(positions_BT: Tensor, config: ModelConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return cos and sin, each (B, 1, T, K), for integer positions (B, T).
+
+    Angles are float32: in bfloat16, with 8 bits of mantissa, positions above 256 would share an angle.
+    """
+    half_BTK = positions_BT[..., None].float() * rope_frequencies(config, positions_BT.device)
+    angles_B1TK = torch.cat((half_BTK, half_BTK), dim=-1)[:, None]
+    return angles_B1TK.cos().to(dtype), angles_B1TK.sin().to(dtype)
+
+
+def apply_rope(x_BHTK: Tensor, cos_B1TK: Tensor, sin_B1TK: Tensor) -> Tensor:
+    """Turn each pair (x_i, x_{i+K/2}) by its angle; shapes (B, H, T, K) in and out."""
+    first, second = x_BHTK.chunk(2, dim=-1)
+    return x_BHTK * cos_B1TK + torch.cat((-second, first), dim=-1) * sin_B1TK
