@@ -1,0 +1,1 @@
+"""Data: raw text to a memory-mapped token store."""

@@ -1,0 +1,1 @@
+"""Inference: ids to text, one token at a time."""

@@ -1,7 +1,7 @@
 """Rotary position embedding: turn each query and key by an angle that grows with its position.
 
 Their dot product then depends on the distance between two tokens alone. Paper: arXiv 2104.09864.
-Layout: Hugging Face's, which pairs number i with number i + K/2 ("half split"); weights need no permutation to load there.
+Layout: Hugging Face's, which pairs number i with number i + K/2 ("half split"), so weights load there as they are.
 Letters: B batch, T tokens, H heads, K head width.
 """
 

@@ -31,7 +31,7 @@ class Backbone(nn.Module):
 
     def forward(self, ids_BT: Tensor, cache: KVCache | None = None, positions_BT: Tensor | None = None) -> Tensor:
         """Return the hidden states (B, T, D) of ids (B, T); see `Transformer.forward`."""
-        B, T = ids_BT.shape
+        T = ids_BT.shape[1]
         padded = positions_BT is not None
         if positions_BT is None:
             positions_BT = cache.next_positions(T) if cache else torch.arange(T, device=ids_BT.device)[None]

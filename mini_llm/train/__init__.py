@@ -1,0 +1,1 @@
+"""Training: batches, loss, optimizer, schedule, the loop, and exact resumption."""
