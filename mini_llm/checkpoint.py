@@ -1,0 +1,259 @@
+"""A model folder: what training writes, and what every reader takes. It is a Hugging Face Llama folder.
+
+`config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json tokenizer.model README.md`,
+and `checksums.json`, by which a damaged file is refused by name. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mini_llm.device import DTYPES
+from mini_llm.errors import UserError
+from mini_llm.files import new_folder, write_text
+from mini_llm.model.accounting import count_parameters
+from mini_llm.model.config import ModelConfig
+from mini_llm.model.transformer import Transformer
+from mini_llm.tokenizer.tokenizer import Tokenizer
+
+CHECKSUMS = "checksums.json"
+
+
+class DamagedCheckpoint(UserError):
+    """A file of a checkpoint is missing, truncated, changed or foreign."""
+
+
+# --- finding ---------------------------------------------------------------------------------------------------------
+
+
+def resolve_checkpoint(path: Path | str) -> Path:
+    """Return the model folder for a run folder (its latest checkpoint), RUN/best, a checkpoint or any Llama folder.
+
+    Raises:
+        UserError: nothing there, or no checkpoint yet.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"no such folder: {path}", "train a model first: mini-llm demo, or mini-llm train --config ...")
+    if path.is_file():
+        path = path.parent / read_pointer(path)
+    if (path / "config.json").is_file():
+        return path
+    if (path / "latest").exists():
+        return resolve_checkpoint(path / "latest")
+    if (path / "run").is_dir():  # the demo's folder holds tokenizer, tokens and run side by side
+        return resolve_checkpoint(path / "run")
+    raise UserError(
+        f"no model in {path}: neither config.json nor a pointer `latest`",
+        "give a run folder, a checkpoint in RUN/checkpoints/, or a Llama folder",
+    )
+
+
+def write_pointer(pointer: Path, target: Path) -> None:
+    """Make `pointer` (RUN/latest, RUN/best) lead to `target`: a relative link, or its text where links are refused."""
+    relative = target.relative_to(pointer.parent)
+    temporary = pointer.with_name(f".{pointer.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(relative, target_is_directory=True)
+    except OSError:  # Windows without developer mode
+        write_text(pointer, str(relative))
+    else:
+        temporary.replace(pointer)
+
+
+def read_pointer(pointer: Path) -> Path:
+    """Return where a pointer leads, relative to its folder.
+
+    Raises:
+        UserError: the file is no pointer.
+    """
+    if pointer.is_symlink():
+        return pointer.readlink()
+    text = pointer.read_bytes()[:4096].decode("utf-8", errors="replace").strip()
+    if not text or not (pointer.parent / text).is_dir():
+        raise UserError(f"{pointer} is a file, not a model folder", "give a run folder or a folder with config.json")
+    return Path(text)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer, *, dtype: torch.dtype | None = None) -> None:
+    """Write the whole model folder, atomically. `dtype` converts the weights; by default they stay as they are.
+
+    Raises:
+        OSError: the disk is full or cannot be written; nothing is left behind.
+    """
+    with new_folder(folder) as temporary:
+        write_model_files(temporary, model, tokenizer, dtype=dtype)
+        write_checksums(temporary)
+
+
+def write_model_files(
+    folder: Path, model: Transformer, tokenizer: Tokenizer, *, dtype: torch.dtype | None = None
+) -> None:
+    """Fill an existing `folder` with all files of a model folder but the checksums."""
+    weights = {name: w.detach().to("cpu", dtype).contiguous() for name, w in model.state_dict().items()}
+    if model.config.tie_embeddings:
+        del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+    stored = next(iter(weights.values())).dtype
+    _write_json(folder / "config.json", model.config.to_hf(**ids, dtype=str(stored).removeprefix("torch.")))
+    generation = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_ids, "pad_token_id": tokenizer.pad_id}
+    _write_json(folder / "generation_config.json", {**generation, "_from_model_config": False})
+    tokenizer.copy_to(folder)
+    (folder / "README.md").write_text(_model_card(model.config), encoding="utf-8")
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the SHA-256 of every file below `folder` into its `checksums.json`."""
+    names = sorted(str(f.relative_to(folder).as_posix()) for f in folder.rglob("*") if f.is_file())
+    _write_json(folder / CHECKSUMS, {name: _sha256(folder / name) for name in names})
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _model_card(config: ModelConfig) -> str:
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [mini-llm, {"qwen3" if config.qk_norm else "llama"}]
+---
+# A model trained with Mini-LLM
+
+{count_parameters(config):,} parameters: {config.n_layers} layers, width {config.dim}, {config.n_heads} heads
+({config.n_kv_heads} for keys and values), MLP {config.hidden_dim}, {config.vocab_size:,} tokens,
+context {config.max_seq_len:,}.
+
+    mini-llm generate THIS_FOLDER --prompt "Once upon a time"
+
+or, in Python, `AutoModelForCausalLM.from_pretrained(THIS_FOLDER)` and `AutoTokenizer.from_pretrained(THIS_FOLDER)`.
+"""
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """Compare every file with `checksums.json`, where there is one (a folder from elsewhere has none).
+
+    Raises:
+        DamagedCheckpoint: a file is missing or differs, by name.
+    """
+    if not (folder / CHECKSUMS).exists():
+        return
+    for name, expected in _read_json(folder / CHECKSUMS).items():
+        if not (folder / name).is_file():
+            raise DamagedCheckpoint(f"{folder / name} is missing", "use another checkpoint of the same run")
+        if _sha256(folder / name) != expected:
+            raise DamagedCheckpoint(
+                f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}",
+                f"use another checkpoint of the same run, or delete {CHECKSUMS} if you changed the file yourself",
+            )
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """Return the shape of the model in `folder`.
+
+    Raises:
+        UserError: config.json is missing, damaged, or of an unsupported architecture.
+    """
+    return ModelConfig.from_hf(_read_json(folder / "config.json"), where=str(folder / "config.json"))
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Return the type that config.json says the weights are stored in; float32 where it says nothing."""
+    values = _read_json(folder / "config.json")
+    return DTYPES.get(values.get("dtype") or values.get("torch_dtype") or "float32", torch.float32)
+
+
+def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Transformer:
+    """Load the model of any Llama (or Qwen3) folder, verified, in eval mode.
+
+    Raises:
+        UserError: a file is missing, truncated, damaged or does not fit config.json; it is named.
+    """
+    verify_checkpoint(folder)
+    config = read_model_config(folder)
+    with torch.device("meta"):
+        model = Transformer(config)
+    weights = {name: w.to(device, dtype) for name, w in read_weights(folder).items()}
+    if config.tie_embeddings:
+        weights["lm_head.weight"] = weights.get("model.embed_tokens.weight", torch.empty(0))
+    _check_weights(model, weights, folder)
+    model.load_state_dict(weights, assign=True)
+    if config.tie_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    return model.requires_grad_(False).eval()
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return all tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        names = ["model.safetensors"]
+    elif index.exists():
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    else:
+        raise UserError(f"no model.safetensors in {folder}", "only safetensors weights are read, never pickles")
+    weights: dict[str, torch.Tensor] = {}
+    for name in names:
+        weights |= read_tensors(folder / Path(name).name)
+    return weights
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of one safetensors file, on the CPU.
+
+    Raises:
+        DamagedCheckpoint: the file is missing, truncated or no safetensors file.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"{path} is missing") from None
+    except (SafetensorError, OSError) as problem:
+        raise DamagedCheckpoint(f"{path} is truncated or not a safetensors file ({problem})") from None
+
+
+def _check_weights(model: Transformer, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    expected = {name: tuple(w.shape) for name, w in model.state_dict().items()}
+    found = {name: tuple(w.shape) for name, w in weights.items()}
+    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    problems += [f"{name} is unknown" for name in found.keys() - expected.keys()]
+    problems += [
+        f"{name} has shape {found[name]}, config.json says {expected[name]}"
+        for name in expected.keys() & found.keys()
+        if found[name] != expected[name]
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise DamagedCheckpoint(f"the weights in {folder} do not fit: {'; '.join(sorted(problems)[:3])}{more}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing", "this is not a model folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise DamagedCheckpoint(f"{path} is damaged: it is not JSON") from None
+    if not isinstance(values, dict):
+        raise DamagedCheckpoint(f"{path} is damaged: it holds no JSON object")
+    return values
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
