@@ -65,9 +65,9 @@ def run_cli() -> RunCli:
 
 @pytest.fixture(scope="session")
 def tiny_corpus(sotu_texts: list[str]) -> TinyCorpus:
-    """Return `tiny_corpus(path, documents=200)`: it writes paragraphs of real English, one a document, and returns `path`.
+    """Return `tiny_corpus(path, documents=200)`: it writes that many paragraphs of real English and returns `path`.
 
-    `.jsonl` gets one JSON object a line (key `text`); any other name gets one text with an empty line between paragraphs.
+    A `.jsonl` file gets one JSON object a line (key `text`); any other gets one text, an empty line between paragraphs.
     """
 
     def make(path: Path, documents: int = 200) -> Path:

@@ -1,0 +1,55 @@
+# `make demo` and `make test` each work alone in a fresh clone: they need Python >= 3.11, git and make.
+#
+#   PYTHON=python3.12 make demo          use another Python
+#   make demo ARGS="--minutes 1"         more words for the command (also for test and bench)
+#   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#                                        Linux without an NVIDIA GPU: the CPU build of torch, gigabytes smaller
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+ARGS ?=
+
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+
+.PHONY: help demo test check bench clean
+.DELETE_ON_ERROR:
+
+help:  ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+demo: .venv/.demo  ## train a small model on real English in minutes, and read what it writes
+	$(BIN)/python -m mini_llm demo $(ARGS)
+
+test: .venv/.test  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev  ## lint, format, types, import layers
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest tests/contracts/test_layers.py
+
+bench: .venv/.test  ## run every benchmark
+	@set -e; for file in benchmarks/*.py; do \
+	    if [ ! -e "$$file" ]; then echo "there are no benchmarks yet"; break; fi; \
+	    echo "== $$file"; $(BIN)/python "$$file" $(ARGS); \
+	done
+
+clean:  ## remove the environment and caches, never runs/ or data/
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
+	find mini_llm tests -name __pycache__ -prune -exec rm -rf {} +
+
+# .venv/.EXTRA marks that the extra of that name is installed, as pyproject.toml and constraints.txt have it now.
+.venv/.%: pyproject.toml constraints.txt | .venv/.made
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[$*]'
+	@touch $@
+
+.venv/.made:
+	@command -v $(PYTHON) >/dev/null || \
+	    { echo "error: $(PYTHON) is not there; install Python 3.11 or newer, or name it: PYTHON=python3.12 make" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), and 3.11 or newer is needed; name another: PYTHON=python3.12 make" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	    { echo "error: $(PYTHON) cannot make environments; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
