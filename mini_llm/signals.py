@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM (what a batch system sends) end the work in order, with exit codes 130 and 143."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from mini_llm.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], None]
+
+
+@contextmanager
+def raise_on_signal(message: str) -> Iterator[None]:
+    """Inside the block the first signal raises `Interrupted` at once; later ones wait until it has cleaned up."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for later in SIGNALS:
+            signal.signal(later, signal.SIG_IGN)
+        raise Interrupted(number, message)
+
+    with handle_signals(stop):
+        yield
+
+
+@contextmanager
+def handle_signals(handler: Handler) -> Iterator[None]:
+    """Send both signals to `handler` inside the block; without effect in threads, where Python allows no handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
