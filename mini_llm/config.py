@@ -5,6 +5,7 @@ Precedence: default < file < override. A key that nobody knows is an error with 
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from mini_llm.errors import UsageError, UserError, did_you_mean
 class Config(BaseModel):
     """Base of every configuration: frozen, and it refuses unknown keys and `true` where a number belongs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -28,11 +29,46 @@ class Config(BaseModel):
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
             if isinstance(value, bool) and field is not None and bool not in _plain_types(field):
-                raise ValueError(f"{name}={str(value).lower()} must be a {_plain_types(field)[0].__name__}")
+                raise ValueError(f"{name} must be {_plain_types(field)[0].__name__}, not {str(value).lower()}")
         return values
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+
+MAX_FILE_CHARS = 100_000  # the shipped files have 2,000; PyYAML needs seconds for a megabyte
+_FLOAT = re.compile(r"(?=.*[.eE])[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its traps: 1e-3 is a number, 0123 is not 83, `on` is text, a key stands once, no anchors."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):  # nine lines of aliases to aliases unfold to gigabytes
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases are not supported")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: the key '{key.value}' stands twice")
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that `_Loader` would take for a number."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", re.compile(r"(null|~|)\Z"), ["n", "~", ""]),
+    ("bool", re.compile(r"(true|false)\Z"), list("tf")),
+    ("int", re.compile(r"[-+]?(0|[1-9][0-9_]{0,30})\Z"), list("-+0123456789")),
+    ("float", _FLOAT, list("-+.0123456789")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, _first)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
@@ -47,7 +83,8 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
         _check_key(cls, key, source=str(path))
     for override in overrides:
         key, value = _parse_override(override)
-        _check_key(cls, key, source=override)
+        for part in _flatten({key: value}):
+            _check_key(cls, part, source=override)
         _set(values, key, value, source=override)
     try:
         return cls.model_validate(values)
@@ -57,12 +94,16 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
 
 def dump_config(config: Config) -> str:
     """Return `config` as YAML text that `load_config` reads back to an equal value."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_FILE_CHARS + 1)
+        if len(text) > MAX_FILE_CHARS:
+            raise UserError(f"{path} is no config file: it is longer than {MAX_FILE_CHARS:,} characters")
+        values = yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes only plain values
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(
             f"no config file at {path}", "the shipped ones are in configs/, e.g. --config configs/mini-50m.yaml"
@@ -73,6 +114,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {problem.strerror}") from None
     except yaml.YAMLError as problem:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(problem).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path} is no config file: it is nested too deeply") from None
+    if values is None:
+        raise UserError(f"{path} is empty", "settings look like `learning_rate: 1e-3`, one a line")
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold `key: value` lines, not {type(values).__name__}")
     return values
@@ -84,8 +129,8 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not separator or not key:
         raise UsageError(f"'{text}' is not a setting", "settings look like learning_rate=1e-3 or model.n_layers=4")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
+        return key, yaml.load(value, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError):
         return key, value
 
 
