@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+
+LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
 @cache
@@ -43,11 +46,14 @@ def error(message: str, hint: str | None = None) -> None:
 
 
 @contextmanager
-def byte_progress(description: str, total_bytes: int | None) -> Iterator[Progress]:
-    """Show a bar with MB/s and the time left while bytes are worked through. It draws only on a terminal.
+def byte_progress(description: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Show MB/s and the time left while bytes are worked through: a bar on a terminal, elsewhere a line every 10 s.
 
-    Yields a rich `Progress` whose only task is number 0: call `progress.update(0, completed=bytes_done)`.
+    Yields `update(bytes_done)`.
     """
+    if not console().is_terminal:
+        yield _progress_lines(description, total_bytes)
+        return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (
@@ -57,6 +63,23 @@ def byte_progress(description: str, total_bytes: int | None) -> Iterator[Progres
         TransferSpeedColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=console(), disable=not console().is_terminal) as progress:
-        progress.add_task(description, total=total_bytes)
-        yield progress
+    with Progress(*columns, console=console()) as progress:
+        task = progress.add_task(description, total=total_bytes)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _progress_lines(description: str, total_bytes: int) -> Callable[[int], None]:
+    start = shown = time.monotonic()
+
+    def update(done: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if done and now - shown >= LINE_SECONDS:
+            shown = now
+            speed = done / (now - start)
+            left = timedelta(seconds=round((total_bytes - done) / speed))
+            note(
+                f"{description}: {done / 1e6:,.0f} of {total_bytes / 1e6:,.0f} MB, {speed / 1e6:.1f} MB/s, {left} left"
+            )
+
+    return update
