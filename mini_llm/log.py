@@ -20,7 +20,7 @@ def console() -> Console:
     """Return the console for messages. It is made on first use: importing rich costs 50 ms."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def info(message: str) -> None:
