@@ -1,0 +1,63 @@
+"""Conversations as tokens: a marker for the speaker, what was said, a marker for the end.
+
+`<s><|user|>Hello<|end|><|assistant|>` asks the model to answer. Nothing stands between markers and contents, so that
+contents are kept to the letter. The markers are control tokens: text can name them but never become them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mini_llm.errors import UserError
+
+if TYPE_CHECKING:
+    from mini_llm.tokenizer.tokenizer import Tokenizer
+
+ROLE_MARKERS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
+END_MARKER = "<|end|>"
+
+# The same rule in Jinja, for `apply_chat_template` of transformers and for servers.
+CHAT_TEMPLATE = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+{%- if message['role'] not in ['system', 'user', 'assistant'] -%}
+{{- raise_exception('a role must be system, user or assistant, not ' ~ message['role']) -}}
+{%- endif -%}
+{{- '<|' ~ message['role'] ~ '|>' ~ message['content'] ~ '<|end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|assistant|>' -}}
+{%- endif -%}
+"""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation. `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+    """Return the ids of a conversation, ending with the assistant's marker if it is the assistant's turn to speak.
+
+    Raises:
+        UserError: the tokenizer has no chat markers, or a role is unknown.
+    """
+    marker_ids = {role: tokenizer.special_id(marker) for role, marker in ROLE_MARKERS.items()}
+    end_id = tokenizer.special_id(END_MARKER)
+    if end_id is None or None in marker_ids.values():
+        raise UserError(
+            f"the tokenizer in {tokenizer.folder} has no chat markers ({' '.join(ROLE_MARKERS.values())} {END_MARKER})",
+            "use a model whose tokenizer was made by `mini-llm tokenizer train`",
+        )
+    ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    for message in messages:
+        marker_id = marker_ids.get(message.role)
+        if marker_id is None:
+            raise UserError(f"a role must be {', '.join(ROLE_MARKERS)}, not '{message.role}'")
+        ids += [marker_id, *tokenizer.encode(message.content), end_id]
+    return ids + [marker_ids["assistant"]] * add_generation_prompt  # type: ignore[list-item]

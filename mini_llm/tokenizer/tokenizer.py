@@ -1,0 +1,151 @@
+"""Text to ids and back, from a folder with a `tokenizer.json`: ours, or any Llama-like model's.
+
+`decode(encode(text)) == text` for every text, and no text can become a control token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from mini_llm.errors import UserError
+from mini_llm.tokenizer.chat import END_MARKER
+from mini_llm.tokenizer.decoding import DecodingRules, TextStream, read_rules
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
+# For folders without a tokenizer_config.json.
+USUAL_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+HOW_TO_TRAIN = "make one with: mini-llm tokenizer train SOURCES --out DIR"
+
+
+class Tokenizer:
+    """A loaded tokenizer. `load` is the way to make one.
+
+    `vocab_size` counts the ids, special ones included. `bos_id`, `eos_id` and `pad_id` are None where the tokenizer has
+    none; `eos_ids` are all ids that end a text or a turn; `prefix_ids` is what the tokenizer itself puts before a text.
+    `fingerprint` is "sha256:" and the SHA-256 of tokenizer.json: token stores and checkpoints remember it.
+    """
+
+    def __init__(self, folder: Path, backend: tokenizers.Tokenizer, config: dict[str, Any], fingerprint: str) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self._backend = backend
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True  # "</s>" in a text is four characters, not the end of it
+        self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.rules = self._read_rules()
+        self.bos_id, self.eos_id, self.pad_id = (self._named_id(config, name) for name in USUAL_NAMES)
+        ends = (self.eos_id, self.special_id(END_MARKER))
+        self.eos_ids = [i for i in ends if i is not None]
+        whole, body = (backend.encode("a", add_special_tokens=flag).ids for flag in (True, False))
+        self.prefix_ids: list[int] = next(whole[:n] for n in range(len(whole)) if whole[n : n + len(body)] == body)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Tokenizer:
+        """Load the tokenizer of a folder.
+
+        Raises:
+            UserError: the folder or its tokenizer.json is missing, empty, damaged or of an unknown kind.
+        """
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        if not folder.is_dir():
+            raise UserError(f"no tokenizer folder at {folder}", HOW_TO_TRAIN)
+        if not path.is_file():
+            raise UserError(f"{folder} has no tokenizer.json", HOW_TO_TRAIN)
+        data = path.read_bytes()
+        try:
+            backend = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+            if not backend.get_vocab_size():
+                raise ValueError("it has no tokens")
+            return cls(folder, backend, _read_config(folder), f"sha256:{hashlib.sha256(data).hexdigest()}")
+        except UserError:
+            raise
+        except Exception as problem:  # tokenizers raises bare Exceptions
+            raise UserError(f"{path} is not a tokenizer that can be used: {problem}", HOW_TO_TRAIN) from None
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without special tokens. Lone surrogates, which UTF-8 lacks, count as U+FFFD."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Encode many texts, on all cores."""
+        try:
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:  # how tokenizers takes a lone surrogate
+            clean = [_without_surrogates(text) for text in texts]
+            encodings = self._backend.encode_batch_fast(clean, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`. Special tokens give nothing, bytes that are not UTF-8 give U+FFFD."""
+        return TextStream(self.rules).feed(b"".join(map(self.rules.bytes_of, ids)), final=True)
+
+    def token_bytes(self) -> np.ndarray:
+        """Return int64 [vocab_size]: how many bytes of text each token stands for, 0 for special ones."""
+        return np.array([len(data) for data in self.rules.table], dtype=np.int64)
+
+    def special_id(self, token: str) -> int | None:
+        """Return the id of a special token by its name, or None."""
+        added = self._backend.get_added_tokens_decoder()
+        return next((i for i, found in added.items() if found.special and found.content == token), None)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the tokenizer's files into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in TOKENIZER_FILES:
+            if (self.folder / name).is_file():
+                shutil.copyfile(self.folder / name, folder / name)
+
+    def _read_rules(self) -> DecodingRules:
+        decoder = self._backend.decoder
+        tokens = [self._backend.id_to_token(i) or "" for i in range(self.vocab_size)]
+        special = {i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        return read_rules(json.loads(decoder.__getstate__()) if decoder else None, tokens, special)
+
+    def _named_id(self, config: dict[str, Any], name: str) -> int | None:
+        token = config.get(name, None if config else USUAL_NAMES[name])
+        if isinstance(token, dict):  # how transformers 4 writes an AddedToken
+            token = token.get("content")
+        return None if token is None else self._backend.token_to_id(token)
+
+
+class StreamDecoder:
+    """Ids in, text out, whole characters only; all pieces together equal `decode` of all ids."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._rules = tokenizer.rules
+        self._stream = TextStream(self._rules)
+
+    def push(self, token_id: int) -> str:
+        """Return the text that this token completes, often none while a character is still in parts."""
+        return self._stream.feed(self._rules.bytes_of(token_id))
+
+    def flush(self) -> str:
+        """Return what is left at the end: half a character becomes U+FFFD."""
+        return self._stream.feed(b"", final=True)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise UserError(f"{path} is not valid JSON: {problem}", HOW_TO_TRAIN) from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} must hold a JSON object, not {type(config).__name__}", HOW_TO_TRAIN)
+    return config
+
+
+def _without_surrogates(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
