@@ -17,14 +17,16 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mini_llm.errors import UserError
 from mini_llm.files import new_folder
-from mini_llm.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from mini_llm.tokenizer.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 SHARD_BYTES = 2**30

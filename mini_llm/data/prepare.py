@@ -1,0 +1,132 @@
+"""From text to a token store: read, tokenize in parallel, hold some documents out, write.
+
+A document becomes `<s> text </s>`. Which side it falls on depends on a hash of its text alone, so neither on the order
+of the files nor on the number of threads, and copies of a document never stand on both sides.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mini_llm import log
+from mini_llm.data.sources import Corpus, Piece
+from mini_llm.data.token_store import Source, TokenStore, TokenStoreWriter
+from mini_llm.errors import UsageError, UserError
+from mini_llm.signals import raise_on_signal
+from mini_llm.tokenizer.tokenizer import Tokenizer
+
+BATCH_CHARS = 2**22  # 4 MB: enough to keep every thread busy, and a signal waits for one batch at most
+
+
+def prepare(
+    sources: Sequence[str | Path],
+    tokenizer: Path,
+    out: Path,
+    *,
+    val_fraction: float = 0.01,
+    workers: int | None = None,
+    text_column: str = "text",
+) -> TokenStore:
+    """Tokenize `sources` into a token store at `out`, whole or not at all, and return it opened.
+
+    `workers` is the number of threads, all cores by default. It counts only before the first text of this process is
+    tokenized: the pool of `tokenizers` is made then, and stays.
+
+    Raises:
+        UserError: no text, a bad file, no tokenizer, a full disk, or `out` is something else than a token store.
+        Interrupted: Ctrl-C or SIGTERM; nothing is left behind.
+    """
+    if not 0 <= val_fraction < 1:
+        raise UsageError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
+    if workers is not None:
+        os.environ["RAYON_NUM_THREADS"] = str(workers)
+    start = time.monotonic()
+    with raise_on_signal(f"stopped; {out} is as it was before"):
+        corpus = Corpus(sources, text_column)
+        encoder = Tokenizer.load(tokenizer)
+        files = [Source(path=str(path), bytes=path.stat().st_size) for path in corpus.files]
+        with _full_disk(out, corpus), TokenStoreWriter.create(out, encoder, sources=files) as writer:
+            _fill(writer, encoder, corpus, val_fraction)
+            if val_fraction and not all(writer.tokens.values()):
+                log.info(f"too few documents to hold any out: the last {val_fraction:.1%} of the tokens become val")
+                writer.hold_out_tail(val_fraction)
+    store = TokenStore.open(out)
+    log.info(_summary(store, time.monotonic() - start))
+    return store
+
+
+def _fill(writer: TokenStoreWriter, tokenizer: Tokenizer, corpus: Corpus, val_fraction: float) -> None:
+    before, after = _document_marks(tokenizer)
+    side = "train"
+    for batch in _batches(corpus.pieces("tokenizing")):
+        for piece, ids in zip(batch, tokenizer.encode_batch([piece.text for piece in batch]), strict=True):
+            utf8 = piece.text.encode()
+            if piece.first:
+                side = "val" if _hash(utf8) < val_fraction else "train"
+                ids = before + ids
+            if piece.last:
+                ids = ids + after
+            writer.append(side, ids, text_bytes=len(utf8), new_document=piece.first)
+
+
+def _document_marks(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids before and after each document: bos and eos, once only where they are the same token."""
+    before = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    after = [] if tokenizer.eos_id in (None, tokenizer.bos_id) else [tokenizer.eos_id]
+    if not before and not after:
+        raise UserError(
+            f"the tokenizer {tokenizer.folder} has neither a bos_token nor an eos_token to part documents with",
+            f"name one in {tokenizer.folder / 'tokenizer_config.json'}",
+        )
+    return before, after
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= BATCH_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _hash(text: bytes) -> float:
+    """Spread texts evenly over 0 <= x < 1, the same way on every machine."""
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
+
+
+@contextmanager
+def _full_disk(out: Path, corpus: Corpus) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"cannot write {out}: {problem.strerror or problem}") from None
+        # What had been written is free again: it was enough for the share of the text that had been read.
+        free = shutil.disk_usage(out.resolve().parent).free
+        needed = free * corpus.total_bytes / max(corpus.done_bytes, 1)
+        hint = (
+            f"it needs about {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB is free: make room or choose another --out"
+        )
+        raise UserError(f"the disk is full: {out} was not written", hint) from None
+
+
+def _summary(store: TokenStore, seconds: float) -> str:
+    splits = store.manifest.splits
+    tokens = ", ".join(f"{split.tokens:,} {name} tokens" for name, split in splits.items())
+    documents, text_bytes, total = (
+        sum(getattr(split, field) for split in splits.values()) for field in ("documents", "text_bytes", "tokens")
+    )
+    speed = f"{text_bytes / 1e6 / max(seconds, 1e-9):.1f} MB/s"
+    return f"{documents:,} documents, {tokens}, {text_bytes / total:.2f} bytes per token, {speed}"
