@@ -1,5 +1,8 @@
 """Where to compute and in which precision: `auto` looks at what the machine really has."""
 
+import sys
+import time
+
 import torch
 
 from mini_llm.errors import UsageError
@@ -56,3 +59,48 @@ def has_bfloat16(device: torch.device) -> bool:
         features = torch.cpu.get_capabilities()
         return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))
     return False
+
+
+# Dense tensor-core peaks from the makers' data sheets, FLOP/s in bfloat16 or float16.
+GPU_PEAKS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "4090": 165e12,
+    "3090": 71e12,
+}
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Return the FLOP/s that MFU is a share of: a GPU's data sheet, or what a CPU's matrix products reach right now.
+
+    None where neither is known (MPS, other GPUs, float32 on a GPU).
+    """
+    if device.type == "cuda" and dtype != torch.float32:
+        name = torch.cuda.get_device_name(device)
+        return next((peak for key, peak in GPU_PEAKS.items() if key in name), None)
+    if device.type != "cpu":
+        return None
+    n, seconds = 1024, []
+    a = torch.randn(n, n).to(dtype)
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - start)
+    return 2 * n**3 / min(seconds)
+
+
+def memory_gb(device: torch.device) -> float:
+    """Return the most memory used so far, in GB: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 1e9
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

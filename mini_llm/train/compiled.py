@@ -1,0 +1,39 @@
+"""The loss as one compiled function where torch.compile works, and as it is where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mini_llm import log
+from mini_llm.model.transformer import Transformer
+from mini_llm.train.loss import rows_loss_sum
+
+LossSum = Callable[[Tensor], Tensor]
+
+
+def build_loss_sum(model: Transformer, dtype: torch.dtype, example_rows: Tensor, *, compile: bool) -> LossSum:
+    """Return rows (B, T+1) -> summed loss, compiled together with the model if that works on this machine.
+
+    It is tried on `example_rows`, forward and backward, because a missing C++ compiler or GPU kernel shows only there.
+    """
+
+    def loss_sum(rows: Tensor) -> Tensor:
+        return rows_loss_sum(model, rows, dtype)
+
+    if not compile:
+        return loss_sum
+    compiled = torch.compile(loss_sum, dynamic=False)
+    try:
+        compiled(example_rows).backward()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as problem:
+        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        log.warn(f"torch.compile does not work here, training goes on without it, slower ({reason[:200]})")
+        return loss_sum
+    finally:
+        model.zero_grad(set_to_none=True)
+    return compiled

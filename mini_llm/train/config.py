@@ -1,0 +1,77 @@
+"""Every setting of a training run, with the names of the seed and of nanoGPT; `model:` holds the shape."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mini_llm.config import Config
+from mini_llm.model.config import ModelConfig
+
+
+class TrainConfig(Config):
+    """What `mini-llm train --config FILE KEY=VALUE ...` reads."""
+
+    # Files
+    data_dir: str = "data/tokens"  # token store, from `mini-llm prepare`
+    out_dir: str = "runs/default"  # run folder: config.yaml, metrics.jsonl, checkpoints/
+    resume: bool = True  # go on from the last checkpoint in out_dir
+
+    # The batch: a step sees batch_size * gradient_accumulation_steps rows of block_size tokens
+    batch_size: int = Field(16, ge=1)  # rows in memory at once
+    block_size: int = Field(512, ge=1)  # tokens in a row
+    gradient_accumulation_steps: int = Field(1, ge=1)  # micro-batches whose gradients are summed
+    max_iters: int = Field(10000, ge=1)  # steps in all
+    seed: int = Field(1337, ge=0)  # weights, batches and dropout
+
+    # Optimizer
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for matrices, AdamW for embeddings and norms
+    learning_rate: float = Field(6e-4, ge=0)  # AdamW's peak
+    muon_learning_rate: float = Field(0.02, ge=0)  # Muon's peak; follows the same schedule
+    min_lr: float = Field(6e-5, ge=0)  # where the schedule of learning_rate ends
+    lr_schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear cool-down
+    warmup_iters: int = Field(200, ge=0)
+    lr_decay_iters: int | None = Field(None, ge=1)  # step at which min_lr is reached; unset: max_iters
+    cooldown_fraction: float = Field(0.4, gt=0, le=1)  # wsd: share of lr_decay_iters spent cooling down
+    weight_decay: float = Field(0.1, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    grad_clip: float = Field(1.0, ge=0)  # longest gradient; 0: never shortened
+
+    # Machine
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix products; weights stay float32
+    compile: bool = True  # torch.compile; goes on without where it cannot run
+
+    # Looking and saving
+    log_interval: int = Field(10, ge=1)  # steps between lines of metrics.jsonl
+    eval_interval: int = Field(500, ge=1)  # steps between evaluations on held-out text
+    eval_iters: int = Field(50, ge=1)  # batches of an evaluation, always the same ones
+    save_interval: int = Field(500, ge=1)  # steps between checkpoints; one is always written at the end
+    keep_last: int = Field(3, ge=1)  # newest checkpoints that stay; the best one stays too
+    always_save_checkpoint: bool = False  # also keep a checkpoint of every evaluation, not only of the best
+    tensorboard: bool = False  # write RUN/tensorboard
+    wandb_log: bool = False
+    wandb_project: str = "mini-llm"
+    wandb_run_name: str | None = None
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.block_size > self.model.max_seq_len:
+            raise ValueError(f"block_size={self.block_size} is above model.max_seq_len={self.model.max_seq_len}")
+        if self.min_lr > self.learning_rate:
+            raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}")
+        return self
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows whose gradients make one step."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Target tokens of one step."""
+        return self.rows_per_step * self.block_size

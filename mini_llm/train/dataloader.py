@@ -1,0 +1,91 @@
+"""Batches: which rows a step sees is a pure function of (seed, step).
+
+The tokens are cut into rows; each epoch visits every row once, in an order that a small cipher computes row by row.
+So there is no list to shuffle, nothing to save for resuming, and a terabyte costs as little memory as a megabyte.
+Letters: R rows, T tokens of a row.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mini_llm.data.token_store import TokenSplit
+from mini_llm.errors import UserError
+
+
+def permute(index_R: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
+    """Return where each index of 0..n-1 goes in a pseudo-random permutation, in constant memory.
+
+    A Feistel network (one round for each of `keys`) permutes the smallest 4^k >= n; an index that lands outside
+    0..n-1 goes through again until it lands inside ("cycle walking", Black and Rogaway 2002): under 4 tries on average.
+    """
+    half = max(1, (int(n - 1).bit_length() + 1) // 2)
+    low = np.uint64((1 << half) - 1)
+    shift = np.uint64(half)
+
+    def once(x: np.ndarray) -> np.ndarray:
+        left, right = x >> shift, x & low
+        for key in keys:
+            left, right = right, left ^ (_mix(right + key) & low)
+        return (left << shift) | right
+
+    result = once(index_R.astype(np.uint64))
+    while (outside := result >= n).any():
+        result[outside] = once(result[outside])
+    return result.astype(np.int64)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """Scramble 64 bits (the finalizer of splitmix64, Steele et al. 2014); products wrap around."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class TrainLoader:
+    """Rows of `block_size` + 1 tokens for each step; the last token is only a target."""
+
+    def __init__(self, split: TokenSplit, *, block_size: int, rows_per_step: int, seed: int) -> None:
+        """Prepare to cut `split`.
+
+        Raises:
+            UserError: the split is shorter than one row.
+        """
+        check_length(split, block_size, "train")
+        self.split, self.block_size, self.rows_per_step, self.seed = split, block_size, rows_per_step, seed
+        # One row less than would fit, so that each epoch can begin at another offset and cut the text elsewhere.
+        self.rows_per_epoch = max(1, split.n_tokens // block_size - 1)
+
+    def rows(self, step: int) -> Tensor:
+        """Return the rows (R, T+1), int64, of a step (0, 1, ...)."""
+        rows_R = np.arange(step * self.rows_per_step, (step + 1) * self.rows_per_step)
+        starts = np.concatenate(
+            [
+                self._starts(int(epoch), rows_R[rows_R // self.rows_per_epoch == epoch] % self.rows_per_epoch)
+                for epoch in np.unique(rows_R // self.rows_per_epoch)
+            ]
+        )
+        return torch.from_numpy(np.stack([self.split.read(int(s), self.block_size + 1) for s in starts]))
+
+    def epoch(self, step: int) -> float:
+        """Return how many times all rows have been seen before `step`."""
+        return step * self.rows_per_step / self.rows_per_epoch
+
+    def _starts(self, epoch: int, index_R: np.ndarray) -> np.ndarray:
+        spare = self.split.n_tokens - 1 - self.rows_per_epoch * self.block_size
+        offset, *keys = np.random.SeedSequence([self.seed, epoch]).generate_state(5, np.uint64)
+        offset = int(offset) % (min(spare, self.block_size - 1) + 1)
+        return offset + permute(index_R, self.rows_per_epoch, np.array(keys)) * self.block_size
+
+
+def check_length(split: TokenSplit, block_size: int, name: str) -> None:
+    """Refuse a split that has no room for one row.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    if split.n_tokens < block_size + 1:
+        raise UserError(
+            f"the {name} split has {split.n_tokens:,} tokens, one row needs block_size + 1 = {block_size + 1:,}",
+            f"prepare more text, or train with block_size={max(1, split.n_tokens - 1)} or less",
+        )

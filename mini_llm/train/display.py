@@ -1,0 +1,130 @@
+"""What a person sees of a run: a live table on a terminal, one plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from mini_llm import log
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass
+class Reading:
+    """The numbers of one moment."""
+
+    step: int
+    max_iters: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens_per_second: float
+    mfu: float | None
+    memory_gb: float
+    epoch: float
+    seconds_left: float
+
+
+@dataclass
+class Display:
+    """Shows readings and evaluations. `live()` makes it a moving table where stderr is a terminal."""
+
+    reading: Reading | None = None
+    held_out: str = ""
+    losses: list[float] = field(default_factory=list)
+    _refresh: float = 0.0
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Draw on the terminal while the block runs."""
+        if not log.console().is_terminal:
+            yield
+            return
+        from rich.live import Live
+
+        with Live(console=log.console(), get_renderable=self._table, refresh_per_second=4, transient=False):
+            yield
+
+    def show(self, reading: Reading, *, is_log_step: bool) -> None:
+        """Take a new reading; off a terminal, print it when it is due."""
+        self.reading = reading
+        self.losses.append(reading.loss)
+        if is_log_step and not log.console().is_terminal:
+            log.info(plain_line(reading))
+
+    def show_held_out(self, step: int, loss: float, bits_per_byte: float, is_best: bool) -> None:
+        """Report an evaluation."""
+        best = " (best so far)" if is_best else ""
+        self.held_out = f"{loss:.4f} nats/token, {bits_per_byte:.4f} bits/byte at step {step}{best}"
+        log.info(f"step {step}: held-out loss {self.held_out.removesuffix(best).split(' at ')[0]}{best}")
+
+    def _table(self) -> RenderableType:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        if (r := self.reading) is None:
+            return "first step (compiling takes up to a minute) ..."
+        table = Table.grid(padding=(0, 2))
+        table.add_row("step", f"{r.step:,} / {r.max_iters:,}   epoch {r.epoch:.2f}   {duration(r.seconds_left)} left")
+        table.add_row("", ProgressBar(total=r.max_iters, completed=r.step, width=60))
+        table.add_row("loss", f"[bold]{r.loss:.4f}[/]   {sparkline(self.losses)}")
+        if self.held_out:
+            table.add_row("held out", self.held_out)
+        table.add_row("lr", f"{r.lr:.3e}   gradient norm {r.grad_norm:.3f}")
+        mfu = "" if r.mfu is None else f"   MFU {r.mfu:.1%}"
+        table.add_row("speed", f"{r.tokens_per_second:,.0f} tokens/s{mfu}   memory {r.memory_gb:.2f} GB")
+        return table
+
+
+def plain_line(r: Reading) -> str:
+    """Return a reading as one line, for logs and pipes."""
+    mfu = "" if r.mfu is None else f" | MFU {r.mfu:.1%}"
+    return (
+        f"step {r.step:>6,}/{r.max_iters:,} | loss {r.loss:.4f} | lr {r.lr:.2e} | grad {r.grad_norm:.3f} | "
+        f"{r.tokens_per_second:,.0f} tok/s{mfu} | {r.memory_gb:.2f} GB | {duration(r.seconds_left)} left"
+    )
+
+
+def sparkline(values: list[float], width: int = 40) -> str:
+    """Return the course of `values` as `width` little bars, each the mean of an equal share."""
+    if not values:
+        return ""
+    n = min(width, len(values))
+    edges = [i * len(values) // n for i in range(n + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    return "".join(BARS[round((m - low) / ((high - low) or 1) * (len(BARS) - 1))] for m in means)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as `1h05m`, `4m05s` or `12s`."""
+    s = round(seconds)
+    if s >= 3600:
+        return f"{s // 3600}h{s % 3600 // 60:02}m"
+    return f"{s // 60}m{s % 60:02}s" if s >= 60 else f"{s}s"
+
+
+class Clock:
+    """Steps per second over the last stretch, without the time that evaluations and saving take."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+        self._steps = 0
+        self.seconds_per_step = 0.0
+
+    def step(self) -> None:
+        """Count a step; the very first one, which compiles, counts until a second one is there."""
+        self._steps += 1
+        self.seconds_per_step = (time.perf_counter() - self._since) / self._steps
+
+    def restart(self) -> None:
+        """Begin a new stretch."""
+        self._since, self._steps = time.perf_counter(), 0

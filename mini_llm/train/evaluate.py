@@ -1,0 +1,57 @@
+"""Held-out loss: the same tokens every time, so that two numbers can be compared.
+
+Reported in nats per token, and in bits per byte of text, which does not depend on the tokenizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mini_llm.data.token_store import TokenSplit
+from mini_llm.train.dataloader import check_length
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """What an evaluation found."""
+
+    loss: float  # nats per token
+    bits_per_byte: float
+    tokens: int
+
+
+class Evaluator:
+    """Evaluates on `max_rows` rows spread evenly over a split, or on all of it when it is shorter."""
+
+    def __init__(
+        self, split: TokenSplit, *, block_size: int, batch_size: int, max_rows: int | None, token_bytes: np.ndarray
+    ) -> None:
+        """Choose the rows.
+
+        Raises:
+            UserError: the split is shorter than one row.
+        """
+        check_length(split, block_size, "val")
+        self.split, self.block_size, self.batch_size = split, block_size, batch_size
+        n_rows = (split.n_tokens - 1) // block_size
+        chosen = n_rows if max_rows is None else min(n_rows, max_rows)
+        self.starts = (np.arange(chosen) * n_rows // chosen) * block_size
+        self.token_bytes = torch.from_numpy(token_bytes)
+
+    @torch.no_grad()
+    def run(self, loss_sum: Callable[[Tensor], Tensor], device: torch.device) -> HeldOutLoss:
+        """Return the loss, given `loss_sum(rows (B, T+1))` in nats."""
+        nats, n_bytes, n_tokens = 0.0, 0, 0
+        for first in range(0, len(self.starts), self.batch_size):
+            starts = self.starts[first : first + self.batch_size]
+            rows = torch.from_numpy(np.stack([self.split.read(int(s), self.block_size + 1) for s in starts]))
+            nats += loss_sum(rows.to(device)).item()
+            n_bytes += int(self.token_bytes[rows[:, 1:]].sum())
+            n_tokens += rows[:, 1:].numel()
+        return HeldOutLoss(nats / n_tokens, nats / math.log(2) / max(1, n_bytes), n_tokens)

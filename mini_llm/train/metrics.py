@@ -1,0 +1,97 @@
+"""What a run leaves to be read: one JSON object a line.
+
+`metrics.jsonl` holds what the arithmetic decides (loss, rate, gradient norm): it is the same in every repetition,
+resumed or not. `timing.jsonl` holds what the machine decides (tokens/s, MFU, memory). TensorBoard and W&B get both.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mini_llm.config import dump_config
+from mini_llm.errors import UserError
+from mini_llm.files import write_text
+from mini_llm.train.config import TrainConfig
+
+
+class MetricsLog:
+    """Writes the run's numbers, beginning after `step`: lines of later steps, from before an interruption, go."""
+
+    def __init__(self, run: Path, config: TrainConfig, step: int) -> None:
+        self.run = run
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            _cut(run / name, step)
+        self._files = {name: (run / f"{name}.jsonl").open("a", encoding="utf-8") for name in ("metrics", "timing")}
+        self._tensorboard = _open_tensorboard(run) if config.tensorboard else None
+        self._wandb = _open_wandb(run, config) if config.wandb_log else None
+
+    def write(self, step: int, metrics: dict[str, Any], timing: dict[str, Any] | None = None) -> None:
+        """Add a line for `step` to metrics.jsonl and, with `timing`, to timing.jsonl."""
+        self._line("metrics", {"step": step, **metrics})
+        if timing:
+            self._line("timing", {"step": step, **timing})
+        numbers = {k: v for k, v in {**metrics, **(timing or {})}.items() if isinstance(v, (int, float))}
+        if self._tensorboard:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(numbers, step=step)
+
+    def _line(self, name: str, values: dict[str, Any]) -> None:
+        self._files[name].write(json.dumps(values) + "\n")
+        self._files[name].flush()
+
+    def close(self) -> None:
+        """Finish all files."""
+        for file in self._files.values():
+            file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def read_metrics(run: Path, name: str = "metrics") -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl or timing.jsonl; a half-written last line is left out."""
+    path = run / f"{name}.jsonl"
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _cut(path: Path, step: int) -> None:
+    """Keep the lines up to `step`, but not its evaluation: a resumed run begins by evaluating where that is due."""
+    rows = read_metrics(path.parent, path.stem)
+    kept = [r for r in rows if r["step"] < step or (r["step"] == step and "val_loss" not in r)]
+    write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
+
+
+def _open_tensorboard(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("tensorboard=true needs TensorBoard", "pip install 'mini-llm[log]'") from None
+    return SummaryWriter(run / "tensorboard")
+
+
+def _open_wandb(run: Path, config: TrainConfig) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("wandb_log=true needs Weights & Biases", "pip install 'mini-llm[log]'") from None
+    import yaml
+
+    return wandb.init(
+        project=config.wandb_project,
+        name=config.wandb_run_name or run.name,
+        config=yaml.safe_load(dump_config(config)),
+        dir=str(run),
+        id=run.name,
+        resume="allow",
+    )

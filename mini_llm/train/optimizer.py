@@ -1,0 +1,113 @@
+"""The optimizer: from gradients to a step.
+
+AdamW (arXiv 1711.05101) for everything, or Muon for the matrices inside the blocks and AdamW for the rest.
+Muon: K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; its update is the momentum with all singular
+values set to about 1, so that rare directions move as much as common ones.
+Letters: N matrices of one shape, R rows, C columns.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mini_llm.device import has_bfloat16
+from mini_llm.model.transformer import Transformer
+from mini_llm.train.config import TrainConfig
+
+# The quintic a*X + b*(X X^T) X + c*(X X^T)^2 X of Muon's authors: steepest at 0, so small singular values grow fast.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def build_optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Return the optimizers that together hold every parameter once.
+
+    Matrices decay towards zero, norms' gains do not. Each group's `peak` is its highest learning rate.
+    """
+    in_blocks = {id(p) for p in model.model.layers.parameters() if p.ndim == 2} if config.optimizer == "muon" else set()
+    others = [p for p in model.parameters() if id(p) not in in_blocks]
+    groups = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=1e-8, fused=_can_fuse(model))
+    ]
+    if in_blocks:
+        matrices = [p for p in model.parameters() if id(p) in in_blocks]
+        dtype = torch.bfloat16 if has_bfloat16(matrices[0].device) else torch.float32
+        optimizers.append(Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay, dtype=dtype))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
+
+
+def _can_fuse(model: nn.Module) -> bool:
+    """One fused kernel for all of AdamW's arithmetic; MPS has one only in newer versions."""
+    return next(model.parameters()).device.type in ("cpu", "cuda")
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised. Matrices of equal shape are worked on together, as one batch.
+
+    The same arithmetic as `torch.optim.Muon` (the tests hold them together), which takes one matrix at a time.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.bfloat16,  # of the orthogonalisation: 8 bits of mantissa are enough for it
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_shape[p.shape].append(p)
+            for matrices in by_shape.values():
+                self._step_equal_shapes(matrices, group["lr"], group["weight_decay"], group["momentum"])
+
+    def _step_equal_shapes(self, matrices: list[nn.Parameter], lr: float, weight_decay: float, momentum: float) -> None:
+        momenta = [self._momentum_of(p) for p in matrices]
+        gradients = [p.grad for p in matrices if p.grad is not None]
+        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        nesterov = torch._foreach_lerp(gradients, momenta, momentum)
+        updates_NRC = orthogonalise(torch.stack(nesterov).to(self.dtype))
+        rows, columns = matrices[0].shape
+        # A tall matrix maps few inputs to many outputs: sqrt(R/C) keeps the change of each output the same size.
+        scale = max(1.0, rows / columns) ** 0.5
+        torch._foreach_mul_(matrices, 1 - lr * weight_decay)
+        torch._foreach_add_(matrices, list(updates_NRC.to(matrices[0].dtype).unbind()), alpha=-lr * scale)
+
+    def _momentum_of(self, p: nn.Parameter) -> Tensor:
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        return state["momentum"]
+
+
+def orthogonalise(x_NRC: Tensor, steps: int = 5) -> Tensor:
+    """Return matrices (N, R, C) with the same singular vectors and singular values of about 1 (0.7 to 1.2).
+
+    Newton-Schulz iteration: five rounds of matrix products instead of a singular value decomposition.
+    """
+    a, b, c = NEWTON_SCHULZ
+    if x_NRC.shape[1] > x_NRC.shape[2]:  # the smaller Gram matrix is the cheaper one
+        return orthogonalise(x_NRC.mT, steps).mT
+    x = x_NRC / x_NRC.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
