@@ -13,6 +13,7 @@ import bisect
 import hashlib
 import itertools
 import json
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -182,7 +183,7 @@ class TokenSplit:
             index = bisect.bisect_right(self._starts, start + done) - 1
             offset = start + done - self._starts[index]
             n = min(count - done, self._shards[index].tokens - offset)
-            ids[done : done + n] = self._map(self._shards[index].name, offset, n)
+            ids[done : done + n] = self._copy(self._shards[index].name, offset, n)
             done += n
         return ids
 
@@ -190,17 +191,33 @@ class TokenSplit:
         """Return the offset of each document's first token, a uint64 memory map [n_documents]."""
         return np.memmap(self._folder / f"{self._name}.idx", dtype="<u8", mode="r", shape=(self.n_documents,))
 
-    def _map(self, name: str, offset: int, count: int) -> np.ndarray:
-        # A map of this window only, dropped after the copy: pages of a map that stays open add up to the whole file.
-        path = self._folder / name
+    def _copy(self, name: str, offset: int, count: int) -> np.ndarray:
+        path, size = self._folder / name, self._dtype.itemsize
         try:
-            ids = np.memmap(path, self._dtype, mode="r", offset=offset * self._dtype.itemsize, shape=(count,))
+            ids = np.frombuffer(_read_mapped(path, offset * size, count * size), self._dtype)
         except (OSError, ValueError) as problem:
             raise UserError(f"cannot read {path}: {problem}", PREPARE.format(self._folder)) from None
         if (largest := int(ids.max())) >= self._vocab_size:
             message = f"{path} holds token {largest} at {offset + int(ids.argmax())}, but the vocabulary ends at"
             raise UserError(f"{message} {self._vocab_size - 1}", PREPARE.format(self._folder))
         return ids
+
+
+def _read_mapped(path: Path, offset: int, count: int) -> bytes:
+    """Map this window of the file alone and drop it again: the pages of a map that stays open add up to the whole file.
+
+    The kernel is told that exactly these bytes are wanted. Left to guess, it read megabytes around each window of a
+    sparse file: 4 ms instead of 25 us.
+    """
+    start = offset - offset % mmap.ALLOCATIONGRANULARITY
+    with (
+        path.open("rb", buffering=0) as file,
+        mmap.mmap(file.fileno(), offset + count - start, offset=start, access=mmap.ACCESS_READ) as window,
+    ):
+        if hasattr(mmap, "MADV_RANDOM"):  # not on Windows
+            window.madvise(mmap.MADV_RANDOM)
+            window.madvise(mmap.MADV_WILLNEED)
+        return window[offset - start :]
 
 
 class TokenStoreWriter:
