@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mini_llm.data.token_store import Source, TokenStore, TokenStoreWriter
@@ -50,11 +50,12 @@ def store(tmp_path: Path) -> TokenStore:
     return write(tmp_path / "store", [[i % 300 for i in range(n)] for n in range(20, 60)])
 
 
+@settings(deadline=None, max_examples=40)  # each waits for the disk
 @given(
-    documents=st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=30), min_size=3, max_size=30),
-    shard_bytes=st.sampled_from([2, 6, 50, 10**6]),
-    start=st.integers(0, 900),
-    count=st.integers(0, 900),
+    documents=st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=30), min_size=3, max_size=12),
+    shard_bytes=st.sampled_from([10, 50, 10**6]),
+    start=st.integers(0, 360),
+    count=st.integers(0, 360),
 )
 def test_shards_read_equal_shards_written(
     tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], shard_bytes: int, start: int, count: int
@@ -72,7 +73,7 @@ def test_shards_read_equal_shards_written(
         assert window.dtype == np.int64
         assert window.tolist() == flat[first : first + n]
         assert store.manifest.splits[name].text_bytes == len(flat)  # type: ignore[index]
-        assert all(s.bytes <= max(shard_bytes, 2) for s in store.manifest.splits[name].shards)  # type: ignore[index]
+        assert all(s.bytes <= shard_bytes for s in store.manifest.splits[name].shards)  # type: ignore[index]
 
 
 def test_the_files_are_what_the_format_says(tmp_path: Path) -> None:
