@@ -105,6 +105,7 @@ def write_model_files(
     if model.config.tie_embeddings:
         del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes its files readable by their owner alone
     ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
     stored = next(iter(weights.values())).dtype
     _write_json(folder / "config.json", model.config.to_hf(**ids, dtype=str(stored).removeprefix("torch.")))

@@ -5,6 +5,7 @@ Verbs import what they need when they run, so that `mini-llm --help` starts with
 
 from __future__ import annotations
 
+import io
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -219,6 +220,9 @@ def main() -> None:
 
     0 done, 1 it failed, 2 the command was wrong, 130 Ctrl-C, 143 SIGTERM.
     """
+    for stream in (sys.stdin, sys.stdout):  # bytes that are not UTF-8 come in, or a narrow terminal cannot show a 😀
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except UserError as problem:

@@ -192,3 +192,9 @@ def _explain(problem: ValidationError, source: str) -> str:
         given = f" (given {item['input']!r})" if where and not isinstance(item["input"], dict) else ""
         lines.append(f"{source}: {where + ': ' if where else ''}{what}{given}")
     return "\n".join(lines)
+
+
+def shipped_config(name: str) -> Path:
+    """Return the path of a file of configs/, which lies beside the package in a clone and inside it when installed."""
+    package = Path(__file__).parent
+    return next(p for p in (package / "configs" / name, package.parent / "configs" / name) if p.exists())

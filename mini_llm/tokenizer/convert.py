@@ -3,7 +3,7 @@
 Three things keep the ids equal. Merges: SentencePiece joins any two neighbours that form a piece, best score first, so
 each way to split a piece becomes one merge rule of that rank. Spaces: both write them as U+2581, and both first escape
 a literal U+2581 (and the escape character), so that no text is lost. Unigram scores are multiples of 1/64
-(`round_scores`), so that their sums are exact in SentencePiece's 32-bit floats as well as in 64 bits.
+(`clean_model`), so that their sums are exact in SentencePiece's 32-bit floats as well as in 64 bits.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ CHAT_MARKERS = [*ROLE_MARKERS.values(), END_MARKER]
 NEVER = -1e6
 
 
-def round_scores(model: bytes) -> bytes:
-    """Return a SentencePiece model whose scores are multiples of 1/64."""
+def clean_model(model: bytes) -> bytes:
+    """Return a SentencePiece model with scores in multiples of 1/64 and without the paths of its training files."""
     from sentencepiece import sentencepiece_model_pb2
 
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
     for piece in proto.pieces:
         piece.score = round(piece.score * 64) / 64
+    proto.normalizer_spec.ClearField("normalization_rule_tsv")
+    proto.denormalizer_spec.ClearField("normalization_rule_tsv")
     return proto.SerializeToString()
 
 

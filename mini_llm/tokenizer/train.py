@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import heapq
 import io
+import os
 import random
 import re
-import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 from mini_llm import log
 from mini_llm.errors import UserError
-from mini_llm.tokenizer.convert import CHAT_MARKERS, ESCAPES, round_scores, write_hugging_face
+from mini_llm.tokenizer.convert import CHAT_MARKERS, ESCAPES, clean_model, write_hugging_face
 from mini_llm.tokenizer.tokenizer import TOKENIZER_FILES, Tokenizer
 
 # Pieces of a document that are sampled as one, cut before white space where there is any.
 CHUNK_CHARACTERS = 4096
+FIXED_TOKENS = 4 + len(CHAT_MARKERS) + 256  # <unk> <s> </s> <pad>, markers, bytes
 CHUNK = re.compile(rf"(?s).{{1,{CHUNK_CHARACTERS}}}(?=\s|\Z)|.{{1,{CHUNK_CHARACTERS}}}")
 
 
@@ -32,28 +35,36 @@ def train_tokenizer(
     replaced; `out` changes only when everything has worked.
 
     Raises:
-        UserError: there is no text, it is too small or too varied for `vocab_size`, or `out` holds other files.
+        UserError: there is no text, it is too small or too varied for `vocab_size`, or `out` cannot be written.
     """
     _check_replaceable(out)
-    sample = _sample(documents, sample_bytes, seed)
-    started = time.monotonic()
-    model = _train_in_background(sample, vocab_size, model_type)
-    if model_type == "unigram":
-        model = round_scores(model)
-    _write(model, model_type, out)
+    with _work_folder(out) as work:
+        sample = _sample(documents, sample_bytes, seed)
+        started = time.monotonic()
+        model = clean_model(_train(sample, vocab_size, model_type, work))
+        _publish(model, model_type, work, out)
     log.info(f"{vocab_size:,} tokens ({model_type}) learned in {time.monotonic() - started:.0f} s: {out}")
     return Tokenizer.load(out)
 
 
 def _check_replaceable(out: Path) -> None:
-    if out.is_dir():
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in TOKENIZER_FILES)
-        if foreign:
-            raise UserError(
-                f"{out} holds more than a tokenizer ({foreign[0]}), so it is not replaced", "choose another --out"
-            )
-    elif out.exists() or out.is_symlink():
+    if out.exists() and not out.is_dir():
         raise UserError(f"{out} is not a folder", "choose another --out")
+    foreign = sorted({path.name for path in out.iterdir()} - {*TOKENIZER_FILES}) if out.exists() else []
+    if foreign:
+        raise UserError(f"{out} holds more than a tokenizer ({foreign[0]}): not replaced", "choose another --out")
+
+
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """Make a hidden folder beside `out`, gone at the end: what is finished in it moves to `out` by a rename."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
+    except OSError as problem:
+        raise UserError(f"cannot write to {out.parent}: {problem.strerror}", "choose another --out") from None
+    with folder as name:
+        yield Path(name)
 
 
 def _sample(documents: Iterable[str], sample_bytes: int, seed: int) -> list[bytes]:
@@ -79,79 +90,75 @@ def _sample(documents: Iterable[str], sample_bytes: int, seed: int) -> list[byte
 def _chunks(documents: Iterable[str]) -> Iterator[bytes]:
     for document in documents:
         for match in CHUNK.finditer(document):
-            yield match.group().encode("utf-8", "replace")
+            # SentencePiece skips text with U+2585, its own sign for an unknown character.
+            yield match.group().replace("\u2585", " ").encode("utf-8", "replace")
 
 
-def _train_in_background(sample: list[bytes], vocab_size: int, model_type: str) -> bytes:
-    """Train in a thread, so that the console stays alive and Ctrl-C works."""
-    result: list[bytes | BaseException] = []
-
-    def work() -> None:
-        try:
-            result.append(_train(sample, vocab_size, model_type))
-        except BaseException as problem:
-            result.append(problem)
-
-    thread = threading.Thread(target=work, daemon=True)
-    started = time.monotonic()
-    with log.console().status("") as status:
-        thread.start()
-        while thread.is_alive():
-            status.update(f"learning {vocab_size:,} tokens ({model_type}): {time.monotonic() - started:.0f} s")
-            thread.join(timeout=0.5)
-    if isinstance(result[0], BaseException):
-        raise result[0]
-    return result[0]
-
-
-def _train(sample: list[bytes], vocab_size: int, model_type: str) -> bytes:
+def _train(sample: list[bytes], vocab_size: int, model_type: str, work: Path) -> bytes:
     """Return a SentencePiece model of `vocab_size`, or raise a UserError that names a size that works."""
+    size = max(vocab_size, FIXED_TOKENS)
     try:
-        return _run_sentencepiece(sample, vocab_size, model_type)
+        with log.console().status(f"learning {vocab_size:,} tokens ({model_type})"):
+            return _in_background(lambda: _run_sentencepiece(sample, size, model_type, work))
     except RuntimeError as problem:
         too_high = re.search(r"set it to a value <= (\d+)", str(problem))
         too_low = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(problem))
-        if too_high is None and too_low is None:
+        if too_high:
+            size, message = int(too_high[1]), "the text supports at most {:,} tokens, not {:,}"
+        elif too_low:
+            size, message = (
+                int(too_low[1]),
+                "bytes, special tokens and the text's characters need {:,} tokens, not {:,}",
+            )
+        else:
             raise
-    size = int((too_high or too_low).group(1))  # type: ignore[union-attr]
-    if too_high:
-        message = f"the text supports at most {size:,} tokens, not {vocab_size:,}"
-    else:
-        message = f"{vocab_size:,} tokens are too few: bytes, special tokens and the text's characters need {size:,}"
-    raise UserError(message, f"run again with --vocab-size {size}")
+    raise UserError(message.format(size, vocab_size), f"run again with --vocab-size {size}")
 
 
-def _run_sentencepiece(sample: list[bytes], vocab_size: int, model_type: str) -> bytes:
+def _in_background(work: Callable[[], bytes]) -> bytes:
+    """Do it in a thread that nobody waits for at exit, so that Ctrl-C works while it runs."""
+    done: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as problem:
+            done.set_exception(problem)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result()
+
+
+def _run_sentencepiece(sample: list[bytes], vocab_size: int, model_type: str, work: Path) -> bytes:
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder:
-        escape, unescape = Path(folder, "escape.tsv"), Path(folder, "unescape.tsv")
-        escape.write_text("".join(map(_rule, ESCAPES.keys(), ESCAPES.values())))
-        unescape.write_text("".join(map(_rule, ESCAPES.values(), ESCAPES.keys())))
-        SentencePieceTrainer.train(
-            sentence_iterator=iter(sample),
-            model_writer=model,
-            model_type=model_type,
-            vocab_size=vocab_size,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=3,
-            control_symbols=CHAT_MARKERS,
-            # No Unicode normalisation, no space added or dropped: what goes in comes out.
-            normalization_rule_tsv=str(escape),
-            denormalization_rule_tsv=str(unescape),
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=False,
-            allow_whitespace_only_pieces=True,  # indents become one token
-            split_digits=True,
-            byte_fallback=True,
-            # The letters of the special tokens' own names: see NEVER in convert.py.
-            required_chars="<>|/_0123456789ABCDEFadegiknprstumyxbo" if model_type == "unigram" else "",
-            max_sentence_length=4 * CHUNK_CHARACTERS,
-            minloglevel=2,
-        )
+    escape, unescape = work / "escape.tsv", work / "unescape.tsv"
+    escape.write_text("".join(map(_rule, ESCAPES.keys(), ESCAPES.values())))
+    unescape.write_text("".join(map(_rule, ESCAPES.values(), ESCAPES.keys())))
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(sample),
+        model_writer=model,
+        model_type=model_type,
+        vocab_size=vocab_size,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=3,
+        control_symbols=CHAT_MARKERS,
+        # No Unicode normalisation, no space added or dropped: what goes in comes out.
+        normalization_rule_tsv=str(escape),
+        denormalization_rule_tsv=str(unescape),
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        allow_whitespace_only_pieces=True,  # indents become one token
+        split_digits=True,
+        byte_fallback=True,
+        # The letters of the special tokens' own names: see NEVER in convert.py.
+        required_chars="<>|/_0123456789ABCDEFadegiknprstumyxbo" if model_type == "unigram" else "",
+        max_sentence_length=4 * CHUNK_CHARACTERS,
+        minloglevel=2,
+    )
     return model.getvalue()
 
 
@@ -160,17 +167,20 @@ def _rule(before: str, after: str) -> str:
     return "\t".join(" ".join(f"{ord(c):X}" for c in text) for text in (before, after)) + "\n"
 
 
-def _write(model: bytes, model_type: str, out: Path) -> None:
-    """Write the folder under a temporary name, then rename it: whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+def _publish(model: bytes, model_type: str, work: Path, out: Path) -> None:
+    """Write the tokenizer in `work`, then put it in the place of `out`: whole or not at all."""
     try:
-        (temporary / "tokenizer.model").write_bytes(model)
-        write_hugging_face(model, model_type, temporary)
-        temporary.chmod(0o755)
-        if out.exists():
-            _check_replaceable(out)
-            shutil.rmtree(out)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        new = work / "new"
+        new.mkdir()
+        (new / "tokenizer.model").write_bytes(model)
+        write_hugging_face(model, model_type, new)
+        for path in new.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        target = out.resolve()
+        if target.exists():
+            _check_replaceable(target)
+            target.rename(work / "old")
+        new.rename(target)
+    except OSError as problem:
+        raise UserError(f"cannot write {out}: {problem.strerror}", "choose another --out") from None

@@ -42,6 +42,7 @@ class TrainConfig(Config):
     # Machine
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix products; weights stay float32
+    deterministic: bool = True  # the same bits every time; false may be faster on a GPU
     compile: bool = True  # torch.compile; goes on without where it cannot run
 
     # Looking and saving
@@ -56,7 +57,7 @@ class TrainConfig(Config):
     wandb_project: str = "mini-llm"
     wandb_run_name: str | None = None
 
-    model: ModelConfig = Field(default_factory=ModelConfig)
+    model: ModelConfig = ModelConfig()
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:

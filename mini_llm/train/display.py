@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mini_llm import log
 
@@ -32,6 +32,14 @@ class Reading:
     epoch: float
     seconds_left: float
 
+    def metrics(self, tokens_per_step: int) -> dict[str, Any]:
+        """Return what the arithmetic decides: the same in every repetition."""
+        return {"tokens": self.step * tokens_per_step, "loss": self.loss, "lr": self.lr, "grad_norm": self.grad_norm}
+
+    def timing(self) -> dict[str, Any]:
+        """Return what the machine decides."""
+        return {"tokens_per_second": self.tokens_per_second, "mfu": self.mfu, "memory_gb": self.memory_gb}
+
 
 @dataclass
 class Display:
@@ -40,7 +48,6 @@ class Display:
     reading: Reading | None = None
     held_out: str = ""
     losses: list[float] = field(default_factory=list)
-    _refresh: float = 0.0
 
     @contextmanager
     def live(self) -> Iterator[None]:

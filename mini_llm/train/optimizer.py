@@ -72,14 +72,14 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
                     by_shape[p.shape].append(p)
             for matrices in by_shape.values():
                 self._step_equal_shapes(matrices, group["lr"], group["weight_decay"], group["momentum"])
 
-    def _step_equal_shapes(self, matrices: list[nn.Parameter], lr: float, weight_decay: float, momentum: float) -> None:
+    def _step_equal_shapes(self, matrices: list[Tensor], lr: float, weight_decay: float, momentum: float) -> None:
         momenta = [self._momentum_of(p) for p in matrices]
         gradients = [p.grad for p in matrices if p.grad is not None]
         torch._foreach_lerp_(momenta, gradients, 1 - momentum)
@@ -91,7 +91,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(matrices, 1 - lr * weight_decay)
         torch._foreach_add_(matrices, list(updates_NRC.to(matrices[0].dtype).unbind()), alpha=-lr * scale)
 
-    def _momentum_of(self, p: nn.Parameter) -> Tensor:
+    def _momentum_of(self, p: Tensor) -> Tensor:
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)

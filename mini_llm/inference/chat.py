@@ -1,0 +1,148 @@
+"""Talk with a model in the terminal: answers on stdout, everything else on stderr, so that it works in a pipe too."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mini_llm import log
+from mini_llm.errors import UserError
+from mini_llm.inference.continuation import Continuation, StopStrings
+from mini_llm.inference.generate import Generator
+from mini_llm.inference.memory import Memory
+from mini_llm.inference.sampling import SamplingParams
+from mini_llm.tokenizer.chat import Message, encode_chat
+
+PROMPT = "you> "
+HELP = """\
+/reset        forget the conversation
+/system TEXT  set the system message and start anew
+/exit         leave (so does Ctrl-D); Ctrl-C stops an answer"""
+
+
+class Conversation:
+    """The messages so far, and what the model has read of them: each turn, only what is new is read."""
+
+    def __init__(self, generator: Generator, system: str | None) -> None:
+        self.generator = generator
+        self.memory = Memory()
+        self.start(system)
+
+    def start(self, system: str | None = None) -> None:
+        """Begin anew, with or without a system message."""
+        self.system = [] if system is None else [Message("system", system)]
+        self.turns: list[Message] = []
+
+    def ask(
+        self, question: str, *, max_new_tokens: int, sampling: SamplingParams, stop: Sequence[str], seed: int | None
+    ) -> Continuation:
+        """Return the answer as it grows. `hear` it afterwards, whole or not.
+
+        Raises:
+            UserError: the question alone is longer than the context; it is forgotten.
+        """
+        self.turns.append(Message("user", question))
+        ids = self._fit(room=min(max_new_tokens, self.generator.model.config.max_seq_len // 4))
+        seed = None if seed is None else seed + len(self.turns)  # the same question may get another answer
+        try:
+            return self.generator.continue_ids(
+                ids, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, seed=seed, memory=self.memory
+            )
+        except UserError:
+            self.turns.pop()
+            raise
+
+    def hear(self, answer: str) -> None:
+        """Make what was answered part of the conversation."""
+        self.turns.append(Message("assistant", answer))
+
+    def _fit(self, room: int) -> list[int]:
+        """Return the conversation's ids, its oldest turns dropped until the context has `room` for an answer."""
+        context = self.generator.model.config.max_seq_len
+        n_turns = len(self.turns)
+        while True:
+            ids = encode_chat(self.generator.tokenizer, self.system + self.turns)
+            if len(ids) + room <= context or len(self.turns) == 1:
+                break
+            del self.turns[:2]  # a question and its answer
+        if len(self.turns) < n_turns:
+            log.note(
+                f"the context of {context} tokens is full: forgot {(n_turns - len(self.turns)) // 2} old questions"
+            )
+        return ids
+
+
+def chat(
+    generator: Generator,
+    *,
+    system: str | None,
+    max_new_tokens: int,
+    sampling: SamplingParams,
+    stop: Sequence[str],
+    seed: int | None,
+) -> None:
+    """Read questions from stdin until it ends, or until /exit, and stream the answers to stdout.
+
+    Raises:
+        UserError: the tokenizer has no chat markers, or the weights are damaged.
+    """
+    encode_chat(generator.tokenizer, [])  # refused before the first question, not after
+    StopStrings(stop)
+    conversation = Conversation(generator, system)
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):  # Windows has no readline and needs none
+            import readline  # noqa: F401 (gives `input` arrow keys and a history)
+        log.note("/help shows the commands, Ctrl-D leaves")
+    while (line := _read_line()) is not None:
+        match line.split(maxsplit=1):
+            case []:
+                pass
+            case ["/exit"]:
+                return
+            case ["/help"]:
+                log.info(HELP)
+            case ["/reset"]:
+                conversation.turns.clear()
+            case ["/system", *text]:
+                conversation.start(*text)
+            case [word, *_] if word.startswith("/"):
+                log.warn(f"no command {word}; /help shows the commands")
+            case _:
+                _answer(conversation, line, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, seed=seed)
+
+
+def _answer(conversation: Conversation, question: str, **options: Any) -> None:
+    """Print the answer as it grows; Ctrl-C stops it and nothing else."""
+    try:
+        answer = conversation.ask(question, **options)
+    except UserError as problem:
+        log.error(problem.message, problem.hint)
+        return
+    said = ""
+    with contextlib.suppress(KeyboardInterrupt):
+        for piece in answer:
+            print(piece, end="", flush=True)
+            said += piece
+    print(flush=True)
+    conversation.hear(said)
+    if answer.finish_reason == "length":
+        log.note(f"cut off after {answer.n_tokens} tokens")
+
+
+def _read_line() -> str | None:
+    """Return a line of stdin, or None at its end; ask for it where a person types it."""
+    person = sys.stdin.isatty()
+    prompt = PROMPT if person else ""
+    if not sys.stdout.isatty():  # the answers go to a file: keep the prompt out of it
+        print(prompt, end="", file=sys.stderr, flush=True)
+        prompt = ""
+    try:
+        return input(prompt)
+    except (EOFError, KeyboardInterrupt) as end:
+        if person:  # the shell's next prompt gets a line of its own
+            print(file=sys.stderr)
+        if isinstance(end, KeyboardInterrupt):
+            raise
+        return None

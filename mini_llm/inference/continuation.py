@@ -1,0 +1,75 @@
+"""From ids to text that may be shown: whole characters, and nothing of a stop string."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Literal
+
+from mini_llm.errors import UsageError
+from mini_llm.tokenizer.tokenizer import StreamDecoder
+
+
+class StopStrings:
+    """A gate for streamed text: it shuts before the first stop string, wherever the pieces are cut.
+
+    What may be the beginning of a stop string waits behind the gate until more text decides.
+
+    Raises:
+        UsageError: a stop string is empty.
+    """
+
+    def __init__(self, stops: str | Sequence[str]) -> None:
+        self.stops = [stops] if isinstance(stops, str) else list(stops)
+        if "" in self.stops:
+            raise UsageError("a stop string must not be empty")
+        self.found = False
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """Take more text and return what may be shown."""
+        held = self._held + text
+        ends = [(start + len(stop), start) for stop in self.stops if (start := held.find(stop)) >= 0]
+        if ends:
+            self.found, self._held = True, ""
+            return held[: min(ends)[1]]  # of several, the one that was complete first
+        beginnings = (stop[:n] for stop in self.stops for n in range(1, min(len(stop), len(held) + 1)))
+        shown = len(held) - max((len(part) for part in beginnings if held.endswith(part)), default=0)
+        self._held = held[shown:]
+        return held[:shown]
+
+    def flush(self) -> str:
+        """Return what was held back, when no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+
+class Continuation(Iterator[str]):
+    """The text that follows a prompt, piece by piece. Joined, the pieces are the text; then ask `finish_reason`.
+
+    Args:
+        ids: new tokens; the first one in `eos_ids` ends the text.
+        decoder: has seen the prompt already.
+    """
+
+    def __init__(
+        self, ids: Iterator[int], decoder: StreamDecoder, stops: StopStrings, eos_ids: Collection[int]
+    ) -> None:
+        self.finish_reason: Literal["stop", "length"] | None = None  # None: not finished
+        self.n_tokens = 0
+        self._pieces = self._decode(ids, decoder, stops, eos_ids)
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def _decode(
+        self, ids: Iterator[int], decoder: StreamDecoder, stops: StopStrings, eos_ids: Collection[int]
+    ) -> Iterator[str]:
+        ended = False
+        for token_id in ids:
+            self.n_tokens += 1
+            ended = token_id in eos_ids
+            if not ended and (piece := stops.push(decoder.push(token_id))):
+                yield piece
+            if ended or stops.found:
+                break
+        if not stops.found and (rest := stops.push(decoder.flush()) + stops.flush()):
+            yield rest
+        self.finish_reason = "stop" if ended or stops.found else "length"

@@ -1,0 +1,83 @@
+"""The run folder: config.yaml, metrics.jsonl, timing.jsonl, plots/, checkpoints/, and the pointers `latest` and `best`.
+
+One process at a time may write to it, and only to a run of the same model.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mini_llm import log
+from mini_llm.config import dump_config, load_config
+from mini_llm.errors import UsageError, UserError
+from mini_llm.files import write_text
+from mini_llm.train.config import TrainConfig
+from mini_llm.train.resume import list_checkpoints
+
+
+@contextmanager
+def open_run(config: TrainConfig) -> Iterator[Path]:
+    """Yield the run folder, created or checked, and held while the block runs.
+
+    Raises:
+        UsageError: the folder holds a run of another model, or is a file.
+        UserError: another process trains in it, or it cannot be written.
+    """
+    run = Path(config.out_dir)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"out_dir={run} is a file", "give another out_dir=...") from None
+    except OSError as problem:
+        raise UserError(f"cannot create out_dir={run}: {problem.strerror}") from None
+    if not config.resume and list_checkpoints(run):
+        _move_aside(run)
+    with _locked(run):
+        if list_checkpoints(run) and (run / "config.yaml").exists():
+            _compare(load_config(TrainConfig, run / "config.yaml"), config, run)
+        for leftover in (run / "checkpoints").glob(".step-*"):  # a checkpoint that a kill cut short
+            shutil.rmtree(leftover)
+        write_text(run / "config.yaml", dump_config(config))
+        yield run
+
+
+def _move_aside(run: Path) -> None:
+    with _locked(run):
+        aside = next(p for i in range(1, 10**6) if not (p := run.with_name(f"{run.name}.{i}")).exists())
+        run.rename(aside)
+    run.mkdir()
+    log.info(f"the earlier run in {run} was moved to {aside}")
+
+
+def _compare(old: TrainConfig, new: TrainConfig, run: Path) -> None:
+    a, b = (
+        {**c.model_dump(exclude={"model", "resume"}), **c.model.model_dump(exclude={"multiple_of", "dropout"})}
+        for c in (old, new)
+    )
+    changed = {key: f"{key} {a[key]} -> {b[key]}" for key in a if a[key] != b[key]}
+    if in_model := [text for key, text in changed.items() if key in type(new.model).model_fields]:
+        raise UsageError(
+            f"{run} holds a run of another model: {', '.join(in_model)}",
+            "give another out_dir=..., or --no-resume to start anew (the old run is moved aside)",
+        )
+    if changed:
+        log.info(f"changed since the run began: {', '.join(changed.values())}")
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """Hold the run; the lock ends with the process, however that ends. Without effect on Windows."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (run / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is training in {run}", "stop it, or give another out_dir=...") from None
+        yield

@@ -1,0 +1,146 @@
+"""One step: sum the gradients of all micro-batches, shorten the sum, update every weight.
+
+The loss is a sum over tokens, divided once by the number of tokens of the whole step: more and smaller micro-batches
+change nothing but memory.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mini_llm.data.token_store import TokenStore
+from mini_llm.device import pick_device, pick_dtype
+from mini_llm.model.transformer import Transformer
+from mini_llm.train.compiled import build_loss_sum
+from mini_llm.train.config import TrainConfig
+from mini_llm.train.dataloader import TrainLoader
+from mini_llm.train.lr_scheduler import learning_rate
+from mini_llm.train.optimizer import build_optimizers
+from mini_llm.train.resume import Progress, Trainee
+
+
+class NotFinite(Exception):
+    """The loss or the gradient became NaN or infinite; the weights are those of before the step."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step shows: loss in nats per token, learning rate, and the gradient's length before it was shortened."""
+
+    loss: float
+    lr: float
+    grad_norm: float
+
+
+class Stepper:
+    """A model in training with its optimizers and its batches."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Build a new model, at step 0.
+
+        Raises:
+            UserError: the tokens cannot be read or are too few.
+            UsageError: a device or dtype that this machine lacks.
+        """
+        self.config = config
+        if config.deterministic:
+            use_deterministic_arithmetic()
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(config.dtype, self.device)
+        self.loader = TrainLoader(
+            TokenStore.open(config.data_dir).split("train"),
+            block_size=config.block_size,
+            rows_per_step=config.rows_per_step,
+            seed=config.seed,
+        )
+        model = Transformer(config.model)
+        model.init_weights(config.seed)
+        model.to(self.device).train()
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.trainee = Trainee(model, build_optimizers(model, config), scaler, Progress())
+
+    def compile(self) -> None:
+        """Compile loss and gradient, trying them on a first micro-batch; called once before the first step."""
+        example = self.loader.rows(0)[: self.config.batch_size].to(self.device)
+        self.loss_sum = build_loss_sum(self.trainee.model, self.dtype, example, compile=self.config.compile)
+
+    def step(self) -> StepResult:
+        """Do the next step.
+
+        Raises:
+            NotFinite: before anything was changed.
+        """
+        config, trainee, step = self.config, self.trainee, self.trainee.progress.step
+        lr = learning_rate(step, config)
+        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout is a function of (seed, step) too
+        loss = self._backward(step)
+        for optimizer in trainee.optimizers:
+            trainee.scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.grad_clip or math.inf).item()
+        self._check_finite(loss, norm)
+        for optimizer in trainee.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * (lr / config.learning_rate if config.learning_rate else 0.0)
+            trainee.scaler.step(optimizer)
+        trainee.scaler.update()
+        trainee.model.zero_grad(set_to_none=True)
+        trainee.progress.step += 1
+        return StepResult(loss, lr, norm)
+
+    def _backward(self, step: int) -> float:
+        """Add up the gradients of the mean loss over all target tokens of the step; return that loss."""
+        rows = self.loader.rows(step)
+        if self.device.type == "cuda":
+            rows = rows.pin_memory()
+        rows = rows.to(self.device, non_blocking=True)
+        n_targets = rows[:, 1:].numel()
+        total = torch.zeros((), device=self.device)
+        for micro_batch in rows.split(self.config.batch_size):
+            loss = self.loss_sum(micro_batch)
+            self.trainee.scaler.scale(loss / n_targets).backward()
+            total += loss.detach()
+        return total.item() / n_targets
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        # In float16 an infinite gradient is the scaler's business: it skips the step and lowers its scale.
+        if not math.isfinite(loss):
+            raise NotFinite(f"the loss became {loss}")
+        if not math.isfinite(norm) and not self.trainee.scaler.is_enabled():
+            raise NotFinite(f"the gradient's norm became {norm}")
+
+    def evaluation_loss_sum(self, rows: Tensor) -> Tensor:
+        """Return the summed loss of rows without dropout."""
+        self.trainee.model.eval()
+        try:
+            return self.loss_sum(rows)
+        finally:
+            self.trainee.model.train()
+
+
+def use_deterministic_arithmetic() -> None:
+    """Make PyTorch add in the same order every time; by default, racing threads sum the embedding's gradient."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes all memory twice
+
+
+def seconds_per_step(config: TrainConfig, steps: int = 5) -> float:
+    """Return how long a step of these settings takes on this machine: the median of `steps`, after one to warm up.
+
+    Raises:
+        UserError, UsageError: as `Stepper`.
+    """
+    stepper = Stepper(config)
+    stepper.compile()
+    seconds = []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        stepper.step()
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds[1:])[steps // 2]
