@@ -1,0 +1,68 @@
+"""Model folders with random weights and a tokenizer of 400 tokens, most of them bytes: half characters abound."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mini_llm.checkpoint import save_model
+from mini_llm.inference.generate import Generator
+from mini_llm.model.config import ModelConfig
+from mini_llm.model.transformer import Transformer
+from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.tokenizer.train import train_tokenizer
+
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Let torch use one core: for models this small a second one costs more than it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(tmp_path_factory: pytest.TempPathFactory, sotu_texts: list[str]) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer") / "small"
+    return train_tokenizer(sotu_texts[:5], folder, vocab_size=400, model_type="bpe", sample_bytes=200_000, seed=0)
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokenizer) -> MakeModel:
+    """Return `make_model(seed=0, dtype=..., edit=..., **shape)`: it writes a model folder and returns it.
+
+    `edit(model)` may change the weights before they are written.
+    """
+
+    def make(
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        edit: Callable[[Transformer], None] | None = None,
+        **shape: object,
+    ) -> Path:
+        values = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 400, "max_seq_len": 128}
+        model = Transformer(ModelConfig(**{**values, **shape})).requires_grad_(False)
+        generator = torch.Generator().manual_seed(seed)
+        for weight in model.parameters():  # wide enough that the next token depends on all that came before
+            weight.copy_(torch.randn(weight.shape, generator=generator) * (0.3 if weight.ndim > 1 else 1))
+        if edit:
+            edit(model)
+        folder = tmp_path_factory.mktemp("model") / "folder"
+        save_model(folder, model, small_tokenizer, dtype=dtype)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def folder(make_model: MakeModel) -> Path:
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def generator(folder: Path) -> Generator:
+    return Generator(folder, device="cpu")

@@ -1,0 +1,89 @@
+"""`mini-llm generate`: the text alone on stdout, the rest on stderr, an exit code that tells."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mini_llm.inference.generate import Generator
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+MakeModel = Callable[..., Path]
+
+
+def test_stdout_holds_prompt_and_text_and_stderr_the_rest(run_cli: RunCli, folder: Path, generator: Generator) -> None:
+    options = ["--temperature", 0, "--max-new-tokens", 20, "--stop", "zzz", "--stop", "yyy"]
+    result = run_cli("generate", folder, "--prompt", "The é\n😀", *options)
+    assert result.stdout == generator.generate("The é\n😀", max_new_tokens=20, temperature=0) + "\n"
+    assert re.fullmatch(r"20 tokens, [\d.]+ tokens/s \(length\)\n", result.stderr)
+    assert result.returncode == 0
+
+
+def test_a_prompt_from_stdin_and_every_option(run_cli: RunCli, folder: Path, generator: Generator) -> None:
+    flags = ["--seed", 5, "--temperature", 0.9, "--top-k", 50, "--top-p", 0.8, "--min-p", 0.01]
+    result = run_cli("generate", folder, *flags, "--repetition-penalty", 1.5, "--prompt", "-", stdin="We the\npeople")
+    expected = generator.generate(
+        "We the\npeople", 200, 0.9, 0.8, top_k=50, min_p=0.01, repetition_penalty=1.5, seed=5
+    )  # fmt: skip
+    assert result.stdout == expected + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere", "--prompt", "x"], 1, "no such folder"),
+        (["FOLDER", "--prompt", "x" * 300], 1, "context is 128"),
+        (["FOLDER", "--prompt", "x", "--top-p", 0], 2, "top_p=0.0 must be"),
+        (["FOLDER", "--prompt", "x", "--stop", ""], 2, "stop string must not be empty"),
+        (["FOLDER", "--prompt", "x", "--device", "cuda:99"], 2, "not available here"),
+        (["FOLDER"], 2, "--prompt"),
+    ],
+)
+def test_what_the_user_can_mend_is_said_without_a_traceback(
+    run_cli: RunCli, folder: Path, arguments: list[object], code: int, message: str
+) -> None:
+    result = run_cli("generate", *[folder if word == "FOLDER" else word for word in arguments])
+    assert result.returncode == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_damaged_weights_are_named(run_cli: RunCli, make_model: MakeModel) -> None:
+    folder = make_model(edit=lambda model: model.model.norm.weight.fill_(float("nan")))
+    result = run_cli("generate", folder, "--prompt", "x")
+    assert result.returncode == 1
+    assert "NaN" in result.stderr
+    assert str(folder) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_bytes_that_are_not_utf8_become_replacement_characters(folder: Path) -> None:
+    command = [sys.executable, "-m", "mini_llm", "generate", folder, "--max-new-tokens", "1", "--prompt"]
+    in_an_argument = subprocess.run([*command, b"a\xffb"], capture_output=True, check=True)
+    assert in_an_argument.stdout.startswith(b"a?b")
+    on_stdin = subprocess.run([*command, "-"], input=b"a\xffb", capture_output=True, check=True)
+    assert on_stdin.stdout.startswith("a\ufffdb".encode())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_ends_the_line_and_exits_with_130(make_model: MakeModel) -> None:
+    def never_end(model) -> None:  # type: ignore[no-untyped-def]
+        model.lm_head.weight[:8] = 0  # special tokens never win
+
+    folder = make_model(max_seq_len=100_000, tie_embeddings=False, edit=never_end)
+    command = [sys.executable, "-m", "mini_llm", "generate", folder, "--prompt", "Start", "--temperature", "0"]
+    process = subprocess.Popen(
+        [*command, "--max-new-tokens", "50000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )  # fmt: skip
+    assert process.stdout
+    assert process.stdout.read(30).startswith(b"Start")
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stdout.endswith(b"\n")
+    assert b"Traceback" not in stderr
