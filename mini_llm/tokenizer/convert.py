@@ -17,9 +17,13 @@ from mini_llm.tokenizer.chat import CHAT_TEMPLATE, END_MARKER, ROLE_MARKERS
 SPACE = "\u2581"
 # U+E000 is for private use. It opens an escape, so it is escaped itself; the order matters when the rules are undone.
 ESCAPES = {"\ue000": "\ue000\ue001", SPACE: "\ue000\ue002"}
+# The place in the list is the id. The 256 bytes follow.
 CHAT_MARKERS = [*ROLE_MARKERS.values(), END_MARKER]
-# Lower than any sum of scores over the same text, so that Unigram never prefers a control token to its letters.
+SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>", *CHAT_MARKERS]
+# Hugging Face's Unigram would take "</s>" in a text for the token. At this score it never does, as long as every
+# character of such a name is a token too: a whole name spelled out costs less than 1,000.
 NEVER = -1e6
+NAME_CHARACTERS = "".join(sorted({*"".join(SPECIAL_TOKENS), *"<0x123456789ABCDEF>"}))
 
 
 def clean_model(model: bytes) -> bytes:
@@ -35,7 +39,7 @@ def clean_model(model: bytes) -> bytes:
 
 
 def write_hugging_face(model: bytes, model_type: str, folder: Path) -> None:
-    """Write `tokenizer.json` and `tokenizer_config.json` with the ids of a SentencePiece model ("bpe" or "unigram")."""
+    """Write `tokenizer.json` and `tokenizer_config.json` with the ids of a SentencePiece "bpe" or "unigram" model."""
     import tokenizers
     from sentencepiece import SentencePieceProcessor
     from tokenizers import decoders, normalizers, pre_tokenizers, processors
@@ -50,8 +54,7 @@ def write_hugging_face(model: bytes, model_type: str, folder: Path) -> None:
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
         + [decoders.Replace(escape, char) for char, escape in reversed(ESCAPES.items())]
     )
-    control = [pieces.id_to_piece(i) for i in range(len(pieces)) if pieces.is_control(i) or pieces.is_unknown(i)]
-    result.add_special_tokens([tokenizers.AddedToken(piece, normalized=False, special=True) for piece in control])
+    result.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in SPECIAL_TOKENS])
     result.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", pieces.bos_id())])
     result.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(_config(), indent=2) + "\n", encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import io
-import os
 import random
 import re
 import tempfile
@@ -12,17 +11,25 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 
 from mini_llm import log
 from mini_llm.errors import UserError
-from mini_llm.tokenizer.convert import CHAT_MARKERS, ESCAPES, clean_model, write_hugging_face
+from mini_llm.files import new_folder
+from mini_llm.signals import raise_on_signal
+from mini_llm.tokenizer.convert import (
+    CHAT_MARKERS,
+    ESCAPES,
+    NAME_CHARACTERS,
+    SPECIAL_TOKENS,
+    clean_model,
+    write_hugging_face,
+)
 from mini_llm.tokenizer.tokenizer import TOKENIZER_FILES, Tokenizer
 
 # Pieces of a document that are sampled as one, cut before white space where there is any.
 CHUNK_CHARACTERS = 4096
-FIXED_TOKENS = 4 + len(CHAT_MARKERS) + 256  # <unk> <s> </s> <pad>, markers, bytes
+FIXED_TOKENS = len(SPECIAL_TOKENS) + 256
 CHUNK = re.compile(rf"(?s).{{1,{CHUNK_CHARACTERS}}}(?=\s|\Z)|.{{1,{CHUNK_CHARACTERS}}}")
 
 
@@ -38,11 +45,15 @@ def train_tokenizer(
         UserError: there is no text, it is too small or too varied for `vocab_size`, or `out` cannot be written.
     """
     _check_replaceable(out)
-    with _work_folder(out) as work:
-        sample = _sample(documents, sample_bytes, seed)
-        started = time.monotonic()
-        model = clean_model(_train(sample, vocab_size, model_type, work))
-        _publish(model, model_type, work, out)
+    started = time.monotonic()
+    try:
+        with raise_on_signal("stopped: no tokenizer was written"), new_folder(out) as folder:
+            sample = _sample(documents, sample_bytes, seed)
+            model = clean_model(_train(sample, vocab_size, model_type))
+            (folder / "tokenizer.model").write_bytes(model)
+            write_hugging_face(model, model_type, folder)
+    except OSError as problem:
+        raise UserError(f"cannot write {out}: {problem.strerror}", "choose another --out") from None
     log.info(f"{vocab_size:,} tokens ({model_type}) learned in {time.monotonic() - started:.0f} s: {out}")
     return Tokenizer.load(out)
 
@@ -53,18 +64,6 @@ def _check_replaceable(out: Path) -> None:
     foreign = sorted({path.name for path in out.iterdir()} - {*TOKENIZER_FILES}) if out.exists() else []
     if foreign:
         raise UserError(f"{out} holds more than a tokenizer ({foreign[0]}): not replaced", "choose another --out")
-
-
-@contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
-    """Make a hidden folder beside `out`, gone at the end: what is finished in it moves to `out` by a rename."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
-    except OSError as problem:
-        raise UserError(f"cannot write to {out.parent}: {problem.strerror}", "choose another --out") from None
-    with folder as name:
-        yield Path(name)
 
 
 def _sample(documents: Iterable[str], sample_bytes: int, seed: int) -> list[bytes]:
@@ -94,21 +93,25 @@ def _chunks(documents: Iterable[str]) -> Iterator[bytes]:
             yield match.group().replace("\u2585", " ").encode("utf-8", "replace")
 
 
-def _train(sample: list[bytes], vocab_size: int, model_type: str, work: Path) -> bytes:
+def _train(sample: list[bytes], vocab_size: int, model_type: str) -> bytes:
     """Return a SentencePiece model of `vocab_size`, or raise a UserError that names a size that works."""
-    size = max(vocab_size, FIXED_TOKENS)
     try:
-        with log.console().status(f"learning {vocab_size:,} tokens ({model_type})"):
-            return _in_background(lambda: _run_sentencepiece(sample, size, model_type, work))
+        with (
+            tempfile.TemporaryDirectory() as rules,
+            log.console().status(f"learning {vocab_size:,} tokens ({model_type})"),
+        ):
+            return _in_background(
+                lambda: _run_sentencepiece(sample, max(vocab_size, FIXED_TOKENS), model_type, Path(rules))
+            )
     except RuntimeError as problem:
-        too_high = re.search(r"set it to a value <= (\d+)", str(problem))
-        too_low = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(problem))
-        if too_high:
-            size, message = int(too_high[1]), "the text supports at most {:,} tokens, not {:,}"
-        elif too_low:
+        too_many = re.search(r"set it to a value <= (\d+)", str(problem))
+        too_few = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(problem))
+        if too_many:
+            size, message = int(too_many[1]), "the text supports at most {:,} tokens, not {:,}"
+        elif too_few:
             size, message = (
-                int(too_low[1]),
-                "bytes, special tokens and the text's characters need {:,} tokens, not {:,}",
+                int(too_few[1]),
+                "{:,} tokens are needed for bytes, markers and the text's characters, not {:,}",
             )
         else:
             raise
@@ -129,11 +132,11 @@ def _in_background(work: Callable[[], bytes]) -> bytes:
     return done.result()
 
 
-def _run_sentencepiece(sample: list[bytes], vocab_size: int, model_type: str, work: Path) -> bytes:
+def _run_sentencepiece(sample: list[bytes], vocab_size: int, model_type: str, rules: Path) -> bytes:
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
-    escape, unescape = work / "escape.tsv", work / "unescape.tsv"
+    escape, unescape = rules / "escape.tsv", rules / "unescape.tsv"
     escape.write_text("".join(map(_rule, ESCAPES.keys(), ESCAPES.values())))
     unescape.write_text("".join(map(_rule, ESCAPES.values(), ESCAPES.keys())))
     SentencePieceTrainer.train(
@@ -154,8 +157,7 @@ def _run_sentencepiece(sample: list[bytes], vocab_size: int, model_type: str, wo
         allow_whitespace_only_pieces=True,  # indents become one token
         split_digits=True,
         byte_fallback=True,
-        # The letters of the special tokens' own names: see NEVER in convert.py.
-        required_chars="<>|/_0123456789ABCDEFadegiknprstumyxbo" if model_type == "unigram" else "",
+        required_chars=NAME_CHARACTERS if model_type == "unigram" else "",
         max_sentence_length=4 * CHUNK_CHARACTERS,
         minloglevel=2,
     )
@@ -165,22 +167,3 @@ def _run_sentencepiece(sample: list[bytes], vocab_size: int, model_type: str, wo
 def _rule(before: str, after: str) -> str:
     """Return a line of SentencePiece's rule format: code points in hexadecimal."""
     return "\t".join(" ".join(f"{ord(c):X}" for c in text) for text in (before, after)) + "\n"
-
-
-def _publish(model: bytes, model_type: str, work: Path, out: Path) -> None:
-    """Write the tokenizer in `work`, then put it in the place of `out`: whole or not at all."""
-    try:
-        new = work / "new"
-        new.mkdir()
-        (new / "tokenizer.model").write_bytes(model)
-        write_hugging_face(model, model_type, new)
-        for path in new.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        target = out.resolve()
-        if target.exists():
-            _check_replaceable(target)
-            target.rename(work / "old")
-        new.rename(target)
-    except OSError as problem:
-        raise UserError(f"cannot write {out}: {problem.strerror}", "choose another --out") from None
