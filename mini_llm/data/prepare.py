@@ -17,7 +17,8 @@ from pathlib import Path
 
 from mini_llm import log
 from mini_llm.data.sources import Corpus, Piece
-from mini_llm.data.token_store import Source, TokenStore, TokenStoreWriter
+from mini_llm.data.store_writer import TokenStoreWriter
+from mini_llm.data.token_store import Source, TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.signals import raise_on_signal
 from mini_llm.tokenizer.tokenizer import Tokenizer
@@ -53,18 +54,19 @@ def prepare(
         encoder = Tokenizer.load(tokenizer)
         files = [Source(path=str(path), bytes=path.stat().st_size) for path in corpus.files]
         with _full_disk(out, corpus), TokenStoreWriter.create(out, encoder, sources=files) as writer:
-            _fill(writer, encoder, corpus, val_fraction)
+            documents = _fill(writer, encoder, corpus, val_fraction)
             if val_fraction and not all(writer.tokens.values()):
                 log.info(f"too few documents to hold any out: the last {val_fraction:.1%} of the tokens become val")
                 writer.hold_out_tail(val_fraction)
     store = TokenStore.open(out)
-    log.info(_summary(store, time.monotonic() - start))
+    log.info(_summary(store, documents, time.monotonic() - start))
     return store
 
 
-def _fill(writer: TokenStoreWriter, tokenizer: Tokenizer, corpus: Corpus, val_fraction: float) -> None:
+def _fill(writer: TokenStoreWriter, tokenizer: Tokenizer, corpus: Corpus, val_fraction: float) -> int:
+    """Append all documents of `corpus` to the store and return their number."""
     before, after = _document_marks(tokenizer)
-    side = "train"
+    side, documents = "train", 0
     for batch in _batches(corpus.pieces("tokenizing")):
         for piece, ids in zip(batch, tokenizer.encode_batch([piece.text for piece in batch]), strict=True):
             utf8 = piece.text.encode()
@@ -74,6 +76,8 @@ def _fill(writer: TokenStoreWriter, tokenizer: Tokenizer, corpus: Corpus, val_fr
             if piece.last:
                 ids = ids + after
             writer.append(side, ids, text_bytes=len(utf8), new_document=piece.first)
+            documents += piece.first
+    return documents
 
 
 def _document_marks(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -116,17 +120,19 @@ def _full_disk(out: Path, corpus: Corpus) -> Iterator[None]:
         # What had been written is free again: it was enough for the share of the text that had been read.
         free = shutil.disk_usage(out.resolve().parent).free
         needed = free * corpus.total_bytes / max(corpus.done_bytes, 1)
-        hint = (
-            f"it needs about {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB is free: make room or choose another --out"
-        )
+        hint = f"it needs about {_size(needed)} and {_size(free)} is free: make room or choose another --out"
         raise UserError(f"the disk is full: {out} was not written", hint) from None
 
 
-def _summary(store: TokenStore, seconds: float) -> str:
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _summary(store: TokenStore, documents: int, seconds: float) -> str:
     splits = store.manifest.splits
     tokens = ", ".join(f"{split.tokens:,} {name} tokens" for name, split in splits.items())
-    documents, text_bytes, total = (
-        sum(getattr(split, field) for split in splits.values()) for field in ("documents", "text_bytes", "tokens")
-    )
+    text_bytes, total = (sum(getattr(split, field) for split in splits.values()) for field in ("text_bytes", "tokens"))
     speed = f"{text_bytes / 1e6 / max(seconds, 1e-9):.1f} MB/s"
-    return f"{documents:,} documents, {tokens}, {text_bytes / total:.2f} bytes per token, {speed}"
+    return (
+        f"{documents:,} document{'s' * (documents != 1)}, {tokens}, {text_bytes / total:.2f} bytes per token, {speed}"
+    )

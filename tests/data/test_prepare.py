@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from mini_llm.data import formats
 from mini_llm.data import prepare as prepare_module
-from mini_llm.data import sources, token_store
 from mini_llm.data.prepare import prepare
-from mini_llm.data.token_store import TokenStore, TokenStoreWriter
+from mini_llm.data.store_writer import TokenStoreWriter
+from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
@@ -79,9 +81,8 @@ def test_a_document_is_whole_and_on_one_side_however_it_is_cut_and_batched(
 ) -> None:
     texts = [" ".join(f"{i}-{j}" for j in range(40)) for i in range(60)]
     path = write_jsonl(tmp_path / "a.jsonl", texts)
-    monkeypatch.setattr(sources, "PIECE_CHARS", 50)
+    monkeypatch.setattr(formats, "PIECE_CHARS", 50)
     monkeypatch.setattr(prepare_module, "BATCH_CHARS", 120)
-    monkeypatch.setattr(token_store, "SHARD_BYTES", 1000)
     store = prepare([path], byte_tokenizer, tmp_path / "out", val_fraction=0.3)
     assert sorted(documents(store, "train") + documents(store, "val")) == sorted(texts)
     assert store.manifest.splits["val"].documents > 5
@@ -96,7 +97,9 @@ def test_one_text_file_gets_both_splits(
     assert (train.n_tokens, val.n_tokens) == (902, 100)  # 1000 bytes, bos and eos
     assert val.read(0, 100).tolist()[-1] == EOS
     assert [store.manifest.splits[name].text_bytes for name in ("train", "val")] == [901, 99]  # type: ignore[index]
-    assert "the last 10.0% of the tokens" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "the last 10.0% of the tokens" in said
+    assert "1 document, 902 train tokens, 100 val tokens" in said
     store.verify()
 
 
@@ -160,7 +163,7 @@ def test_a_full_disk_says_what_is_needed_and_leaves_nothing(
     monkeypatch.setattr(TokenStoreWriter, "append", append)
     with pytest.raises(UserError, match="disk is full") as caught:
         prepare([write_jsonl(tmp_path / "a.jsonl", TEXTS)], byte_tokenizer, tmp_path / "out")
-    assert "GB" in str(caught.value)
+    assert re.search(r"needs about .+[GM]B and .+[GM]B is free", str(caught.value))
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 

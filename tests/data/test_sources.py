@@ -17,8 +17,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mini_llm.data import sources
-from mini_llm.data.sources import PIECE_CHARS, Corpus, Piece, find_files, read_documents
+from mini_llm.data import formats, sources
+from mini_llm.data.formats import PIECE_CHARS
+from mini_llm.data.sources import Corpus, Piece, find_files, read_documents
 from mini_llm.errors import UserError
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -178,7 +179,7 @@ def test_a_bad_json_line_is_named(tmp_path: Path, line: str, words: list[str]) -
 
 
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 2**20)
+    monkeypatch.setattr(formats, "MAX_LINE_BYTES", 2**20)
     (tmp_path / "a.jsonl").write_text('"fine"\n"' + "x" * 2**20)
     assert "a.jsonl:2: the line is longer than 1 MiB" in failure(tmp_path / "a.jsonl")
 
@@ -278,9 +279,9 @@ def test_pieces_never_depend_on_where_blocks_end(parts: list[str]) -> None:
 
     def documents(piece_chars: int, block: int) -> list[str]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sources, "PIECE_CHARS", piece_chars)
+            patch.setattr(formats, "PIECE_CHARS", piece_chars)
             blocks = [text[i : i + block] for i in range(0, len(text), block)]
-            found = whole(list(sources._pieces(sources._plain_texts(blocks))))
+            found = whole(list(sources._pieces(formats._plain_texts(blocks))))
             return [document for document in found if document.strip()]
 
     expected = documents(10**6, 10**6)

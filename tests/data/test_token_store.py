@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mini_llm.data.token_store import Source, TokenStore, TokenStoreWriter
+from mini_llm.data.store_writer import TokenStoreWriter
+from mini_llm.data.token_store import Source, TokenStore
 from mini_llm.errors import UserError
 
 

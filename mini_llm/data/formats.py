@@ -1,0 +1,261 @@
+"""The formats of raw text, packed or not: bytes in, texts out, in bounded memory; damage is named with its place."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import itertools
+import json
+import lzma
+import os
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from mini_llm.errors import UserError, did_you_mean
+
+FORMATS = (".txt", ".md", ".jsonl", ".ndjson", ".parquet")
+COMPRESSIONS = (".gz", ".xz", ".zst")
+SUPPORTED = "supported: .txt .md .jsonl .parquet, each also with .gz .xz .zst"
+INSTALL = "install it: pip install 'mini-llm[data]'"
+
+PIECE_CHARS = 2**20  # longer texts come in pieces of at most this
+MAX_LINE_BYTES = 2**28  # of jsonl: a file without newlines must not fill the memory
+BLOCK_BYTES = 2**20
+SEPARATOR = re.compile(r"^<\|endoftext\|>\r?(?:\n|\Z)", re.MULTILINE)
+
+
+def format_of(path: Path) -> tuple[str, str] | None:
+    """Return format and compression by the name, such as (".jsonl", ".gz") or (".txt", ""); None: unknown."""
+    name = path.name.lower()
+    compression = next((suffix for suffix in COMPRESSIONS if name.endswith(suffix)), "")
+    known = next((suffix for suffix in FORMATS if name.removesuffix(compression).endswith(suffix)), None)
+    return None if known is None else (known, compression)
+
+
+def read_texts(file: IO[bytes], path: Path, text_column: str) -> Iterator[str | None]:
+    """Yield the texts of a file, None after each document; how far `file` has been read shows the progress.
+
+    Raises:
+        UserError: the file lacks the text column, is not UTF-8, or needs a library that is not there.
+    """
+    known = format_of(path)
+    assert known is not None
+    kind, compression = known
+    stream = _unpacked(file, compression)
+    if kind == ".parquet":
+        return _parquet_texts(file, stream, path, text_column)
+    if kind in (".jsonl", ".ndjson"):
+        return _json_texts(stream, path, text_column)
+    return _plain_texts(_decoded(stream, path))
+
+
+def _unpacked(file: IO[bytes], compression: str) -> IO[bytes]:
+    if os.fstat(file.fileno()).st_size == 0:
+        return file  # an empty file is no text, not a corrupt archive
+    if compression == ".gz":
+        return gzip.open(file)  # type: ignore[return-value]
+    if compression == ".xz":
+        return lzma.open(file)
+    if compression == ".zst":
+        return io.BufferedReader(_ZstdReader(file), BLOCK_BYTES)
+    return file
+
+
+class _ZstdReader(io.RawIOBase):
+    """Unpacks zstd. `zstandard.stream_reader` would do, but it takes a file that is cut short for a whole one."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise UserError(".zst files need the package zstandard", INSTALL) from None
+        self._file = file
+        self._error = zstandard.ZstdError
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._frame: Any = None
+        self._packed = self._text = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._text:
+            # zstd packs up to 128 KiB into 4 bytes: 4 KiB at a time unpack to 128 MiB at most.
+            self._packed = self._packed or self._file.read(4096)
+            if not self._packed and self._frame is not None:
+                raise EOFError("it ends in the middle of a frame")
+            if not self._packed:
+                return 0
+            self._frame = self._frame or self._new_frame()
+            try:
+                self._text = self._frame.decompress(self._packed)
+            except self._error as problem:
+                raise EOFError(str(problem)) from None
+            self._packed = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        n = min(len(buffer), len(self._text))
+        buffer[:n], self._text = self._text[:n], self._text[n:]
+        return n
+
+
+def _decoded(stream: IO[bytes], path: Path) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    done, block = 0, b"start"
+    while block:
+        block = stream.read(BLOCK_BYTES)
+        done += len(block)
+        try:
+            yield decoder.decode(block, final=not block)
+        except UnicodeDecodeError as problem:
+            where = done - len(problem.object) + problem.start
+            utf16 = where == 0 and problem.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            raise UserError(
+                *_not_utf8(f"{path}, byte {where:,}", path, "UTF-16" if utf16 else "WINDOWS-1252")
+            ) from None
+
+
+def _not_utf8(where: str, path: Path, encoding: str) -> tuple[str, str]:
+    return f"{where}: not UTF-8", f"convert it, for example: iconv -f {encoding} -t UTF-8 {path} > utf8-{path.name}"
+
+
+def _plain_texts(blocks: Iterable[str]) -> Iterator[str | None]:
+    """Cut text into pieces and part it at the separator lines."""
+    buffer, line_start = "", True
+    for block in itertools.chain(blocks, [None]):
+        buffer, position = buffer + (block or ""), 0
+        while position < len(buffer) and (block is None or len(buffer) - position > PIECE_CHARS):
+            end = _cut(buffer, position)
+            piece, position = buffer[position:end], end
+            start = 0
+            for match in SEPARATOR.finditer(piece):
+                if match.start() or line_start:
+                    yield piece[start : match.start()]
+                    yield None
+                    start = match.end()
+            yield piece[start:]
+            line_start = piece.endswith("\n")
+        buffer = buffer[position:]
+    yield None
+
+
+def _json_texts(stream: IO[bytes], path: Path, text_column: str) -> Iterator[str | None]:
+    for number in itertools.count(1):
+        line = stream.readline(MAX_LINE_BYTES + 1)
+        if not line:
+            return
+        if len(line) > MAX_LINE_BYTES:
+            raise UserError(
+                f"{path}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB", "is this JSON lines?"
+            )
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if line.strip():
+            yield from _cut_all(_json_text(line, path, number, text_column))
+            yield None
+
+
+def _json_text(line: bytes, path: Path, number: int, text_column: str) -> str:
+    where = f"{path}:{number}"
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(*_not_utf8(where, path, "WINDOWS-1252")) from None
+    except (ValueError, RecursionError) as problem:
+        raise UserError(f"{where}: not JSON: {problem}", "each line must be one JSON object") from None
+    if isinstance(value, dict):
+        if text_column not in value:
+            raise UserError(*_no_column(where, "key", text_column, value))
+        where, value = f"{where}: '{text_column}'", value[text_column]
+    if not isinstance(value, str):
+        raise UserError(f"{where} holds {_kind_of(value)}, not a string", "choose another key with --text-column")
+    try:
+        value.encode()
+    except UnicodeEncodeError as problem:
+        raise UserError(f"{where} holds half a character: \\u{ord(value[problem.start]):04x}") from None
+    return value
+
+
+def _no_column(where: str, what: str, wanted: str, known: Iterable[str]) -> tuple[str, str]:
+    names = list(known)
+    have = f"it has: {', '.join(names[:20]) or 'none'}"
+    return f"{where}: no {what} '{wanted}'{did_you_mean(wanted, names)}", f"{have}; choose one with --text-column"
+
+
+def _kind_of(value: Any) -> str:
+    if value is None:
+        return "null"
+    return {bool: "a truth value", list: "a list", dict: "an object", str: "a string"}.get(type(value), "a number")
+
+
+def _parquet_texts(file: IO[bytes], stream: IO[bytes], path: Path, text_column: str) -> Iterator[str | None]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise UserError(".parquet files need the package pyarrow", INSTALL) from None
+    size = os.fstat(file.fileno()).st_size
+    with tempfile.TemporaryFile() if stream is not file else path.open("rb") as table:
+        if stream is not file:  # a table is read from its end: unpack it first
+            shutil.copyfileobj(stream, table, BLOCK_BYTES)
+        if not size:
+            return
+        try:
+            parquet = pq.ParquetFile(table, buffer_size=BLOCK_BYTES, pre_buffer=False)
+            if text_column not in parquet.schema_arrow.names:
+                raise UserError(*_no_column(str(path), "column", text_column, parquet.schema_arrow.names))
+            rows = 0
+            for batch in parquet.iter_batches(batch_size=64, columns=[text_column]):
+                for text in batch.column(0).to_pylist():
+                    if not isinstance(text, str | None):
+                        kind = f"{path}: '{text_column}' holds {batch.column(0).type}, not strings"
+                        raise UserError(kind, "choose another column with --text-column")
+                    yield from _cut_all(text or "")
+                    yield None
+                rows += batch.num_rows
+                file.seek(size * rows // parquet.metadata.num_rows)  # what the progress bar follows
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: row {rows + 1} or one of the 63 after it is not UTF-8") from None
+        except pa.ArrowException as problem:
+            raise UserError(*_corrupt(path, problem)) from None
+
+
+def _cut(text: str, start: int) -> int:
+    """Return the end of the piece from `start`: after a newline, else before a space, at most PIECE_CHARS further."""
+    end = start + PIECE_CHARS
+    if end >= len(text):
+        return len(text)
+    if newline := text.rfind("\n", start, end) + 1:
+        return newline
+    space = text.rfind(" ", start + PIECE_CHARS // 2, end)
+    return space if space > 0 else end
+
+
+def _cut_all(text: str) -> Iterator[str]:
+    position = 0
+    while position < len(text):
+        end = _cut(text, position)
+        yield text[position:end]
+        position = end
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Turn what a damaged or unreadable file raises into a message with its name."""
+    try:
+        yield
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as problem:
+        raise UserError(*_corrupt(path, problem)) from None
+    except OSError as problem:
+        raise UserError(f"cannot read {path}: {problem.strerror or problem}") from None
+
+
+def _corrupt(path: Path, problem: Exception) -> tuple[str, str]:
+    return f"{path} is corrupt or cut short: {problem}", "fetch or make the file again"
