@@ -321,3 +321,27 @@ def test_a_tokenizer_larger_than_the_model_is_refused(make_model: MakeModel) -> 
 def test_ids_can_be_generated_without_any_file(generator: Generator) -> None:
     ids = IdGenerator(generator.model, vocab_size=400, eos_ids=(), source="memory")
     assert len(list(ids.stream([1], max_new_tokens=12, sampling=GREEDY))) == 12
+
+
+def test_a_folder_written_by_transformers_generates_the_same_text(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Backend(models.BPE(vocab=alphabet, merges=[]))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>").save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(
+        **shape, num_key_value_heads=2, vocab_size=257, eos_token_id=256, bos_token_id=256, initializer_range=0.3
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path)
+
+    ours = Generator(tmp_path, device="cpu", dtype="float32")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    ids = ours.encode_prompt("Once upon a time")
+    expected = theirs.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False)[0].tolist()
+    assert ids + greedy_ids(ours, "Once upon a time", n=64) == expected
+    assert ours.encode_prompt("") == [256], "no BOS of its own: it starts from the end of a text"

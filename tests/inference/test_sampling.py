@@ -159,3 +159,10 @@ def test_extreme_temperatures_stay_finite(temperature: float) -> None:
 def test_values_out_of_range_are_named(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"{name}={value} must be"):
         SamplingParams(**{name: value})
+
+
+def test_a_token_of_probability_zero_is_never_picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.tensor([-math.inf, 1.0, -math.inf])
+    for draw in (0.0, 1 - 2**-53):  # the lowest and the highest number that can be drawn
+        monkeypatch.setattr(torch, "rand", lambda shape, draw=draw, **_: torch.full(shape, draw, dtype=torch.float64))
+        assert sample(logits, SamplingParams(temperature=1, top_p=1.0), generator()) == 1

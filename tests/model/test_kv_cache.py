@@ -81,6 +81,7 @@ def test_a_cache_rewound_to_zero_is_new(model: Transformer) -> None:
     ids, positions = left_pad(ids_of(2, 8), [3, 0])
     model(ids, cache=cache, positions_BT=positions)
     cache.rewind(0)
+    assert not cache.padded, "the fast paths are open again"
     fresh = ids_of(2, 11, seed=3)
     torch.testing.assert_close(model(fresh, cache=cache), model(fresh), atol=1e-4, rtol=1e-4)
 
