@@ -89,7 +89,7 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
     try:
         return cls.model_validate(values)
     except ValidationError as problem:
-        raise UsageError(_explain(problem, source=str(path) if path else "settings")) from None
+        raise UsageError(explain(problem, source=str(path) if path else "settings")) from None
 
 
 def dump_config(config: Config) -> str:
@@ -184,7 +184,8 @@ def _set(values: dict[str, Any], key: str, value: Any, source: str) -> None:
     values[name] = value
 
 
-def _explain(problem: ValidationError, source: str) -> str:
+def explain(problem: ValidationError, source: str) -> str:
+    """Return what pydantic found wrong, one line a field: source, key, rule and the value given."""
     lines = []
     for item in problem.errors():
         where = ".".join(str(part) for part in item["loc"])

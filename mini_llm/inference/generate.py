@@ -161,9 +161,9 @@ class Generator:
         return Continuation(new_ids, decoder, stops, self.ids.eos_ids)
 
     def _pick_dtype(self, name: str) -> torch.dtype:
-        stored = stored_dtype(self.folder)
         if name != "auto":
             return pick_dtype(name, self.device)
+        stored = stored_dtype(self.folder)
         if stored == torch.bfloat16 and not has_bfloat16(self.device):
             return torch.float32
         return torch.float32 if self.device.type == "cpu" and stored == torch.float16 else stored

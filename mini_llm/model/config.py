@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from mini_llm.config import Config
+from mini_llm.config import Config, explain
 from mini_llm.errors import UserError
 
 
@@ -127,6 +127,8 @@ class ModelConfig(Config):
             raise UserError(f"{where}: hidden_act '{values['hidden_act']}' is not supported, only 'silu'")
         # transformers 5 writes rope_parameters; 4 wrote rope_theta and rope_scaling.
         rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        if not isinstance(rope, dict):
+            raise UserError(f"{where}: the RoPE parameters must be an object, not {type(rope).__name__}")
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         if rope_type not in ("default", "llama3"):
             raise UserError(f"{where}: RoPE scaling of type '{rope_type}' is not supported, only 'llama3'")
@@ -151,5 +153,5 @@ class ModelConfig(Config):
             )
         except KeyError as missing:
             raise UserError(f"{where}: the key {missing} is missing") from None
-        except ValueError as problem:
-            raise UserError(f"{where}: {problem}") from None
+        except ValidationError as problem:
+            raise UserError(explain(problem, source=where)) from None
