@@ -290,6 +290,8 @@ def test_a_folder_that_cannot_be_used_is_named(make_model: MakeModel, tmp_path: 
         Generator(tmp_path)
     with pytest.raises(UsageError, match="not one of auto, cpu"):
         Generator(make_model(), device="abacus")
+    with pytest.raises(UsageError, match="not available here"):
+        Generator(make_model(), device="cuda:99")
     with pytest.raises(UsageError, match="dtype 'int4'"):
         Generator(make_model(), dtype="int4")
     with pytest.raises(UserError, match="no tokenizer folder"):

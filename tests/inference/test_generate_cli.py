@@ -37,10 +37,8 @@ def test_a_prompt_from_stdin_and_every_option(run_cli: RunCli, folder: Path, gen
     ("arguments", "code", "message"),
     [
         (["nowhere", "--prompt", "x"], 1, "no such folder"),
-        (["FOLDER", "--prompt", "x" * 300], 1, "context is 128"),
         (["FOLDER", "--prompt", "x", "--top-p", 0], 2, "top_p=0.0 must be"),
         (["FOLDER", "--prompt", "x", "--stop", ""], 2, "stop string must not be empty"),
-        (["FOLDER", "--prompt", "x", "--device", "cuda:99"], 2, "not available here"),
         (["FOLDER"], 2, "--prompt"),
     ],
 )
@@ -50,15 +48,6 @@ def test_what_the_user_can_mend_is_said_without_a_traceback(
     result = run_cli("generate", *[folder if word == "FOLDER" else word for word in arguments])
     assert result.returncode == code
     assert message in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_damaged_weights_are_named(run_cli: RunCli, make_model: MakeModel) -> None:
-    folder = make_model(edit=lambda model: model.model.norm.weight.fill_(float("nan")))
-    result = run_cli("generate", folder, "--prompt", "x")
-    assert result.returncode == 1
-    assert "NaN" in result.stderr
-    assert str(folder) in result.stderr
     assert "Traceback" not in result.stderr
 
 
