@@ -1,5 +1,8 @@
 """Model folders with random weights and a tokenizer of 400 tokens, most of them bytes: half characters abound."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,3 +69,32 @@ def folder(make_model: MakeModel) -> Path:
 @pytest.fixture(scope="session")
 def generator(folder: Path) -> Generator:
     return Generator(folder, device="cpu")
+
+
+@pytest.fixture
+def start_cli() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Return `start_cli("chat", folder, ...)`: it starts the command with pipes; the process is gone after the test."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: object) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "mini_llm", *map(str, arguments)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        # A shell's background jobs ignore SIGINT, and so would a command started by tests that run there.
+        process = subprocess.Popen(command, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def endless(make_model: MakeModel) -> Path:
+    """Return a model that does not end its text before 100,000 tokens."""
+
+    def never_end(model: Transformer) -> None:
+        model.lm_head.weight[:8] = 0  # special tokens never win
+
+    return make_model(max_seq_len=100_000, tie_embeddings=False, edit=never_end)

@@ -4,8 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from mini_llm.inference.sampling import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 
 OPTIONS = {"max_new_tokens": 12, "sampling": SamplingParams(temperature=0), "stop": [], "seed": None}
-COMMAND = [sys.executable, "-m", "mini_llm", "chat"]
 
 
 def ask(conversation: Conversation, question: str, **options: object) -> str:
@@ -124,36 +122,23 @@ def test_an_empty_stop_string_is_refused_before_the_first_question(generator: Ge
         chat(generator, system=None, **{**OPTIONS, "stop": [""]})
 
 
-@pytest.fixture
-def endless_talker(make_model: Callable[..., Path]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a chat whose answers take long enough to be stopped."""
-
-    def never_end(model) -> None:  # type: ignore[no-untyped-def]
-        model.lm_head.weight[:8] = 0  # special tokens never win
-
-    folder = make_model(max_seq_len=100_000, tie_embeddings=False, edit=never_end)
-    command = [*COMMAND, folder, "--max-new-tokens", "50000", "--temperature", "0", "--device", "cpu"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([str(word) for word in command], **pipes)
-    yield process
-    process.kill()
-    process.communicate()
-
-
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_stops_an_answer_and_at_the_prompt_the_chat(endless_talker: subprocess.Popen[bytes]) -> None:
-    assert endless_talker.stdin
-    assert endless_talker.stdout
-    assert endless_talker.stderr
+def test_ctrl_c_stops_an_answer_and_at_the_prompt_the_chat(
+    start_cli: Callable[..., subprocess.Popen[bytes]], endless: Path
+) -> None:
+    process = start_cli("chat", endless, "--max-new-tokens", 50_000, "--temperature", 0)
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
     for _ in range(2):
-        endless_talker.stdin.write(b"hi\n/help\n")
-        endless_talker.stdin.flush()
-        assert len(endless_talker.stdout.read(20)) == 20, "it has begun to answer"
-        endless_talker.send_signal(signal.SIGINT)
-        line = endless_talker.stderr.readline()
+        process.stdin.write(b"hi\n/help\n")
+        process.stdin.flush()
+        assert len(process.stdout.read(20)) == 20, "it has begun to answer"
+        process.send_signal(signal.SIGINT)
+        line = process.stderr.readline()
         while b"/exit" not in line:  # the last line of /help: the chat goes on
             assert line, "the chat has ended"
-            line = endless_talker.stderr.readline()
-    endless_talker.send_signal(signal.SIGINT)
-    assert endless_talker.wait(30) == 130
-    assert b"Traceback" not in endless_talker.stderr.read()
+            line = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert b"Traceback" not in process.stderr.read()

@@ -60,15 +60,10 @@ def test_bytes_that_are_not_utf8_become_replacement_characters(folder: Path) -> 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_ends_the_line_and_exits_with_130(make_model: MakeModel) -> None:
-    def never_end(model) -> None:  # type: ignore[no-untyped-def]
-        model.lm_head.weight[:8] = 0  # special tokens never win
-
-    folder = make_model(max_seq_len=100_000, tie_embeddings=False, edit=never_end)
-    command = [sys.executable, "-m", "mini_llm", "generate", folder, "--prompt", "Start", "--temperature", "0"]
-    process = subprocess.Popen(
-        [*command, "--max-new-tokens", "50000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )  # fmt: skip
+def test_ctrl_c_ends_the_line_and_exits_with_130(
+    start_cli: Callable[..., subprocess.Popen[bytes]], endless: Path
+) -> None:
+    process = start_cli("generate", endless, "--prompt", "Start", "--temperature", 0, "--max-new-tokens", 50_000)
     assert process.stdout
     assert process.stdout.read(30).startswith(b"Start")
     process.send_signal(signal.SIGINT)
