@@ -109,10 +109,7 @@ def _train(sample: list[bytes], vocab_size: int, model_type: str) -> bytes:
         if too_many:
             size, message = int(too_many[1]), "the text supports at most {:,} tokens, not {:,}"
         elif too_few:
-            size, message = (
-                int(too_few[1]),
-                "{:,} tokens are needed for bytes, markers and the text's characters, not {:,}",
-            )
+            size, message = int(too_few[1]), "bytes, markers and the text's characters need {:,} tokens, not {:,}"
         else:
             raise
     raise UserError(message.format(size, vocab_size), f"run again with --vocab-size {size}")
