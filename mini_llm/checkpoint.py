@@ -42,14 +42,10 @@ def resolve_checkpoint(path: Path | str) -> Path:
     path = Path(path)
     if not path.exists():
         raise UserError(f"no such folder: {path}", "train a model first: mini-llm demo, or mini-llm train --config ...")
-    if path.is_file():
-        path = path.parent / read_pointer(path)
-    if (path / "config.json").is_file():
-        return path
-    if (path / "latest").exists():
-        return resolve_checkpoint(path / "latest")
-    if (path / "run").is_dir():  # the demo's folder holds tokenizer, tokens and run side by side
-        return resolve_checkpoint(path / "run")
+    for candidate in (path, path / "latest", path / "run" / "latest"):  # the demo's folder holds the run's
+        folder = candidate.parent / read_pointer(candidate) if candidate.is_file() else candidate
+        if (folder / "config.json").is_file():
+            return folder
     raise UserError(
         f"no model in {path}: neither config.json nor a pointer `latest`",
         "give a run folder, a checkpoint in RUN/checkpoints/, or a Llama folder",
@@ -77,7 +73,8 @@ def read_pointer(pointer: Path) -> Path:
     """
     if pointer.is_symlink():
         return pointer.readlink()
-    text = pointer.read_bytes()[:4096].decode("utf-8", errors="replace").strip()
+    with pointer.open("rb") as file:
+        text = file.read(200).decode("utf-8", errors="replace").strip()  # ours have 25 characters
     if not text or not (pointer.parent / text).is_dir():
         raise UserError(f"{pointer} is a file, not a model folder", "give a run folder or a folder with config.json")
     return Path(text)
@@ -176,7 +173,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 def stored_dtype(folder: Path) -> torch.dtype:
     """Return the type that config.json says the weights are stored in; float32 where it says nothing."""
     values = _read_json(folder / "config.json")
-    return DTYPES.get(values.get("dtype") or values.get("torch_dtype") or "float32", torch.float32)
+    return DTYPES.get(str(values.get("dtype") or values.get("torch_dtype")), torch.float32)
 
 
 def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Transformer:
@@ -186,32 +183,39 @@ def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) 
         UserError: a file is missing, truncated, damaged or does not fit config.json; it is named.
     """
     verify_checkpoint(folder)
-    config = read_model_config(folder)
-    with torch.device("meta"):
-        model = Transformer(config)
-    weights = {name: w.to(device, dtype) for name, w in read_weights(folder).items()}
+    config, weights = read_model_config(folder), read_weights(folder)
     if config.tie_embeddings:
         weights["lm_head.weight"] = weights.get("model.embed_tokens.weight", torch.empty(0))
+    model = _empty_model(config, len(weights), folder)
     _check_weights(model, weights, folder)
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict({name: w.to(device, dtype) for name, w in weights.items()}, assign=True)
     if config.tie_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.requires_grad_(False).eval()
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return all tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists."""
+    """Return all tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists.
+
+    Raises:
+        UserError: there are none.
+        DamagedCheckpoint: a file is missing, truncated or no safetensors file.
+    """
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists():
         names = ["model.safetensors"]
     elif index.exists():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise DamagedCheckpoint(f"{index} is damaged: it has no weight_map of file names")
+        names = sorted(set(weight_map.values()))
     else:
         raise UserError(f"no model.safetensors in {folder}", "only safetensors weights are read, never pickles")
     weights: dict[str, torch.Tensor] = {}
     for name in names:
-        weights |= read_tensors(folder / Path(name).name)
-    return weights
+        weights |= read_tensors(folder / Path(name).name)  # .name: no path leads out of the folder
+    # Llama folders of 2023 hold RoPE's angles too; they follow from config.json.
+    return {name: w for name, w in weights.items() if not name.endswith("rotary_emb.inv_freq")}
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -226,6 +230,18 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise DamagedCheckpoint(f"{path} is missing") from None
     except (SafetensorError, OSError) as problem:
         raise DamagedCheckpoint(f"{path} is truncated or not a safetensors file ({problem})") from None
+
+
+def _empty_model(config: ModelConfig, n_tensors: int, folder: Path) -> Transformer:
+    """Return a model without memory for its weights; a config.json that asks for the impossible is refused."""
+    try:
+        if config.n_layers > n_tensors:
+            raise ValueError(f"{config.n_layers} layers, {n_tensors} tensors")
+        with torch.device("meta"):
+            return Transformer(config)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise DamagedCheckpoint(f"the weights in {folder} do not fit its config.json ({reason})") from None
 
 
 def _check_weights(model: Transformer, weights: dict[str, torch.Tensor], folder: Path) -> None:
@@ -248,7 +264,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing", "this is not a model folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except OSError as problem:
+        raise UserError(f"cannot read {path}: {problem.strerror}") from None
+    except (ValueError, RecursionError):
         raise DamagedCheckpoint(f"{path} is damaged: it is not JSON") from None
     if not isinstance(values, dict):
         raise DamagedCheckpoint(f"{path} is damaged: it holds no JSON object")

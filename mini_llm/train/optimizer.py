@@ -93,7 +93,7 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum_of(self, p: Tensor) -> Tensor:
         state = self.state[p]
-        if not state:
+        if "momentum" not in state:
             state["momentum"] = torch.zeros_like(p)
         return state["momentum"]
 

@@ -6,7 +6,6 @@ Batches and dropout are functions of (seed, step), so there is no loader positio
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from dataclasses import asdict, dataclass
@@ -14,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mini_llm import log
 from mini_llm.checkpoint import (
+    CHECKSUMS,
     DamagedCheckpoint,
     read_pointer,
     read_tensors,
@@ -74,19 +75,13 @@ def save_checkpoint(run: Path, trainee: Trainee, tokenizer: Tokenizer) -> Path:
             (state / "state.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
             write_checksums(temporary)
         write_pointer(run / "latest", folder)
-    except Exception as problem:
-        if isinstance(problem, OSError) or "No space left" in str(problem):
-            reason = "the disk is full" if _is_full(problem) else str(problem)
-            raise UserError(
-                f"could not write the checkpoint of step {trainee.progress.step} to {folder}: {reason}",
-                "earlier checkpoints are untouched: make room and run the same command again, it resumes",
-            ) from None
-        raise
+    except (OSError, SafetensorError) as problem:
+        raise UserError(
+            f"could not write the checkpoint of step {trainee.progress.step} to {folder}: "
+            f"{getattr(problem, 'strerror', None) or problem}",
+            "earlier checkpoints are untouched: make room and run the same command again, it resumes",
+        ) from None
     return folder
-
-
-def _is_full(problem: Exception) -> bool:
-    return getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in str(problem)
 
 
 def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
@@ -101,7 +96,8 @@ def prune_checkpoints(run: Path, keep_last: int, also_keep: set[int]) -> None:
     keep_names = {read_pointer(best).name} if best.exists() else set()
     for step, folder in list_checkpoints(run)[:-keep_last]:
         if step not in also_keep and folder.name not in keep_names:
-            shutil.rmtree(folder)
+            # Renamed first: killed in the middle, half of it must not look like a checkpoint.
+            shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.tmp-pruned")))
 
 
 def restore_latest(run: Path, trainee: Trainee) -> bool:
@@ -115,6 +111,8 @@ def restore_latest(run: Path, trainee: Trainee) -> bool:
     checkpoints = list_checkpoints(run)
     for _, folder in reversed(checkpoints):
         try:
+            if not (folder / CHECKSUMS).is_file():
+                raise DamagedCheckpoint(f"{folder / CHECKSUMS} is missing")
             verify_checkpoint(folder)
             _restore(folder, trainee)
         except DamagedCheckpoint as problem:
@@ -140,11 +138,14 @@ def _restore(folder: Path, trainee: Trainee) -> None:
     weights = read_weights(folder)
     tensors = read_tensors(state / "optimizer.safetensors")
     try:
+        if trainee.model.config.tie_embeddings:
+            weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+        trainee.model.load_state_dict(weights)
         _load_optimizers(trainee, tensors)
-        trainee.model.load_state_dict(weights, strict=False)
     except (RuntimeError, KeyError) as problem:
         raise DamagedCheckpoint(f"{folder} does not belong to this model ({problem})") from None
-    trainee.scaler.load_state_dict(scaler)
+    if scaler:  # empty unless the run was in float16
+        trainee.scaler.load_state_dict(scaler)
     trainee.progress = progress
 
 

@@ -40,6 +40,8 @@ def open_run(config: TrainConfig) -> Iterator[Path]:
             _compare(load_config(TrainConfig, run / "config.yaml"), config, run)
         for leftover in (run / "checkpoints").glob(".step-*"):  # a checkpoint that a kill cut short
             shutil.rmtree(leftover)
+        for leftover in run.glob(".*.tmp*"):
+            leftover.unlink()
         write_text(run / "config.yaml", dump_config(config))
         yield run
 
@@ -54,13 +56,14 @@ def _move_aside(run: Path) -> None:
 
 def _compare(old: TrainConfig, new: TrainConfig, run: Path) -> None:
     a, b = (
-        {**c.model_dump(exclude={"model", "resume"}), **c.model.model_dump(exclude={"multiple_of", "dropout"})}
+        {**c.model_dump(exclude={"model", "resume"}), **{f"model.{k}": v for k, v in c.model.model_dump().items()}}
         for c in (old, new)
     )
-    changed = {key: f"{key} {a[key]} -> {b[key]}" for key in a if a[key] != b[key]}
-    if in_model := [text for key, text in changed.items() if key in type(new.model).model_fields]:
+    changed = {key: f"{key} {a[key]} -> {b[key]}" for key in a if a[key] != b[key] and key != "model.multiple_of"}
+    fixed = [key for key in changed if key == "optimizer" or (key.startswith("model.") and key != "model.dropout")]
+    if fixed:
         raise UsageError(
-            f"{run} holds a run of another model: {', '.join(in_model)}",
+            f"{run} holds a run of another model or optimizer: {', '.join(changed[key] for key in fixed)}",
             "give another out_dir=..., or --no-resume to start anew (the old run is moved aside)",
         )
     if changed:

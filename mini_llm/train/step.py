@@ -20,6 +20,7 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.dataloader import TrainLoader
+from mini_llm.train.loss import rows_loss_sum
 from mini_llm.train.lr_scheduler import learning_rate
 from mini_llm.train.optimizer import build_optimizers
 from mini_llm.train.resume import Progress, Trainee
@@ -87,7 +88,8 @@ class Stepper:
         for optimizer in trainee.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * (lr / config.learning_rate if config.learning_rate else 0.0)
-            trainee.scaler.step(optimizer)
+            if math.isfinite(norm):  # else one optimizer would step and the other, where the overflow is, would not
+                trainee.scaler.step(optimizer)
         trainee.scaler.update()
         trainee.model.zero_grad(set_to_none=True)
         trainee.progress.step += 1
@@ -111,13 +113,16 @@ class Stepper:
         # In float16 an infinite gradient is the scaler's business: it skips the step and lowers its scale.
         if not math.isfinite(loss):
             raise NotFinite(f"the loss became {loss}")
-        if not math.isfinite(norm) and not self.trainee.scaler.is_enabled():
+        scaler = self.trainee.scaler
+        if not math.isfinite(norm) and (not scaler.is_enabled() or scaler.get_scale() < 1):
             raise NotFinite(f"the gradient's norm became {norm}")
 
     def evaluation_loss_sum(self, rows: Tensor) -> Tensor:
         """Return the summed loss of rows without dropout."""
         self.trainee.model.eval()
         try:
+            if len(rows) < self.config.batch_size:  # the last few rows of a short split: not worth compiling for
+                return rows_loss_sum(self.trainee.model, rows, self.dtype)
             return self.loss_sum(rows)
         finally:
             self.trainee.model.train()

@@ -6,12 +6,12 @@ from its last checkpoint and ends with the same bits as one that was never stopp
 
 from __future__ import annotations
 
+import math
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-
-import torch
 
 from mini_llm import log
 from mini_llm.checkpoint import write_pointer
@@ -49,19 +49,27 @@ def train(config: TrainConfig, after_evaluation: AfterEvaluation | None = None) 
             checkpoint is safe.
         Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
     """
-    with open_run(config) as run:
-        trainer = Trainer(config, run, after_evaluation)
-        try:
-            with handle_signals(trainer.request_stop), trainer.display.live():
-                trainer.run()
-        except torch.OutOfMemoryError:
-            rows, accumulation = max(1, config.batch_size // 2), config.gradient_accumulation_steps * 2
-            raise UserError(
-                f"out of memory with batch_size={config.batch_size} rows of block_size={config.block_size} tokens",
-                f"the same step in half the room: batch_size={rows} gradient_accumulation_steps={accumulation}",
-            ) from None
-        finally:
-            trainer.metrics.close()
+    try:
+        with open_run(config) as run:
+            trainer = Trainer(config, run, after_evaluation)
+            try:
+                with handle_signals(trainer.request_stop), trainer.display.live():
+                    trainer.run()
+            finally:
+                trainer.metrics.close()
+    except (MemoryError, RuntimeError) as problem:  # torch's OutOfMemoryError is a RuntimeError; a CPU's is only that
+        if isinstance(problem, RuntimeError) and not re.search("out of memory|allocate memory", str(problem)):
+            raise
+        rows, accumulation = max(1, config.batch_size // 2), config.gradient_accumulation_steps * 2
+        raise UserError(
+            f"out of memory with batch_size={config.batch_size} rows of block_size={config.block_size} tokens",
+            f"the same step in half the room: batch_size={rows} gradient_accumulation_steps={accumulation}",
+        ) from None
+    except OSError as problem:
+        raise UserError(
+            f"cannot write {problem.filename or config.out_dir}: {problem.strerror or problem}",
+            "all work up to the last checkpoint is safe: the same command goes on from there",
+        ) from None
     return run
 
 
@@ -108,15 +116,28 @@ class Trainer:
         try:
             result = self.stepper.step()
         except NotFinite as problem:
-            last = list_checkpoints(self.folder)
-            raise UserError(
-                f"{problem} at step {self.progress.step + 1}; "
-                + (f"the last good checkpoint is {last[-1][1]}" if last else "there is no checkpoint yet"),
-                f"run again, it resumes from there, with learning_rate={self.config.learning_rate / 2:g} or more "
-                "warmup_iters; dtype=float32 tells whether precision is the cause",
-            ) from None
+            raise self._diverged(problem) from None
         self.clock.step()
         self._report(result)
+
+    def _diverged(self, problem: NotFinite) -> UserError:
+        config, step = self.config, self.progress.step
+        checkpoints = list_checkpoints(self.folder)
+        good = [folder for saved, folder in checkpoints if saved < step]  # the one of `step` itself led here
+        bad = [folder for saved, folder in checkpoints if saved >= step]
+        halved = {"learning_rate": config.learning_rate / 2}
+        if config.min_lr > halved["learning_rate"]:
+            halved["min_lr"] = config.min_lr / 2
+        if config.optimizer == "muon":
+            halved["muon_learning_rate"] = config.muon_learning_rate / 2
+        settings = " ".join(f"{key}={value:g}" for key, value in halved.items())
+        return UserError(
+            f"{problem} at step {step + 1}; "
+            + (f"the last good checkpoint is {good[-1]}" if good else "there is no good checkpoint yet"),
+            (f"delete {bad[-1]}, then " if bad else "")
+            + f"run again {'from there ' if good else ''}with {settings} or more warmup_iters; "
+            "dtype=float32 tells whether precision is the cause",
+        )
 
     def _report(self, result: StepResult) -> None:
         config, step = self.config, self.progress.step
@@ -154,7 +175,7 @@ class Trainer:
     def _evaluate(self) -> None:
         step, progress = self.progress.step, self.progress
         result = self.evaluator.run(self.stepper.evaluation_loss_sum, self.stepper.device)
-        is_best = progress.best_loss is None or result.loss < progress.best_loss
+        is_best = math.isfinite(result.loss) and (progress.best_loss is None or result.loss < progress.best_loss)
         if is_best:
             progress.best_loss, progress.best_step = result.loss, step
             if checkpoint_folder(self.folder, step).exists():  # there is none of step 0
@@ -165,6 +186,7 @@ class Trainer:
             self.after_evaluation(step, self.stepper.trainee.model)
 
     def _save(self) -> None:
+        self.metrics.sync()
         save_checkpoint(self.folder, self.stepper.trainee, self.tokenizer)
         evaluated = {step for step, _ in list_checkpoints(self.folder) if step % self.config.eval_interval == 0}
         also_keep = evaluated if self.config.always_save_checkpoint else set()
@@ -173,6 +195,7 @@ class Trainer:
     def request_stop(self, signal_number: int, _frame: FrameType | None) -> None:
         """Note a signal; the step that runs is finished first. A second one ends the process at once."""
         if self.stop_signal is not None:
+            log.console().show_cursor()  # the live table hides it
             signal.signal(signal_number, signal.SIG_DFL)
             signal.raise_signal(signal_number)
         self.stop_signal = signal_number
