@@ -47,17 +47,16 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], add_generatio
     Raises:
         UserError: the tokenizer has no chat markers, or a role is unknown.
     """
-    marker_ids = {role: tokenizer.special_id(marker) for role, marker in ROLE_MARKERS.items()}
-    end_id = tokenizer.special_id(END_MARKER)
-    if end_id is None or None in marker_ids.values():
+    names = [*ROLE_MARKERS.values(), END_MARKER]
+    marker_ids = {name: i for name in names if (i := tokenizer.special_id(name)) is not None}
+    if len(marker_ids) < len(names):
         raise UserError(
-            f"the tokenizer in {tokenizer.folder} has no chat markers ({' '.join(ROLE_MARKERS.values())} {END_MARKER})",
+            f"the tokenizer in {tokenizer.folder} has no chat markers ({' '.join(names)})",
             "use a model whose tokenizer was made by `mini-llm tokenizer train`",
         )
     ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     for message in messages:
-        marker_id = marker_ids.get(message.role)
-        if marker_id is None:
+        if message.role not in ROLE_MARKERS:
             raise UserError(f"a role must be {', '.join(ROLE_MARKERS)}, not '{message.role}'")
-        ids += [marker_id, *tokenizer.encode(message.content), end_id]
-    return ids + [marker_ids["assistant"]] * add_generation_prompt  # type: ignore[list-item]
+        ids += [marker_ids[ROLE_MARKERS[message.role]], *tokenizer.encode(message.content), marker_ids[END_MARKER]]
+    return [*ids, marker_ids[ROLE_MARKERS["assistant"]]] if add_generation_prompt else ids

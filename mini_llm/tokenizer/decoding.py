@@ -51,9 +51,10 @@ class TextStream:
         """Return the text that `data` completes. `final` gives out what was held back, too."""
         text = self._held + self._utf8.decode(data, final)
         self._held = ""
-        while self._spaces_to_strip and text:
-            text, was_space = (text[1:], True) if text[0] == " " else (text, False)
-            self._spaces_to_strip = self._spaces_to_strip - 1 if was_space else 0
+        if start := text[: self._spaces_to_strip]:
+            kept = start.lstrip(" ")
+            text = kept + text[len(start) :]
+            self._spaces_to_strip = 0 if kept else self._spaces_to_strip - len(start)
         if not self._rules.replacements:
             return text
         return self._pattern.sub(lambda match: self._replace(match.group(), final), text)
