@@ -1,5 +1,6 @@
 """Batches are a pure function of (seed, step): every row once an epoch, in constant memory, at any size."""
 
+import itertools
 import json
 import os
 import shutil
@@ -76,7 +77,7 @@ def test_each_row_comes_once_an_epoch_and_is_real_text(n_tokens: int, seed: int,
     for epoch in (rows[:per_epoch], rows[per_epoch : 2 * per_epoch]):
         starts = sorted(epoch[:, 0].tolist())
         assert len(set(starts)) == per_epoch
-        assert all(b - a == 8 for a, b in zip(starts, starts[1:], strict=False))  # side by side, none twice
+        assert all(b - a == 8 for a, b in itertools.pairwise(starts))  # side by side, none twice
     assert batches.epoch(n_steps) >= 2
 
 

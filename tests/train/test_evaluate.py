@@ -91,7 +91,7 @@ def test_all_of_a_short_split_each_row_once(max_rows: int | None, split: TokenSp
 
 
 def test_a_split_without_room_for_a_row_is_refused(split: TokenSplit, token_bytes: np.ndarray) -> None:
-    with pytest.raises(UserError, match="the val split has .* tokens, one row needs"):
+    with pytest.raises(UserError, match=r"the val split has .* tokens, one row needs"):
         evaluator(split, token_bytes, block_size=split.n_tokens)
 
 

@@ -249,7 +249,7 @@ def test_all_checkpoints_damaged_is_an_error(finished: tuple[TrainConfig, Path],
     shutil.copytree(unbroken, run, symlinks=True)
     for _, folder in list_checkpoints(run):
         truncate(folder / "model.safetensors")
-    with pytest.raises(UserError, match="every checkpoint in .* is damaged") as problem:
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged") as problem:
         train(config.model_copy(update={"out_dir": str(run)}))
     assert problem.value.exit_code == 1
     assert "--no-resume" in (problem.value.hint or "")
@@ -322,7 +322,7 @@ def test_another_model_or_optimizer_is_refused(change, finished: tuple[TrainConf
     for key, value in change.items():
         values[key] = {**values[key], **value, "head_dim": None} if key == "model" else value
     before = (run / "config.yaml").read_text()
-    with pytest.raises(UserError, match="another model or optimizer: .*(optimizer adamw -> muon|dim 32 -> 64)") as p:
+    with pytest.raises(UserError, match=r"another model or optimizer: .*(optimizer adamw -> muon|dim 32 -> 64)") as p:
         train(TrainConfig.model_validate(values))
     assert p.value.exit_code == 2
     assert (run / "config.yaml").read_text() == before
@@ -330,10 +330,11 @@ def test_another_model_or_optimizer_is_refused(change, finished: tuple[TrainConf
 
 def test_nothing_but_files_of_known_names_stays(finished: tuple[TrainConfig, Path]) -> None:
     _, run = finished
+    checkpoint = (run / "latest").resolve()
     assert sorted(os.listdir(run)) == [
         ".lock", "best", "checkpoints", "config.yaml", "latest", "metrics.jsonl", "timing.jsonl"
     ]  # fmt: skip
-    assert sorted(p.relative_to((run / "latest").resolve()).as_posix() for p in (run / "latest").resolve().rglob("*")) == [
+    assert sorted(p.relative_to(checkpoint).as_posix() for p in checkpoint.rglob("*")) == [
         "README.md", "checksums.json", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
         "tokenizer.model", "tokenizer_config.json", "training_state", "training_state/optimizer.safetensors",
         "training_state/state.json",

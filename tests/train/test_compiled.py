@@ -1,0 +1,74 @@
+"""torch.compile where it works, a message and plain training where it does not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mini_llm import log
+from mini_llm.model.config import ModelConfig
+from mini_llm.model.transformer import Transformer
+from mini_llm.train import compiled
+from mini_llm.train.compiled import build_loss_sum
+from mini_llm.train.metrics import read_metrics
+
+
+@pytest.fixture
+def model() -> Transformer:
+    result = Transformer(ModelConfig(dim=16, n_layers=1, n_heads=2, vocab_size=64, max_seq_len=16))
+    result.init_weights(0)
+    return result
+
+
+ROWS = torch.arange(18).view(2, 9)
+
+
+def test_without_a_compiler_training_goes_on_with_a_message(settings, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "bin").mkdir()
+    env = {
+        "PATH": str(tmp_path / "bin"),
+        "CXX": "/nonexistent/g++",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    result = run_cli("train", *settings(compile=True, max_iters=2), env=env)
+    assert result.returncode == 0, result.stderr
+    assert "warning: torch.compile does not work here, training goes on without it" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert read_metrics(tmp_path / "run")[-1]["step"] == 2
+
+
+def test_a_failure_in_any_part_of_it_falls_back(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(log, "warn", said.append)
+
+    def refuse(function: Any, **_: Any) -> Any:
+        def fail(rows: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no kernel\nfor this card")
+
+        return fail
+
+    monkeypatch.setattr(compiled.torch, "compile", refuse)
+    loss_sum = build_loss_sum(model, torch.float32, ROWS, compile=True)
+    assert len(said) == 1
+    assert "(no kernel)" in said[0]
+    assert loss_sum(ROWS).isfinite()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_no_memory_is_not_taken_for_a_missing_compiler(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(function: Any, **_: Any) -> Any:
+        def fail(rows: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return fail
+
+    monkeypatch.setattr(compiled.torch, "compile", refuse)
+    with pytest.raises(torch.OutOfMemoryError):
+        build_loss_sum(model, torch.float32, ROWS, compile=True)
+
+
+def test_compile_false_compiles_nothing(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled.torch, "compile", None)
+    assert build_loss_sum(model, torch.float32, ROWS, compile=False)(ROWS).isfinite()

@@ -1,0 +1,79 @@
+"""What a person sees: a line off a terminal, a table on one."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from mini_llm import log
+from mini_llm.train.display import Clock, Display, Reading, duration, plain_line, sparkline
+
+READING = Reading(
+    step=1200,
+    max_iters=10_000,
+    loss=3.21987,
+    lr=6e-4,
+    grad_norm=0.5,
+    tokens_per_second=12_345.6,
+    mfu=0.417,
+    memory_gb=1.5,
+    epoch=0.25,
+    seconds_left=4000,
+)
+
+
+def test_a_line_says_it_all() -> None:
+    line = plain_line(READING)
+    for part in ("1,200/10,000", "loss 3.2199", "lr 6.00e-04", "12,346 tok/s", "MFU 41.7%", "1.50 GB", "1h06m left"):
+        assert part in line
+    assert "MFU" not in plain_line(Reading(**{**vars(READING), "mfu": None}))
+
+
+def test_a_terminal_gets_a_live_table_and_a_pipe_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal in (True, False):
+        screen = io.StringIO()
+        console = Console(file=screen, force_terminal=terminal, width=100, highlight=False)
+        monkeypatch.setattr(log, "console", lambda c=console: c)
+        display = Display()
+        with display.live():
+            display.show(READING, is_log_step=True)
+            display.show(READING, is_log_step=False)
+            display.show_held_out(1200, 3.5, 1.75, True)
+        text = screen.getvalue()
+        assert ("\x1b[?25l" in text) is terminal  # the cursor is hidden, and comes back
+        assert ("\x1b[?25h" in text) is terminal
+        assert text.count("step  1,200/10,000") == (0 if terminal else 1)
+        assert "held-out loss 3.5000 nats/token, 1.7500 bits/byte (best so far)" in text
+        if terminal:
+            assert "tokens/s" in text
+            assert "1,200 / 10,000" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.4, "59s"), (60, "1m00s"), (3599, "59m59s"), (3600, "1h00m"), (90_000, "25h00m")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_sparklines() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([1.0]) == "▁"
+    assert sparkline([2.0] * 5) == "▁" * 5
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert len(sparkline([float(i) for i in range(1000)])) == 40
+
+
+def test_the_clock_leaves_out_what_comes_between_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("mini_llm.train.display.time.perf_counter", lambda: now[0])
+    clock = Clock()
+    for now[0] in (1.0, 3.0):
+        clock.step()
+    assert clock.seconds_per_step == 1.5
+    now[0] = 100.0  # an evaluation
+    clock.restart()
+    now[0] = 100.5
+    clock.step()
+    assert clock.seconds_per_step == 0.5

@@ -1,0 +1,107 @@
+"""metrics.jsonl is what the arithmetic decided, line for line; other places get the same numbers."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mini_llm.errors import UserError
+from mini_llm.train.config import TrainConfig
+from mini_llm.train.metrics import MetricsLog, read_metrics
+from mini_llm.train.train import train
+
+FAKE_WANDB = """
+import json, os
+class Run:
+    def log(self, numbers, step): print(json.dumps(["log", step, numbers]), file=out, flush=True)
+    def finish(self): print(json.dumps(["finish"]), file=out, flush=True)
+def init(**settings):
+    print(json.dumps(["init", settings]), file=out, flush=True)
+    return Run()
+out = open(os.environ["WANDB_FAKE_OUT"], "a")
+"""
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def test_lines_are_cut_back_to_the_step_of_resuming(tmp_path: Path) -> None:
+    config = TrainConfig()
+    log = MetricsLog(tmp_path, config, 0)
+    for step in (1, 2, 3):
+        log.write(step, {"loss": 1.0 / step}, {"memory_gb": 0.5})
+        log.write(step, {"val_loss": 2.0})
+    log.close()
+    whole = (tmp_path / "metrics.jsonl").read_text()
+    MetricsLog(tmp_path, config, 2).close()
+    kept = read_metrics(tmp_path)
+    assert kept == [{"step": 1, "loss": 1.0}, {"step": 1, "val_loss": 2.0}, {"step": 2, "loss": 0.5}]
+    assert whole.startswith((tmp_path / "metrics.jsonl").read_text())  # not a digit differs
+    assert [row["step"] for row in read_metrics(tmp_path, "timing")] == [1, 2]
+    MetricsLog(tmp_path, config, 0).close()
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_half_written_line_ends_the_reading(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+    assert read_metrics(tmp_path, "timing") == []
+
+
+def test_what_json_cannot_say_is_null(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, TrainConfig(), 0)
+    log.write(1, {"loss": 2.0, "grad_norm": math.inf, "val_loss": math.nan})
+    log.close()
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert row == {"step": 1, "loss": 2.0, "grad_norm": None, "val_loss": None}
+
+
+def test_tensorboard_writes_the_same_numbers(make_config: MakeConfig) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(make_config(tensorboard=True, max_iters=4, eval_interval=2, save_interval=2))
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    rows = read_metrics(run)
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx([r["loss"] for r in rows if "loss" in r])
+    assert [e.step for e in events.Scalars("val_bits_per_byte")] == [0, 2, 4]
+    assert "tokens_per_second" in events.Tags()["scalars"]
+
+
+def test_wandb_gets_the_numbers_and_goes_on_in_the_same_curve(settings, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "wandb.py").write_text(FAKE_WANDB)
+    env = {
+        "PYTHONPATH": str(tmp_path / "modules"),
+        "WANDB_FAKE_OUT": str(tmp_path / "wandb.txt"),
+        "OMP_NUM_THREADS": "1",
+    }
+    for end in (2, 4):
+        changes = {"wandb_log": True, "wandb_project": "p", "max_iters": end, "eval_interval": 2}
+        result = run_cli("train", *settings(**changes), "wandb_run_name=a name", env=env)
+        assert result.returncode == 0, result.stderr
+    calls = [json.loads(line) for line in (tmp_path / "wandb.txt").read_text().splitlines()]
+    first, second = (call[1] for call in calls if call[0] == "init")
+    assert (first["project"], first["name"], first["resume"]) == ("p", "a name", "allow")
+    assert first["config"]["model"]["dim"] == 32
+    assert first["id"] == second["id"] != "run"  # other runs are called that too
+    logged = [(call[1], set(call[2])) for call in calls if call[0] == "log"]
+    assert logged[0] == (0, {"val_loss", "val_bits_per_byte"})
+    assert logged[1][0] == 1
+    assert {"loss", "lr", "grad_norm", "tokens", "tokens_per_second", "memory_gb"} <= logged[1][1]
+    assert calls[-1] == ["finish"]
+
+
+@pytest.mark.parametrize("key", ["wandb_log", "tensorboard"])
+def test_a_library_that_is_missing_is_named(key: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=f"{key}=true needs") as problem:
+        train(make_config(**{key: True}))
+    assert "pip install" in (problem.value.hint or "")
