@@ -29,16 +29,28 @@ def _stretch(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def rope_tables(positions_BT: Tensor, config: ModelConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return cos and sin, each (B, 1, T, K), for integer positions (B, T).
+    """Return cos and sin, each (B, 1, T, K/2), for integer positions (B, T).
 
     Angles are float32: in bfloat16, with 8 bits of mantissa, positions above 256 would share an angle.
     """
-    half_BTK = positions_BT[..., None].float() * rope_frequencies(config, positions_BT.device)
-    angles_B1TK = torch.cat((half_BTK, half_BTK), dim=-1)[:, None]
-    return angles_B1TK.cos().to(dtype), angles_B1TK.sin().to(dtype)
+    angles_BTK = positions_BT[..., None].float() * rope_frequencies(config, positions_BT.device)
+    cos_B1TK, sin_B1TK = _cos_and_sin(angles_BTK[:, None])
+    return cos_B1TK.to(dtype), sin_B1TK.to(dtype)
+
+
+# An operation of our own, because torch.compile would work cosines out anew for each head of each layer, forward and
+# backward: a tenth of a training step of a small model on a CPU.
+@torch.library.custom_op("mini_llm::cos_and_sin", mutates_args=())
+def _cos_and_sin(angles: Tensor) -> tuple[Tensor, Tensor]:
+    return angles.cos(), angles.sin()
+
+
+@_cos_and_sin.register_fake
+def _(angles: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(angles), torch.empty_like(angles)
 
 
 def apply_rope(x_BHTK: Tensor, cos_B1TK: Tensor, sin_B1TK: Tensor) -> Tensor:
-    """Turn each pair (x_i, x_{i+K/2}) by its angle; shapes (B, H, T, K) in and out."""
+    """Turn each pair (x_i, x_{i+K/2}) by its angle; shape (B, H, T, K) in and out, tables as of `rope_tables`."""
     first, second = x_BHTK.chunk(2, dim=-1)
-    return x_BHTK * cos_B1TK + torch.cat((-second, first), dim=-1) * sin_B1TK
+    return torch.cat((first * cos_B1TK - second * sin_B1TK, second * cos_B1TK + first * sin_B1TK), dim=-1)
