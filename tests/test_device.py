@@ -1,0 +1,139 @@
+"""`auto` takes what the machine really has; what it lacks is refused by name."""
+
+import builtins
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from mini_llm import device as device_module
+from mini_llm.device import DTYPES, has_bfloat16, memory_gb, peak_flops, pick_device, pick_dtype
+from mini_llm.errors import UsageError
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return `machine(cuda=0, mps=False, capability=(9, 0), cpu={...})`: pretend to be on such a machine."""
+
+    def pretend(cuda: int = 0, mps: bool = False, capability: tuple[int, int] = (9, 0), **cpu: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu, raising=False)
+
+    return pretend
+
+
+def test_auto_takes_cuda_then_mps_then_the_cpu(machine: Any) -> None:
+    machine(cuda=2, mps=True)
+    assert pick_device("auto").type == "cuda"
+    machine(mps=True)
+    assert pick_device("auto").type == "mps"
+    machine()
+    assert pick_device("auto").type == "cpu"
+
+
+def test_a_device_can_be_named(machine: Any) -> None:
+    machine(cuda=2)
+    assert pick_device("cpu") == CPU
+    assert pick_device("cuda") == CUDA
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize("name", ["cuda:2", "mps", "meta", "xpu"])
+def test_what_is_not_here_is_refused(name: str, machine: Any) -> None:
+    machine(cuda=2)
+    with pytest.raises(UsageError, match=f"'{name}' is not available here"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cuda:-1", "cuda:x", "CPU", "../cpu", "cuda:99999999999"])
+def test_a_name_that_is_none_is_refused(name: str, machine: Any) -> None:
+    machine(cuda=2)
+    with pytest.raises(UsageError, match=f"device '{name}' is not"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "expected"),
+    [
+        ({}, torch.float32),
+        ({"avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"bf16": True}, torch.bfloat16),  # Arm
+    ],
+)
+def test_auto_on_a_cpu_asks_for_its_instructions(cpu: dict[str, bool], expected: torch.dtype, machine: Any) -> None:
+    machine(**cpu)
+    assert pick_dtype("auto", CPU) == expected
+    assert has_bfloat16(CPU) is (expected == torch.bfloat16)
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_auto_on_a_gpu_asks_for_its_generation(
+    capability: tuple[int, int], expected: torch.dtype, machine: Any
+) -> None:
+    machine(cuda=1, capability=capability)
+    assert pick_dtype("auto", CUDA) == expected
+
+
+def test_auto_elsewhere_is_float32(machine: Any) -> None:
+    machine(mps=True)
+    assert pick_dtype("auto", torch.device("mps")) == torch.float32
+
+
+def test_a_torch_that_cannot_tell_gets_float32(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine()
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert pick_dtype("auto", CPU) == torch.float32
+
+
+def test_a_precision_can_be_named() -> None:
+    for name, dtype in DTYPES.items():
+        assert pick_dtype(name, CPU) == dtype
+    for name in ("float64", "bf16", ""):
+        with pytest.raises(UsageError, match=f"dtype '{name}' is not one of auto, float32, bfloat16, float16"):
+            pick_dtype(name, CPU)
+
+
+@pytest.mark.parametrize(
+    ("card", "peak"),
+    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12), ("T1000", None)],
+)
+def test_peaks_of_gpus(card: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: card)
+    assert peak_flops(CUDA, torch.bfloat16) == peak
+    assert peak_flops(CUDA, torch.float32) is None
+
+
+def test_the_peak_of_this_cpu_is_measured() -> None:
+    peak = peak_flops(CPU, torch.float32)
+    assert peak is not None
+    assert 1e8 < peak < 1e14
+    assert peak_flops(torch.device("mps"), torch.float32) is None
+
+
+def test_memory_is_what_the_process_took_at_most() -> None:
+    before = memory_gb(CPU)
+    block = torch.ones(50_000_000)  # 0.2 GB
+    assert memory_gb(CPU) >= before
+    assert memory_gb(CPU) > block.numel() * 4 / 1e9
+
+
+def test_without_the_resource_module_memory_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *args: Any, **more: Any) -> Any:
+        if name == "resource":
+            raise ImportError
+        return real(name, *args, **more)
+
+    monkeypatch.delitem(sys.modules, "resource", raising=False)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert device_module.memory_gb(CPU) == 0.0
