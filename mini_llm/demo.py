@@ -20,7 +20,7 @@ from mini_llm.inference.generate import Generator
 from mini_llm.model.transformer import Transformer
 from mini_llm.plot import plot_loss
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.tokenizer.train import train_tokenizer
+from mini_llm.tokenizer.train import WrongVocabSize, train_tokenizer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.metrics import read_metrics
 from mini_llm.train.step import seconds_per_step
@@ -82,19 +82,22 @@ def prepare_tokens(sources: list[str], out: Path, seed: int) -> TokenStore:
         if marker.read_text(encoding="utf-8").splitlines() != sources:
             raise UsageError(f"{out} holds a demo of another corpus", "give another folder: --out runs/my-demo")
         return TokenStore.open(tokens)
-    template = demo_template()
-    log.info(f"[1/4] learning {template.model.vocab_size:,} pieces of text")
-    train_tokenizer(
-        read_documents(sources, description="reading"),
-        out / "tokenizer",
-        vocab_size=template.model.vocab_size,
-        model_type="bpe",
-        sample_bytes=100 * 10**6,
-        seed=seed,
-    )
+    log.info("[1/4] learning the pieces that the text is made of")
+    try:
+        learn_tokenizer(sources, out, demo_template().model.vocab_size, seed)
+    except WrongVocabSize as wrong:  # a small corpus has fewer pieces
+        learn_tokenizer(sources, out, wrong.size, seed)
     log.info("[2/4] turning the text into tokens")
     marker.write_text("\n".join(sources) + "\n", encoding="utf-8")
     return prepare(sources, out / "tokenizer", tokens, val_fraction=0.05, workers=None)
+
+
+def learn_tokenizer(sources: list[str], out: Path, vocab_size: int, seed: int) -> None:
+    """Train the demo's tokenizer on at most 100 MB of the sources."""
+    documents = read_documents(sources, description="reading")
+    train_tokenizer(
+        documents, out / "tokenizer", vocab_size=vocab_size, model_type="bpe", sample_bytes=10**8, seed=seed
+    )
 
 
 def demo_template() -> TrainConfig:

@@ -33,6 +33,14 @@ FIXED_TOKENS = len(SPECIAL_TOKENS) + 256
 CHUNK = re.compile(rf"(?s).{{1,{CHUNK_CHARACTERS}}}(?=\s|\Z)|.{{1,{CHUNK_CHARACTERS}}}")
 
 
+class WrongVocabSize(UserError):
+    """The text supports fewer tokens, or needs more; `size` is one that works."""
+
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message, f"run again with --vocab-size {size}")
+        self.size = size
+
+
 def train_tokenizer(
     documents: Iterable[str], out: Path, *, vocab_size: int, model_type: str, sample_bytes: int, seed: int
 ) -> Tokenizer:
@@ -42,7 +50,8 @@ def train_tokenizer(
     replaced; `out` changes only when everything has worked.
 
     Raises:
-        UserError: there is no text, it is too small or too varied for `vocab_size`, or `out` cannot be written.
+        WrongVocabSize: the text is too small or too varied for `vocab_size`.
+        UserError: there is no text, or `out` cannot be written.
     """
     _check_replaceable(out)
     started = time.monotonic()
@@ -94,7 +103,7 @@ def _chunks(documents: Iterable[str]) -> Iterator[bytes]:
 
 
 def _train(sample: list[bytes], vocab_size: int, model_type: str) -> bytes:
-    """Return a SentencePiece model of `vocab_size`, or raise a UserError that names a size that works."""
+    """Return a SentencePiece model of `vocab_size`, or raise WrongVocabSize."""
     try:
         with (
             tempfile.TemporaryDirectory() as rules,
@@ -112,7 +121,7 @@ def _train(sample: list[bytes], vocab_size: int, model_type: str) -> bytes:
             size, message = int(too_few[1]), "bytes, markers and the text's characters need {:,} tokens, not {:,}"
         else:
             raise
-    raise UserError(message.format(size, vocab_size), f"run again with --vocab-size {size}")
+    raise WrongVocabSize(message.format(size, vocab_size), size)
 
 
 def _in_background(work: Callable[[], bytes]) -> bytes:
