@@ -79,16 +79,6 @@ def test_transformers_writes_the_same_greedy_text(line: Path, run_cli: Run) -> N
     assert ours.stdout.rstrip("\n") == tokenizer.decode(out[0], skip_special_tokens=True).rstrip("\n")
 
 
-def test_every_reader_takes_a_run_a_pointer_and_a_checkpoint(line: Path, run_cli: Run) -> None:
-    words = ["--prompt", "The", "--temperature", 0, "--max-new-tokens", 5]
-    texts = {
-        run_cli("generate", folder, *words, env=ENV).stdout
-        for folder in (line / "run", line / "run" / "best", line / "run" / "checkpoints" / "step-00000150")
-    }
-    assert len(texts) == 1
-    assert next(iter(texts)).startswith("The")
-
-
 def test_the_demo_works_whole_and_goes_on_where_it_was(tmp_path: Path, run_cli: Run, sotu_texts: list[str]) -> None:
     (tmp_path / "small.txt").write_text("\n\n".join(sotu_texts[::25])[:400_000], encoding="utf-8")
     words = ["demo", "--corpus", tmp_path / "small.txt", "--minutes", 0.1, "--out", tmp_path / "demo"]
