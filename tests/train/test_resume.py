@@ -124,7 +124,7 @@ def test_killed_while_old_checkpoints_are_deleted(settings, make_config, start, 
         "import os, shutil\n"
         "def half(path, **_):\n"
         "    if path.exists():\n"
-        "        (path / 'checksums.json').unlink()\n"
+        "        (path / 'checksums.json').unlink(missing_ok=True)\n"
         "        os.kill(os.getpid(), 9)\n"
         "shutil.rmtree = half"
     )
