@@ -27,7 +27,7 @@ from mini_llm.train.step import seconds_per_step
 from mini_llm.train.train import train
 
 PROMPTS = ("Fellow citizens, the state of our Union is", "The people of", "Our economy")
-EVALUATIONS = 8  # in the course of training; each shows a sample
+EVALUATIONS = 6  # in the course of training; each shows a sample
 
 
 def run_demo(*, corpus: list[str] | None, out: Path, minutes: float, seed: int) -> None:
@@ -113,8 +113,9 @@ def demo_config(store: TokenStore, out: Path, minutes: float, seed: int) -> Trai
     model = template.model.model_copy(update={"vocab_size": store.manifest.vocab_size})
     probe = template.model_copy(update={**common, "model": model})
     log.info("measuring this machine (compiling takes up to a minute) ...")
-    steps = max(8, round(60 * minutes / seconds_per_step(probe)))
-    interval = max(1, steps // EVALUATIONS)
+    log.note("a busy machine trains far slower: other programs that compute should rest meanwhile")
+    interval = max(1, round(60 * minutes / seconds_per_step(probe) / EVALUATIONS))
+    steps = EVALUATIONS * interval
     schedule = {
         "max_iters": steps,
         "warmup_iters": min(template.warmup_iters, steps // 4),
