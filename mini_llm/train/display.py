@@ -76,13 +76,14 @@ class Display:
     def _table(self) -> RenderableType:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
         if (r := self.reading) is None:
             return "first step (compiling takes up to a minute) ..."
         table = Table.grid(padding=(0, 2))
         table.add_row("step", f"{r.step:,} / {r.max_iters:,}   epoch {r.epoch:.2f}   {duration(r.seconds_left)} left")
         table.add_row("", ProgressBar(total=r.max_iters, completed=r.step, width=60))
-        table.add_row("loss", f"[bold]{r.loss:.4f}[/]   {sparkline(self.losses)}")
+        table.add_row("loss", Text.assemble((f"{r.loss:.4f}", "bold"), "   ", sparkline(self.losses)))
         if self.held_out:
             table.add_row("held out", self.held_out)
         table.add_row("lr", f"{r.lr:.3e}   gradient norm {r.grad_norm:.3f}")

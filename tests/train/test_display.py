@@ -77,3 +77,16 @@ def test_the_clock_leaves_out_what_comes_between_stretches(monkeypatch: pytest.M
     now[0] = 100.5
     clock.step()
     assert clock.seconds_per_step == 0.5
+
+
+def test_a_message_during_the_live_table_does_not_show_its_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich draws the table anew with the options of whatever is printed above it, and `log` prints without markup."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(log, "console", lambda: console)
+    display = Display()
+    with display.live():
+        display.show(READING, is_log_step=True)
+        log.info("a message")
+    assert "a message" in screen.getvalue()
+    assert "[bold]" not in screen.getvalue()
