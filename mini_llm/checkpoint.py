@@ -6,7 +6,6 @@ and `checksums.json`, by which a damaged file is refused by name. Nothing is eve
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from mini_llm.device import DTYPES
 from mini_llm.errors import UserError
-from mini_llm.files import new_folder, write_text
+from mini_llm.files import new_folder, sha256_of, write_text
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
@@ -115,7 +114,7 @@ def write_model_files(
 def write_checksums(folder: Path) -> None:
     """Write the SHA-256 of every file below `folder` into its `checksums.json`."""
     names = sorted(str(f.relative_to(folder).as_posix()) for f in folder.rglob("*") if f.is_file())
-    _write_json(folder / CHECKSUMS, {name: _sha256(folder / name) for name in names})
+    _write_json(folder / CHECKSUMS, {name: sha256_of(folder / name) for name in names})
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
@@ -154,7 +153,7 @@ def verify_checkpoint(folder: Path) -> None:
     for name, expected in _read_json(folder / CHECKSUMS).items():
         if not (folder / name).is_file():
             raise DamagedCheckpoint(f"{folder / name} is missing", "use another checkpoint of the same run")
-        if _sha256(folder / name) != expected:
+        if sha256_of(folder / name) != expected:
             raise DamagedCheckpoint(
                 f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}",
                 f"use another checkpoint of the same run, or delete {CHECKSUMS} if you changed the file yourself",
@@ -271,8 +270,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DamagedCheckpoint(f"{path} is damaged: it holds no JSON object")
     return values
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,6 +5,7 @@ A reader never meets half a file, whenever the power fails.
 
 import contextlib
 import glob
+import hashlib
 import os
 import secrets
 import shutil
@@ -51,6 +52,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _replace(path: Path, *, by: Path) -> None:

@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from mini_llm.data.token_store import Manifest, Shard, Source, Split, TokenSplit, sha256_of
+from mini_llm.data.token_store import Manifest, Shard, Source, Split, TokenSplit
 from mini_llm.errors import UserError
-from mini_llm.files import new_folder
+from mini_llm.files import new_folder, sha256_of
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
 SHARD_BYTES = 2**30

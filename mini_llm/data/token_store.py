@@ -10,7 +10,6 @@ tokenizer/          the tokenizer that wrote it
 from __future__ import annotations
 
 import bisect
-import hashlib
 import itertools
 import json
 import mmap
@@ -21,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mini_llm.errors import UserError
+from mini_llm.files import sha256_of
 
 FORMAT_VERSION = 1
 ITEM_BYTES = {"uint16": 2, "uint32": 4}
@@ -209,12 +209,6 @@ def _read_mapped(path: Path, offset: int, count: int) -> bytes:
             window.madvise(mmap.MADV_RANDOM)
             window.madvise(mmap.MADV_WILLNEED)
         return window[offset - start :]
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -70,8 +70,9 @@ class Display:
     def show_held_out(self, step: int, loss: float, bits_per_byte: float, is_best: bool) -> None:
         """Report an evaluation."""
         best = " (best so far)" if is_best else ""
-        self.held_out = f"{loss:.4f} nats/token, {bits_per_byte:.4f} bits/byte at step {step}{best}"
-        log.info(f"step {step}: held-out loss {self.held_out.removesuffix(best).split(' at ')[0]}{best}")
+        numbers = f"{loss:.4f} nats/token, {bits_per_byte:.4f} bits/byte"
+        self.held_out = f"{numbers} at step {step}{best}"
+        log.info(f"step {step}: held-out loss {numbers}{best}")
 
     def _table(self) -> RenderableType:
         from rich.progress_bar import ProgressBar

@@ -188,8 +188,9 @@ class Trainer:
     def _save(self) -> None:
         self.metrics.sync()
         save_checkpoint(self.folder, self.stepper.trainee, self.tokenizer)
-        evaluated = {step for step, _ in list_checkpoints(self.folder) if step % self.config.eval_interval == 0}
-        also_keep = evaluated if self.config.always_save_checkpoint else set()
+        also_keep = set()
+        if self.config.always_save_checkpoint:
+            also_keep = {step for step, _ in list_checkpoints(self.folder) if step % self.config.eval_interval == 0}
         prune_checkpoints(self.folder, self.config.keep_last, also_keep)
 
     def request_stop(self, signal_number: int, _frame: FrameType | None) -> None:
