@@ -39,6 +39,8 @@ def resolve_checkpoint(path: Path | str) -> Path:
         UserError: nothing there, or no checkpoint yet.
     """
     path = Path(path)
+    if path.is_file() and path.suffix in (".pt", ".pth"):
+        raise UserError(f"{path} is a pickle, not a model folder", f"mini-llm import-seed {path} --out DIR makes one")
     if not path.exists():
         raise UserError(f"no such folder: {path}", "train a model first: mini-llm demo, or mini-llm train --config ...")
     for candidate in (path, path / "latest", path / "run" / "latest"):  # the demo's folder holds the run's
@@ -94,20 +96,25 @@ def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer, *, dtype:
 
 
 def write_model_files(
-    folder: Path, model: Transformer, tokenizer: Tokenizer, *, dtype: torch.dtype | None = None
+    folder: Path, model: Transformer, tokenizer: Tokenizer | None, *, dtype: torch.dtype | None = None
 ) -> None:
-    """Fill an existing `folder` with all files of a model folder but the checksums."""
+    """Fill an existing `folder` with all files of a model folder but the checksums; None: no tokenizer is known."""
     weights = {name: w.detach().to("cpu", dtype).contiguous() for name, w in model.state_dict().items()}
     if model.config.tie_embeddings:
         del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # safetensors makes its files readable by their owner alone
-    ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+    ids = {name: getattr(tokenizer, name, None) for name in ("bos_id", "eos_id", "pad_id")}
     stored = next(iter(weights.values())).dtype
     _write_json(folder / "config.json", model.config.to_hf(**ids, dtype=str(stored).removeprefix("torch.")))
-    generation = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_ids, "pad_token_id": tokenizer.pad_id}
+    generation = {
+        "bos_token_id": ids["bos_id"],
+        "eos_token_id": tokenizer.eos_ids if tokenizer else None,
+        "pad_token_id": ids["pad_id"],
+    }
     _write_json(folder / "generation_config.json", {**generation, "_from_model_config": False})
-    tokenizer.copy_to(folder)
+    if tokenizer:
+        tokenizer.copy_to(folder)
     (folder / "README.md").write_text(_model_card(model.config), encoding="utf-8")
 
 

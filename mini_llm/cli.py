@@ -5,15 +5,17 @@ Verbs import what they need when they run, so that `mini-llm --help` starts with
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mini_llm import __version__, log
+from mini_llm import __version__, cli_study, log
 from mini_llm.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -177,6 +179,7 @@ def generate(
     seed: Seed = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer's folder; default: the model's own.")] = None,
 ) -> None:
     """Continue a prompt, streaming the text (prompt included) to stdout."""
     from mini_llm.inference.generate import Generator
@@ -187,7 +190,7 @@ def generate(
     sampling = SamplingParams(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
     )
-    generator = Generator(run, device=device, dtype=dtype)
+    generator = Generator(run, tokenizer, device=device, dtype=dtype)
     generator.print_continuation(prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop or [], seed=seed)
 
 
@@ -218,8 +221,19 @@ def chat(
     talk(generator, system=system, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop or [], seed=seed)
 
 
+app.command()(cli_study.plot)
+app.command()(cli_study.import_seed)
+
+
 def main() -> None:
-    """Run the command line; turn what went wrong into a message and an exit code.
+    """Run the command line, as `mini-llm` and `python -m mini_llm` do."""
+    with exit_codes():
+        app()
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn what goes wrong in the block into a message and an exit code.
 
     0 done, 1 it failed, 2 the command was wrong, 130 Ctrl-C, 143 SIGTERM.
     """
@@ -227,7 +241,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        app()
+        yield
     except UserError as problem:
         log.error(problem.message, problem.hint)
         sys.exit(problem.exit_code)

@@ -45,7 +45,7 @@ def write_hugging_face(model: bytes, model_type: str, folder: Path) -> None:
     from tokenizers import decoders, normalizers, pre_tokenizers, processors
 
     pieces = SentencePieceProcessor(model_proto=model)
-    result = tokenizers.Tokenizer(_unigram(pieces) if model_type == "unigram" else _bpe(pieces))
+    result = tokenizers.Tokenizer(_unigram(pieces) if model_type == "unigram" else bpe_model(pieces))
     result.normalizer = normalizers.Sequence(
         [normalizers.Replace(char, escape) for char, escape in ESCAPES.items()] + [normalizers.Replace(" ", SPACE)]
     )
@@ -60,7 +60,8 @@ def write_hugging_face(model: bytes, model_type: str, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(_config(), indent=2) + "\n", encoding="utf-8")
 
 
-def _bpe(pieces: Any) -> Any:
+def bpe_model(pieces: Any) -> Any:
+    """Return the `tokenizers` model whose merges do what a SentencePiece BPE processor does."""
     from tokenizers import models
 
     vocab = {pieces.id_to_piece(i): i for i in range(len(pieces))}

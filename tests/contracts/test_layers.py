@@ -10,12 +10,12 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mini_llm"
 
 # From the top down. Parts in one set may import each other; each set of a layer is a stranger to the layer's others.
 LAYERS = [
-    [{"cli", "demo", "plot", "__init__", "__main__"}],
+    [{"cli", "cli_study", "demo", "plot", "__init__", "__main__"}],
     [{"serve"}],
     [{"train"}, {"inference"}, {"export"}],
     [{"data"}, {"checkpoint"}],
     [{"tokenizer"}, {"model"}],
-    [{"config", "device", "errors", "files", "log", "signals"}],
+    [{"config", "device", "errors", "files", "log", "runs", "signals"}],
 ]
 PLACE = {
     part: (rank, group) for rank, layer in enumerate(LAYERS) for group, parts in enumerate(layer) for part in parts

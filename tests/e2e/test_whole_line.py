@@ -87,7 +87,7 @@ def test_the_demo_works_whole_and_goes_on_where_it_was(tmp_path: Path, run_cli: 
     assert "bits per byte" in result.stderr
     assert "xz -9" in result.stderr
     assert result.stdout.count("--- sample") == 3
-    assert (tmp_path / "demo" / "run" / "plots" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "demo" / "run" / "plots" / "curves.png").read_bytes().startswith(b"\x89PNG")
     metrics = (tmp_path / "demo" / "run" / "metrics.jsonl").read_bytes()
     written = run_cli("generate", tmp_path / "demo", "--prompt", "The people", "--max-new-tokens", 5, env=ENV)
     assert written.stdout.startswith("The people")

@@ -1,0 +1,76 @@
+"""The command line's verbs that look at things: plot, tokenizer report, import-seed."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mini_llm import log
+from mini_llm.errors import UsageError
+
+
+def import_seed(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="ckpt.pt of the published seed, or its model.safetensors.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The seed's tokenizer: a folder (Tokenizer/BPE), tokenizer.json or spm.model.")
+    ] = None,
+) -> None:
+    """Turn a checkpoint of the published 50M seed into a model folder, and prove that its logits stay the same."""
+    from mini_llm.export.seed import import_seed as run
+
+    run(checkpoint, out, tokenizer)
+    if tokenizer:
+        log.info(f"next: mini-llm generate {out} --prompt 'Once upon a time'")
+
+
+class XAxis(StrEnum):
+    """What curves are drawn against."""
+
+    tokens = "tokens"
+    steps = "steps"
+
+
+def plot(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", help="Run folders, in one picture; default: the newest run under runs/."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Picture to write: .png, .svg or .pdf; without an ending a .png and an .svg. "
+            "[default: RUN/plots/curves, or plots/compare for several]"
+        ),
+    ] = None,
+    x: Annotated[XAxis, typer.Option(help="The axis along the bottom.")] = XAxis.tokens,
+    terminal: Annotated[bool, typer.Option("--terminal", help="Only the curve here, no picture.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print numbers as JSON, no curve.")] = False,
+) -> None:
+    """Draw loss, learning rate, gradient norm and speed: a curve here, and a picture fit for a paper."""
+    from mini_llm.plot.curves import read_runs
+    from mini_llm.plot.figure import draw, have_matplotlib, picture_paths
+    from mini_llm.plot.terminal import print_curve
+    from mini_llm.runs import newest_run
+
+    if terminal and out:
+        raise UsageError("--terminal draws no picture, so there is nothing to write to --out", "leave one of them out")
+    found = read_runs(runs or [newest_run("metrics.jsonl")])
+    paths = picture_paths(out or (found[0].folder / "plots" / "curves" if len(found) == 1 else Path("plots/compare")))
+    if json_output:
+        print(json.dumps({"runs": [run.summary() for run in found]}))
+    else:
+        print_curve(found, x)
+    if terminal:
+        return
+    if not out and not have_matplotlib():
+        log.note("no picture: matplotlib is missing (pip install 'mini-llm[demo]')")
+        return
+    draw(found, paths, x)
+    log.info(f"picture: {', '.join(map(str, paths))}")

@@ -1,0 +1,1 @@
+"""Export: models and tokenizers of other programs, in and out."""

@@ -1,0 +1,152 @@
+"""A run's numbers as arrays: metrics.jsonl and timing.jsonl, read with suspicion."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mini_llm.errors import UserError
+
+HOW_TO_TRAIN = "give a run folder, as `mini-llm train` and `mini-llm demo` write them"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity against the step at which it was measured; both float64 [n], steps rising."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What there is to see of one run. Losses are nats per token; curves that were not recorded are empty."""
+
+    name: str
+    folder: Path
+    tokens_per_step: float
+    loss: Curve
+    held_out: Curve
+    bits_per_byte: Curve
+    learning_rate: Curve
+    gradient_norm: Curve
+    tokens_per_second: Curve
+
+    def best(self) -> int | None:
+        """Return the place of the lowest held-out loss."""
+        return int(np.argmin(self.held_out.values)) if len(self.held_out) else None
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers that a picture shows, for programs."""
+        best = self.best()
+        found: dict[str, Any] = {
+            "run": str(self.folder),
+            "steps": int(self.loss.steps[-1]),
+            "tokens": round(self.loss.steps[-1] * self.tokens_per_step),
+            "loss": float(self.loss.values[-1]),
+        }
+        if best is not None:
+            found |= {"best_step": int(self.held_out.steps[best]), "best_val_loss": float(self.held_out.values[best])}
+            bits = dict(zip(self.bits_per_byte.steps, self.bits_per_byte.values, strict=True))
+            if self.held_out.steps[best] in bits:
+                found["best_val_bits_per_byte"] = float(bits[self.held_out.steps[best]])
+        if len(self.tokens_per_second):
+            found["tokens_per_second"] = float(np.median(self.tokens_per_second.values))
+        return found
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read the runs of some folders; where two have one name, the folders' paths become the names.
+
+    Raises:
+        UserError: a folder is missing or holds no run, or its metrics are damaged; the line is named.
+    """
+    folders = [_run_folder(path) for path in paths]
+    names = [folder.parent.name if folder.name == "run" else folder.name for folder in folders]
+    if len({*names}) < len(names):
+        names = [str(path) for path in paths]
+    return [_read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+
+
+def _run_folder(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"no such run: {path}", HOW_TO_TRAIN)
+    # The run itself; the demo's folder, which holds it; a checkpoint inside.
+    for folder in (path, path / "run", path.resolve().parent.parent):
+        if (folder / "metrics.jsonl").is_file():
+            return folder
+    raise UserError(f"no metrics.jsonl in {path}", HOW_TO_TRAIN)
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    metrics, timing = _read_lines(folder / "metrics.jsonl"), _read_lines(folder / "timing.jsonl")
+    loss, tokens = (_curve(metrics, key, folder / "metrics.jsonl") for key in ("loss", "tokens"))
+    if not len(loss):
+        raise UserError(f"{folder / 'metrics.jsonl'} has no training step yet", "wait for the first, or train on")
+    return Run(
+        name=name,
+        folder=folder,
+        tokens_per_step=tokens.values[-1] / max(1.0, tokens.steps[-1]) if len(tokens) else 1.0,
+        loss=loss,
+        held_out=_curve(metrics, "val_loss", folder / "metrics.jsonl"),
+        bits_per_byte=_curve(metrics, "val_bits_per_byte", folder / "metrics.jsonl"),
+        learning_rate=_curve(metrics, "lr", folder / "metrics.jsonl"),
+        gradient_norm=_curve(metrics, "grad_norm", folder / "metrics.jsonl"),
+        tokens_per_second=_curve(timing, "tokens_per_second", folder / "timing.jsonl"),
+    )
+
+
+def _read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return (line number, object). A last line that is half written, as a running run's may be, is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"cannot read {path}: {problem}") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+            if not isinstance(row, dict):
+                raise ValueError
+        except (ValueError, RecursionError):
+            if number == len(lines):
+                break
+            raise UserError(f"{path}, line {number} is damaged: it is no JSON object", "remove the line") from None
+        rows.append((number, row))
+    return rows
+
+
+def _curve(rows: list[tuple[int, dict[str, Any]]], key: str, path: Path) -> Curve:
+    points: dict[float, float] = {}
+    for number, row in rows:
+        if row.get(key) is None:  # null: an infinite gradient norm, which float16 has now and then
+            continue
+        step, value = row.get("step"), row[key]
+        for name, found in (("step", step), (key, value)):
+            if isinstance(found, bool) or not isinstance(found, (int, float)):
+                raise UserError(f"{path}, line {number}: '{name}' is {json.dumps(found)[:50]}, not a number")
+        if math.isfinite(value) and math.isfinite(step):
+            points[float(step)] = float(value)
+    steps = sorted(points)
+    return Curve(np.array(steps), np.array([points[step] for step in steps]))
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Return the running mean over a twentieth of the points, centred, so that the curve does not lag behind.
+
+    Near the ends the window shrinks on both sides alike.
+    """
+    n = len(values)
+    places = np.arange(n)
+    reach = np.minimum(np.minimum(places, n - 1 - places), max(1, n // 40))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)

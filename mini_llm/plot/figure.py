@@ -1,0 +1,226 @@
+"""The picture of one run or several: loss above, learning rate, gradient norm and speed below. PNG, SVG or PDF."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mini_llm.errors import UsageError, UserError
+from mini_llm.plot.curves import Curve, Run, smooth
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours (2008): readers who see no red or no green tell them apart, and a printer without colours does.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#555555"
+SUFFIXES = (".png", ".svg", ".pdf")
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.edgecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "mini-llm",  # the same file each time
+    "pdf.fonttype": 42,
+}
+
+
+def have_matplotlib() -> bool:
+    """Tell whether pictures can be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def picture_paths(out: Path) -> list[Path]:
+    """Return the files to write for `--out`: the one that it names, or a PNG and an SVG.
+
+    Raises:
+        UsageError: another kind of picture.
+    """
+    if out.suffix in SUFFIXES:
+        return [out]
+    if out.suffix:
+        raise UsageError(f"cannot draw {out.suffix} files", f"give --out a name that ends in {', '.join(SUFFIXES)}")
+    return [out.with_name(out.name + suffix) for suffix in (".png", ".svg")]
+
+
+def draw(runs: Sequence[Run], paths: Sequence[Path], x: str = "tokens") -> None:
+    """Draw the runs into files, 7 x 5 inches, against "tokens" or "steps".
+
+    Raises:
+        UserError: matplotlib is missing, or a file cannot be written.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("pictures need matplotlib", "pip install 'mini-llm[demo]', or use --terminal") from None
+    with rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(7, 4.8), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.06, w_pad=0.05, hspace=0.04, wspace=0.04)  # type: ignore[union-attr]
+        grid = figure.add_gridspec(2, 3, height_ratios=(2.1, 1))
+        ruler = Ruler(runs, x)
+        _draw_losses(figure.add_subplot(grid[0, :]), runs, ruler)
+        small = (
+            ("learning rate", [run.learning_rate for run in runs]),
+            ("gradient norm", [run.gradient_norm for run in runs]),
+            ("speed (tokens/s)", [run.tokens_per_second for run in runs]),
+        )
+        for place, (title, curves) in enumerate(small):
+            _draw_small(figure.add_subplot(grid[1, place]), title, curves, runs, ruler)
+        for path in paths:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                date = {"Date": None} if path.suffix == ".svg" else None
+                figure.savefig(path, dpi=300, metadata=date)
+            except OSError as problem:
+                raise UserError(f"cannot write {path}: {problem.strerror}", "choose another --out") from None
+
+
+class Ruler:
+    """The axis along the bottom: steps as they are, tokens in thousands, millions or billions."""
+
+    def __init__(self, runs: Sequence[Run], x: str) -> None:
+        self.x = x
+        most = max(run.loss.steps[-1] * run.tokens_per_step for run in runs)
+        self.size, unit = next(
+            (size, unit) for size, unit in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"), (1, "")) if most >= size
+        ) if most >= 1 else (1, "")
+        self.tokens_label = f"tokens seen ({unit}s)" if unit else "tokens seen"
+        self.label = self.tokens_label if x == "tokens" else "step"
+        self.short_label = f"{unit} tokens".strip() if x == "tokens" else "step"
+
+    def __call__(self, run: Run, curve: Curve) -> Any:
+        """Return where the points of a curve stand on the axis."""
+        return curve.steps * (run.tokens_per_step / self.size if self.x == "tokens" else 1)
+
+
+def _draw_losses(axes: Axes, runs: Sequence[Run], ruler: Ruler) -> None:
+    alone = len(runs) == 1
+    for number, run in enumerate(runs):
+        colour = COLOURS[number % len(COLOURS)]
+        other = COLOURS[1] if alone else colour
+        places = ruler(run, run.loss)
+        axes.plot(places, run.loss.values, color=colour, alpha=0.22, lw=0.6)
+        label = "training" if alone else None if len(run.held_out) else run.name
+        axes.plot(places, smooth(run.loss.values), color=colour, lw=1.1, alpha=1 if alone else 0.6, label=label)
+        if len(run.held_out):
+            axes.plot(
+                ruler(run, run.held_out),
+                run.held_out.values,
+                color=other,
+                lw=1.1,
+                marker="o" if len(run.held_out) <= 60 else "",
+                ms=3.2,
+                mec="white",
+                mew=0.5,
+                label="held out" if alone else run.name,
+            )
+    _mark_best(axes, runs, ruler)
+    _zoom(axes, runs)
+    axes.set_xlabel(ruler.label)
+    axes.set_ylabel("loss (nats per token)")
+    axes.margins(x=0.015)
+    _grid(axes)
+    title = None if alone else "thick dots: held out; thin: training"
+    axes.legend(frameon=False, loc="upper right", title=title, title_fontsize=7, alignment="right", borderaxespad=0)
+    per_step = {run.tokens_per_step for run in runs}
+    if len(per_step) == 1:  # otherwise no second ruler fits all
+        factor = per_step.pop() / ruler.size
+        steps_above = ruler.x == "tokens"
+        to, back = (lambda x: x / factor), (lambda x: x * factor)
+        top = axes.secondary_xaxis("top", functions=(to, back) if steps_above else (back, to))
+        top.set_xlabel("step" if steps_above else ruler.tokens_label)
+        top.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if steps_above else f"{value:g}")
+        top.spines["top"].set_visible(True)
+    if ruler.x == "steps":
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def _mark_best(axes: Axes, runs: Sequence[Run], ruler: Ruler) -> None:
+    """Ring the lowest held-out loss of all runs and say what it is."""
+    candidates = [(run.held_out.values[best], run, best) for run in runs if (best := run.best()) is not None]
+    if not candidates:
+        return
+    loss, run, best = min(candidates, key=lambda candidate: candidate[0])
+    place = ruler(run, run.held_out)[best]
+    colour = COLOURS[1] if len(runs) == 1 else COLOURS[next(i for i, r in enumerate(runs) if r is run) % len(COLOURS)]
+    axes.plot([place], [loss], "o", ms=7, mfc="none", mec=colour, mew=0.9)
+    bits = run.summary().get("best_val_bits_per_byte")
+    text = f"best {loss:.3f}" + (f" ({bits:.3f} bits per byte)" if bits is not None else "")
+    text += f"\nat step {run.held_out.steps[best]:,.0f}" + (f", {run.name}" if len(runs) > 1 else "")
+    axes.annotate(
+        text,
+        (place, loss),
+        xytext=(-4, 30),
+        textcoords="offset points",
+        ha="right" if place > sum(axes.get_xlim()) / 2 else "left",
+        fontsize=7.5,
+        color=colour,
+        arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 1, "shrinkB": 4},
+    )
+
+
+def _zoom(axes: Axes, runs: Sequence[Run]) -> None:
+    """Cut off the first moments, which fall from ln V and would press all that matters into the lowest third."""
+    later = [smooth(run.loss.values)[len(run.loss) // 33 :] for run in runs]
+    later += [run.held_out.values[1:] for run in runs if len(run.held_out) > 2]
+    low = min(part.min() for part in later)
+    high = max(part.max() for part in later)
+    if high > low:
+        axes.set_ylim(low - 0.08 * (high - low), high + 0.06 * (high - low))
+
+
+def _draw_small(axes: Axes, title: str, curves: Sequence[Curve], runs: Sequence[Run], ruler: Ruler) -> None:
+    axes.set_title(title, loc="left", color=GREY)
+    axes.set_xlabel(ruler.short_label)
+    axes.margins(x=0.015)
+    _grid(axes)
+    if not any(len(curve) for curve in curves):
+        axes.text(0.5, 0.5, "not recorded", ha="center", va="center", color=GREY, transform=axes.transAxes)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    for number, (run, curve) in enumerate(zip(runs, curves, strict=True)):
+        if not len(curve):
+            continue
+        colour, places = COLOURS[number % len(COLOURS)], ruler(run, curve)
+        if title == "learning rate":
+            axes.plot(places, curve.values, color=colour, lw=1.1)
+            continue
+        axes.plot(places, curve.values, color=colour, alpha=0.22, lw=0.6)
+        axes.plot(places, smooth(curve.values), color=colour, lw=1.1)
+    if title == "gradient norm":  # the first steps' norms may be a hundred times the rest
+        high = max(1.15 * smooth(curve.values)[len(curve) // 33 :].max() for curve in curves if len(curve))
+        axes.set_ylim(0, high if high > 0 else 1)
+    elif title == "learning rate":
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
+        axes.yaxis.get_offset_text().set_size(7)
+        axes.yaxis.get_offset_text().set_color(GREY)
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def _grid(axes: Axes) -> None:
+    axes.grid(axis="y", color="#dddddd", lw=0.5)
+    axes.set_axisbelow(True)

@@ -1,0 +1,21 @@
+"""The newest run under runs/: what a command means when no run is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mini_llm.errors import UserError
+
+HOW_TO_TRAIN = "train one first: mini-llm demo, or mini-llm train --config configs/mini-50m.yaml"
+
+
+def newest_run(holds: str, root: Path = Path("runs")) -> Path:
+    """Return the folder below `root` whose file or pointer `holds` ("latest", "metrics.jsonl") was written last.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [*root.glob(f"*/{holds}"), *root.glob(f"*/run/{holds}")]  # the demo's run lies one folder deeper
+    if not found:
+        raise UserError(f"no run in {root.resolve()}", HOW_TO_TRAIN)
+    return max(found, key=lambda path: path.lstat().st_mtime).parent

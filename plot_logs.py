@@ -1,0 +1,9 @@
+"""The seed's `python plot_logs.py [RUN]...`: the same as `mini-llm plot`."""
+
+import sys
+
+from mini_llm.cli import app, exit_codes
+
+if __name__ == "__main__":
+    with exit_codes():
+        app(["plot", *sys.argv[1:]])

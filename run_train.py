@@ -1,0 +1,9 @@
+"""The seed's `python run_train.py --config FILE [KEY=VALUE]...`: the same as `mini-llm train`."""
+
+import sys
+
+from mini_llm.cli import app, exit_codes
+
+if __name__ == "__main__":
+    with exit_codes():
+        app(["train", *sys.argv[1:]])
