@@ -1,4 +1,4 @@
-"""The seed's `python run_inference.py --prompt TEXT`: the same as `mini-llm generate`, with the newest run under runs/."""
+"""The seed's `python run_inference.py --prompt TEXT`: `mini-llm generate` with the newest run under runs/."""
 
 import argparse
 

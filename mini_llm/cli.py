@@ -26,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with: mini-llm demo",
 )
-tokenizer_app = typer.Typer(help="Train a tokenizer on your text.", no_args_is_help=True)
+tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare some.", no_args_is_help=True)
 app.add_typer(tokenizer_app, name="tokenizer")
 
 
@@ -221,6 +221,7 @@ def chat(
     talk(generator, system=system, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop or [], seed=seed)
 
 
+tokenizer_app.command("report")(cli_study.tokenizer_report)
 app.command()(cli_study.plot)
 app.command()(cli_study.import_seed)
 

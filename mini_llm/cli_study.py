@@ -10,7 +10,10 @@ from typing import Annotated
 import typer
 
 from mini_llm import log
-from mini_llm.errors import UsageError
+from mini_llm.errors import UsageError, UserError
+from mini_llm.files import write_text
+
+REPORT_BYTES = 50 * 10**6
 
 
 def import_seed(
@@ -74,3 +77,51 @@ def plot(
         return
     draw(found, paths, x)
     log.info(f"picture: {', '.join(map(str, paths))}")
+
+
+def tokenizer_report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Tokenizer folders: ours or any Llama-like model's.")
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Text to measure on, any source that `prepare` takes; may be repeated. [default: samples]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Markdown page to write, instead of printing here.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Compare tokenizers: length, waste, speed, losses, and how they cut prose, code, emoji, Hindi and more."""
+    from mini_llm.tokenizer.report import as_json, load_subjects, measure, print_report
+    from mini_llm.tokenizer.report_page import page
+    from mini_llm.tokenizer.samples import SAMPLES
+
+    subjects = load_subjects(folders)
+    texts, source = list(SAMPLES.values()), "the built-in samples"
+    if text:
+        texts = _first_texts(text)
+        source = f"{', '.join(text)} ({sum(len(t.encode('utf-8', 'replace')) for t in texts) / 1e6:,.2f} MB)"
+    found = [measure(subject, texts) for subject in subjects]
+    if out:
+        try:
+            write_text(out, page(subjects, found, source))
+        except OSError as problem:
+            raise UserError(f"cannot write {out}: {problem.strerror}", "choose another --out") from None
+        log.info(f"report: {out}")
+    if json_output:
+        print(json.dumps(as_json(found, source)))
+    elif not out:
+        print_report(subjects, found, source)
+
+
+def _first_texts(sources: list[str]) -> list[str]:
+    """Return the first 50 MB of the sources' documents: enough for any rate, and it fits into memory."""
+    from mini_llm.data.sources import read_documents
+
+    texts, n_bytes = [], 0
+    for document in read_documents(sources, description="reading"):
+        texts.append(document)
+        n_bytes += len(document)
+        if n_bytes > REPORT_BYTES:
+            log.note(f"measuring on the first {REPORT_BYTES // 10**6} MB")
+            break
+    return texts

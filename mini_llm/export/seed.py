@@ -113,7 +113,9 @@ def _unpickle(path: Path) -> dict[Any, Any]:
             raise UserError(
                 f"{path} holds {name[1]}, which could execute code: not loaded", "import-seed reads data alone"
             ) from None
-        raise UserError(f"{path} is no checkpoint of PyTorch, or holds more than data: not loaded", NOT_A_SEED) from None
+        raise UserError(
+            f"{path} is no checkpoint of PyTorch, or holds more than data: not loaded", NOT_A_SEED
+        ) from None
     except (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as bad:
         reason = str(bad).splitlines()[0][:200] if str(bad) else type(bad).__name__
         raise UserError(f"{path} is truncated, or no checkpoint of PyTorch ({reason})", NOT_A_SEED) from None

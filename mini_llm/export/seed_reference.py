@@ -34,7 +34,9 @@ def seed_logits(weights: Mapping[str, Tensor], ids_BT: Tensor, *, n_heads: int, 
     while f"layers.{layer}.attention.wq.weight" in weights:
         block = f"layers.{layer}"
         h_BTD = normalise(x_BTD, f"{block}.attention_norm")
-        q, k, v = ((h_BTD @ matrix(f"{block}.attention.{n}").T).view(B, T, -1, D // n_heads) for n in ("wq", "wk", "wv"))
+        q, k, v = (
+            (h_BTD @ matrix(f"{block}.attention.{n}").T).view(B, T, -1, D // n_heads) for n in ("wq", "wk", "wv")
+        )
         q, k = _turn(q, angles_TC), _turn(k, angles_TC)
         k, v = (x.repeat_interleave(n_heads // x.shape[2], dim=2) for x in (k, v))
         scores_BHTS = torch.einsum("bthk,bshk->bhts", q, k) / (D // n_heads) ** 0.5

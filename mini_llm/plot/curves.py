@@ -143,10 +143,11 @@ def _curve(rows: list[tuple[int, dict[str, Any]]], key: str, path: Path) -> Curv
 def smooth(values: np.ndarray) -> np.ndarray:
     """Return the running mean over a twentieth of the points, centred, so that the curve does not lag behind.
 
-    Near the ends the window shrinks on both sides alike.
+    At the steep beginning the window shrinks on both sides alike; at the flat end it only loses what is not there.
     """
     n = len(values)
     places = np.arange(n)
-    reach = np.minimum(np.minimum(places, n - 1 - places), max(1, n // 40))
+    before = np.minimum(places, max(1, n // 40))
+    after = np.minimum(n - 1 - places, before)
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
+    return (sums[places + after + 1] - sums[places - before]) / (before + after + 1)

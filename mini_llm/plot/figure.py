@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mini_llm.errors import UsageError, UserError
 from mini_llm.plot.curves import Curve, Run, smooth
 
@@ -15,10 +17,12 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours (2008): readers who see no red or no green tell them apart, and a printer without colours does.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#555555"
+UNITS = {3: "thousand tokens", 6: "million tokens", 9: "billion tokens"}
 SUFFIXES = (".png", ".svg", ".pdf")
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
+    "axes.titlelocation": "left",
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
@@ -101,9 +105,15 @@ class Ruler:
     def __init__(self, runs: Sequence[Run], x: str) -> None:
         self.x = x
         most = max(run.loss.steps[-1] * run.tokens_per_step for run in runs)
-        self.size, unit = next(
-            (size, unit) for size, unit in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"), (1, "")) if most >= size
-        ) if most >= 1 else (1, "")
+        self.size, unit = (
+            next(
+                (size, unit)
+                for size, unit in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"), (1, ""))
+                if most >= size
+            )
+            if most >= 1
+            else (1, "")
+        )
         self.tokens_label = f"tokens seen ({unit}s)" if unit else "tokens seen"
         self.label = self.tokens_label if x == "tokens" else "step"
         self.short_label = f"{unit} tokens".strip() if x == "tokens" else "step"
@@ -140,8 +150,9 @@ def _draw_losses(axes: Axes, runs: Sequence[Run], ruler: Ruler) -> None:
     axes.set_ylabel("loss (nats per token)")
     axes.margins(x=0.015)
     _grid(axes)
-    title = None if alone else "thick dots: held out; thin: training"
-    axes.legend(frameon=False, loc="upper right", title=title, title_fontsize=7, alignment="right", borderaxespad=0)
+    title = None if alone else "dots: held out, pale: training"
+    legend = axes.legend(loc="upper right", title=title, title_fontsize=7, alignment="right", borderaxespad=0.2)
+    legend.get_frame().set(facecolor="white", edgecolor="none", alpha=1)  # no grid line through the text
     per_step = {run.tokens_per_step for run in runs}
     if len(per_step) == 1:  # otherwise no second ruler fits all
         factor = per_step.pop() / ruler.size
@@ -167,15 +178,16 @@ def _mark_best(axes: Axes, runs: Sequence[Run], ruler: Ruler) -> None:
     bits = run.summary().get("best_val_bits_per_byte")
     text = f"best {loss:.3f}" + (f" ({bits:.3f} bits per byte)" if bits is not None else "")
     text += f"\nat step {run.held_out.steps[best]:,.0f}" + (f", {run.name}" if len(runs) > 1 else "")
+    is_right = place > sum(axes.get_xlim()) / 2
     axes.annotate(
         text,
         (place, loss),
-        xytext=(-4, 30),
+        xytext=(3 if is_right else -3, 30),
         textcoords="offset points",
-        ha="right" if place > sum(axes.get_xlim()) / 2 else "left",
+        ha="right" if is_right else "left",
         fontsize=7.5,
         color=colour,
-        arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 1, "shrinkB": 4},
+        arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 1, "shrinkB": 4, "relpos": (is_right, 0)},
     )
 
 
@@ -190,7 +202,7 @@ def _zoom(axes: Axes, runs: Sequence[Run]) -> None:
 
 
 def _draw_small(axes: Axes, title: str, curves: Sequence[Curve], runs: Sequence[Run], ruler: Ruler) -> None:
-    axes.set_title(title, loc="left", color=GREY)
+    axes.set_title(title, color=GREY)
     axes.set_xlabel(ruler.short_label)
     axes.margins(x=0.015)
     _grid(axes)
@@ -203,22 +215,24 @@ def _draw_small(axes: Axes, title: str, curves: Sequence[Curve], runs: Sequence[
         if not len(curve):
             continue
         colour, places = COLOURS[number % len(COLOURS)], ruler(run, curve)
-        if title == "learning rate":
-            axes.plot(places, curve.values, color=colour, lw=1.1)
+        if title == "learning rate":  # schedules often coincide: the upper one is dashed
+            axes.plot(places, curve.values, color=colour, lw=1.1, ls=(0, (5, 3)) if number else "-")
             continue
         axes.plot(places, curve.values, color=colour, alpha=0.22, lw=0.6)
         axes.plot(places, smooth(curve.values), color=colour, lw=1.1)
+    if ruler.x == "steps":
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     if title == "gradient norm":  # the first steps' norms may be a hundred times the rest
         high = max(1.15 * smooth(curve.values)[len(curve) // 33 :].max() for curve in curves if len(curve))
         axes.set_ylim(0, high if high > 0 else 1)
-    elif title == "learning rate":
-        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
-        axes.yaxis.get_offset_text().set_size(7)
-        axes.yaxis.get_offset_text().set_color(GREY)
-        axes.set_ylim(bottom=0)
-    else:
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        return
+    axes.set_ylim(bottom=0)
+    high = max(curve.values.max() for curve in curves if len(curve))
+    power = int(np.floor(np.log10(1.1 * high))) if high > 0 else 0
+    power = power if power < 0 else 3 * (power // 3)
+    if power:
+        axes.set_title(f"{title} ($\\times 10^{{{power}}}$)" if power < 0 else title.replace("tokens", UNITS[power]))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value / 10.0**power:g}")
 
 
 def _grid(axes: Axes) -> None:

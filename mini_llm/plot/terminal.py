@@ -79,9 +79,7 @@ def curve_lines(runs: Sequence[Run], width: int, x: str = "tokens") -> list[Text
     pad = 0.03 * (y_high - y_low) or 0.1
     x_high = max(places(run, run.loss)[-1] for run in runs)
     x_low = min(0.0, *(places(run, run.loss)[0] for run in runs))
-    canvas = Canvas(
-        max(10, width - MARGIN - 2), HEIGHT, (x_low, max(x_high, x_low + 1)), (y_low - pad, y_high + pad)
-    )
+    canvas = Canvas(max(10, width - MARGIN - 2), HEIGHT, (x_low, max(x_high, x_low + 1)), (y_low - pad, y_high + pad))
     for number, (run, values) in enumerate(zip(runs, trained, strict=True)):
         canvas.line(places(run, run.loss), values, STYLES[number % len(STYLES)])
     for number, run in enumerate(runs):
@@ -116,8 +114,12 @@ def _legend(runs: Sequence[Run], width: int) -> list[Text]:
     lines = [Text("loss (nats per token): dots training, marks held out"[:width], style="bold")]
     for number, run in enumerate(runs):
         numbers = run.summary()
-        best = f", best {numbers['best_val_loss']:.3f} at step {numbers['best_step']:,}" if run.best() is not None else ""
-        bits = f" = {numbers['best_val_bits_per_byte']:.3f} bits per byte" if "best_val_bits_per_byte" in numbers else ""
+        best = (
+            f", best {numbers['best_val_loss']:.3f} at step {numbers['best_step']:,}" if run.best() is not None else ""
+        )
+        bits = (
+            f" = {numbers['best_val_bits_per_byte']:.3f} bits per byte" if "best_val_bits_per_byte" in numbers else ""
+        )
         style = STYLES[1] if len(runs) == 1 else STYLES[number % len(STYLES)]
         text = f"{MARKS[number % len(MARKS)]} {run.name}: {numbers['loss']:.3f} training{best}{bits}"
         lines.append(Text(text[:width], style=style))
