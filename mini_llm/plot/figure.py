@@ -14,7 +14,7 @@ from mini_llm.plot.curves import Curve, Run, smooth
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours (2008): readers who see no red or no green tell them apart, and a printer without colours does.
+# Okabe and Ito's colours (2008), which readers who see no red or no green tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#555555"
 UNITS = {3: "thousand tokens", 6: "million tokens", 9: "billion tokens"}

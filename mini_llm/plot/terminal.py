@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 STYLES = ("blue", "red", "green", "magenta", "yellow", "cyan")
 MARKS = "●▲■◆▼★"
-PLAIN = str.maketrans({**dict.fromkeys(map(chr, range(0x2801, 0x2900)), "."), **dict(zip(MARKS, "o^#*v+"))} | {
-    "\u2800": " ", "│": "|", "└": "+", "─": "-", "┤": "+", "┴": "+"
-})  # fmt: skip
+# Where there is no UTF-8.
+ASCII = str.maketrans(MARKS + "│└─┤", "o^#*v+|+-+") | dict.fromkeys(range(10241, 10496), ".")
 MARGIN = 8  # characters left of the axis
 HEIGHT = 16
 
@@ -94,7 +93,7 @@ def curve_lines(runs: Sequence[Run], width: int, x: str = "tokens") -> list[Text
 
 
 def print_curve(runs: Sequence[Run], x: str = "tokens", file: TextIO | None = None) -> None:
-    """Print the curve to stdout: in colours on a terminal, as plain text in a pipe, as ASCII where there is no UTF-8."""
+    """Print the curve to stdout: in colours on a terminal, plain in a pipe, as ASCII where there is no UTF-8."""
     from rich.console import Console
     from rich.text import Text
 
@@ -103,7 +102,7 @@ def print_curve(runs: Sequence[Run], x: str = "tokens", file: TextIO | None = No
     has_unicode = (file.encoding or "utf-8").lower().replace("-", "") == "utf8"
     for line in curve_lines(runs, console.width, x):
         if not has_unicode:
-            line = Text(line.plain.translate(PLAIN))
+            line = Text(line.plain.translate(ASCII))
         line.rstrip()
         console.print(line)
 

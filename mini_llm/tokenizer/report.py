@@ -142,7 +142,7 @@ def _speed(tokenizer: Tokenizer, texts: Sequence[str], n_bytes: int) -> float:
 
 
 def pieces(subject: Subject, text: str) -> list[str]:
-    """Return the tokens of `text` as they can be shown: spaces and line ends visible, parts of characters in hexadecimal."""
+    """Return the tokens of `text` for the eye: spaces and line ends visible, parts of characters in hexadecimal."""
     shown = []
     for token_id in subject.tokenizer.encode(text):
         data = subject.tokenizer.rules.bytes_of(token_id)

@@ -53,7 +53,8 @@ def model_args(monkeypatch: pytest.MonkeyPatch) -> object:
     """Return the seed's settings as it pickles them: an instance of a class `model.config.ModelArgs`."""
     module = types.ModuleType("model.config")
     fields = [(name, type(value), value) for name, value in SHAPE.items()]
-    module.ModelArgs = dataclasses.make_dataclass("ModelArgs", fields, module="model.config")  # type: ignore[attr-defined]
+    module.ModelArgs = dataclasses.make_dataclass("ModelArgs", fields)  # type: ignore[attr-defined]
+    module.ModelArgs.__module__ = "model.config"
     monkeypatch.setitem(sys.modules, "model", types.ModuleType("model"))
     monkeypatch.setitem(sys.modules, "model.config", module)
     return module.ModelArgs()  # type: ignore[attr-defined]
