@@ -115,7 +115,7 @@ def write_model_files(
     _write_json(folder / "generation_config.json", {**generation, "_from_model_config": False})
     if tokenizer:
         tokenizer.copy_to(folder)
-    (folder / "README.md").write_text(_model_card(model.config), encoding="utf-8")
+    (folder / "README.md").write_text(_model_card(model.config, has_tokenizer=tokenizer is not None), encoding="utf-8")
 
 
 def write_checksums(folder: Path) -> None:
@@ -128,7 +128,8 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def _model_card(config: ModelConfig) -> str:
+def _model_card(config: ModelConfig, *, has_tokenizer: bool) -> str:
+    missing = "" if has_tokenizer else "\nThis folder holds no tokenizer: add `--tokenizer DIR` to the command.\n"
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -143,7 +144,7 @@ context {config.max_seq_len:,}.
     mini-llm generate THIS_FOLDER --prompt "Once upon a time"
 
 or, in Python, `AutoModelForCausalLM.from_pretrained(THIS_FOLDER)` and `AutoTokenizer.from_pretrained(THIS_FOLDER)`.
-"""
+{missing}"""
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

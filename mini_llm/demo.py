@@ -19,7 +19,7 @@ from mini_llm.errors import UsageError, UserError
 from mini_llm.inference.generate import Generator
 from mini_llm.model.transformer import Transformer
 from mini_llm.plot.curves import read_runs
-from mini_llm.plot.figure import draw, picture_paths
+from mini_llm.plot.figure import draw, have_matplotlib, picture_paths
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tokenizer.train import WrongVocabSize, train_tokenizer
 from mini_llm.train.config import TrainConfig
@@ -131,9 +131,12 @@ def show_results(run: Path, store: TokenStore, prompts: tuple[str, ...], seed: i
     log.info("[4/4] results")
     held_out = [r for r in read_metrics(run) if "val_loss" in r]
     bits = held_out[-1]["val_bits_per_byte"]
-    pictures = picture_paths(run / "plots" / "curves")
-    draw(read_runs([run]), pictures)
-    log.info(f"loss curve: {pictures[0]}")
+    if have_matplotlib():
+        pictures = picture_paths(run / "plots" / "curves")
+        draw(read_runs([run]), pictures)
+        log.info(f"loss curve: {pictures[0]}")
+    else:
+        log.info(f"loss curve: mini-llm plot {run}")
     log.info(
         f"held-out text, never trained on: {bits:.3f} bits per byte; xz -9 needs {xz_bits_per_byte(store):.2f} for it"
     )
