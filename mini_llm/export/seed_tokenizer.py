@@ -73,7 +73,10 @@ def _convert(path: Path, folder: Path) -> None:
     from tokenizers import decoders, normalizers, processors
 
     try:
-        pieces = SentencePieceProcessor(model_proto=path.read_bytes())
+        model = path.read_bytes()
+        if not model:  # SentencePiece would take it, and answer nonsense
+            raise ValueError("it is empty")
+        pieces = SentencePieceProcessor(model_proto=model)
         result = tokenizers.Tokenizer(bpe_model(pieces))
     except Exception as problem:  # SentencePiece raises bare RuntimeErrors
         raise UserError(f"{path} is not a SentencePiece model that can be read: {str(problem)[:200]}") from None

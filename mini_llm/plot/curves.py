@@ -130,7 +130,8 @@ def _curve(rows: list[tuple[int, dict[str, Any]]], key: str, path: Path) -> Curv
     for number, row in rows:
         if row.get(key) is None:  # null: an infinite gradient norm, which float16 has now and then
             continue
-        step, value = row.get("step"), row[key]
+        step: Any = row.get("step")
+        value: Any = row[key]
         for name, found in (("step", step), (key, value)):
             if isinstance(found, bool) or not isinstance(found, (int, float)):
                 raise UserError(f"{path}, line {number}: '{name}' is {json.dumps(found)[:50]}, not a number")

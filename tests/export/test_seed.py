@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mini_llm.checkpoint import load_model
+from mini_llm.checkpoint import load_model, resolve_checkpoint
 from mini_llm.errors import UserError
 from mini_llm.export.seed import import_seed, read_seed, to_half_split
+from mini_llm.inference.generate import Generator
 
 SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 300, "multiple_of": 32}
 SHAPE |= {"max_seq_len": 64, "dropout": 0.0, "device": "cuda"}
@@ -167,20 +168,25 @@ class Bomb:
 
 
 @pytest.mark.parametrize("place", ["model_args", "inside", "plain"])
-def test_hidden_code_is_named_and_never_runs(place: str, write: Write, run_cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_hidden_code_is_named_and_never_runs(place: str, write: Write, tmp_path: Path) -> None:
     bomb = Bomb(tmp_path / "executed")
     if place == "plain":  # no archive of torch's, but a bare pickle
         path = tmp_path / "ckpt.pt"
         path.write_bytes(pickle.dumps({"model": bomb}, protocol=2))
     else:
         path = write(model_args=bomb) if place == "model_args" else write(model={"norm.weight": bomb})
-    result = run_cli("import-seed", path, "--out", tmp_path / "model")
+    with pytest.raises(UserError, match=r"holds posix\.system, which could execute code: not loaded"):
+        import_seed(path, tmp_path / "model")
+    assert not (tmp_path / "executed").exists()
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_command_line_refuses_hidden_code_too(write: Write, run_cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    result = run_cli("import-seed", write(model_args=Bomb(tmp_path / "executed")), "--out", tmp_path / "model")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "not loaded" in result.stderr
-    assert "system" in result.stderr
     assert not (tmp_path / "executed").exists()
-    assert not (tmp_path / "model").exists()
 
 
 def broken(name: str, change: Callable[[torch.Tensor], object]) -> Callable[[Weights], object]:
@@ -235,16 +241,16 @@ def test_missing_truncated_and_in_the_way(write: Write, tmp_path: Path) -> None:
         import_seed(path, tmp_path / "mine")
 
 
-def test_a_pickle_given_to_generate_leads_here(write: Write, run_cli) -> None:  # type: ignore[no-untyped-def]
-    result = run_cli("generate", write(), "--prompt", "x")
-    assert result.returncode == 1
-    assert "mini-llm import-seed" in result.stderr
+def test_a_pickle_given_to_generate_leads_here(write: Write) -> None:
+    with pytest.raises(UserError, match="mini-llm import-seed"):
+        resolve_checkpoint(write())
 
 
-def test_without_a_tokenizer_the_folder_says_so(write: Write, run_cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    result = run_cli("import-seed", write(), "--out", tmp_path / "model")
-    assert result.returncode == 0
-    assert "warning: no tokenizer" in result.stderr
-    said = run_cli("generate", tmp_path / "model", "--prompt", "x")
-    assert said.returncode == 1
-    assert "tokenizer.json" in said.stderr
+def test_without_a_tokenizer_the_folder_says_so(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_seed(write(), tmp_path / "model")
+    assert "warning: no tokenizer" in capsys.readouterr().err
+    assert "holds no tokenizer" in (tmp_path / "model" / "README.md").read_text()
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        Generator(tmp_path / "model", device="cpu")

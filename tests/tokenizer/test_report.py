@@ -46,7 +46,8 @@ def test_cuts_joined_are_the_text(text: str, bpe: Tokenizer, unigram: Tokenizer,
             bytes.fromhex(part[1:-1]) if re.fullmatch("⟨[0-9A-F]{2}⟩", part) else part.encode()
             for part in re.findall("⟨[0-9A-F]{2}⟩|.", "".join(cut))
         )
-        assert data.decode() == text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
+        # A space that shares a token with half a character is in hexadecimal.
+        assert data.decode().replace(" ", "·") == text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
 
 
 def test_the_page_shows_every_cut_in_colour_and_in_plain_text(bpe: Tokenizer, unigram: Tokenizer) -> None:
@@ -63,9 +64,9 @@ def test_the_page_shows_every_cut_in_colour_and_in_plain_text(bpe: Tokenizer, un
     assert {line.count("|") - line.count("\\|") for line in table} == {4}
 
 
-def test_pieces_cannot_break_out_of_the_page(bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_cannot_break_out_of_the_page(byte_level: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SAMPLES, "prose", "<script>alert(1)</script> *bold* `code` | [a](b)")
-    subjects = load_subjects([bpe.folder])
+    subjects = load_subjects([byte_level.folder])
     text = page(subjects, [measure(s, ["text"]) for s in subjects], "x")
     coloured = next(line for line in text.splitlines() if line.startswith("<p>"))
     shown = re.sub(r"</?(p|b|br|code|wbr)\b[^>]*>", "", coloured)
