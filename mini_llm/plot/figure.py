@@ -75,11 +75,12 @@ def draw(runs: Sequence[Run], paths: Sequence[Path], x: str = "tokens") -> None:
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
         raise UserError("pictures need matplotlib", "pip install 'mini-llm[demo]', or use --terminal") from None
     with rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(7, 4.8), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.06, w_pad=0.05, hspace=0.04, wspace=0.04)  # type: ignore[union-attr]
+        layout = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.05, hspace=0.04, wspace=0.04)
+        figure = Figure(figsize=(7, 4.8), layout=layout)
         grid = figure.add_gridspec(2, 3, height_ratios=(2.1, 1))
         ruler = Ruler(runs, x)
         _draw_losses(figure.add_subplot(grid[0, :]), runs, ruler)
