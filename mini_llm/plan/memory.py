@@ -1,0 +1,125 @@
+"""What training keeps in memory at its fullest moment, part by part.
+
+Two moments compete. Where the backward pass begins, everything that the forward pass kept is there, and the loss head
+is busy; gradients are there only if an earlier micro-batch left some. Where the optimizer steps, all that is gone, and
+the gradients are complete. What the parts are made of, and how well they fit, is told in README.md.
+Letters: B rows, T tokens, D width, F inner width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from mini_llm.model.accounting import count_block_matrices, count_block_parameters, count_parameters
+from mini_llm.model.config import ModelConfig
+from mini_llm.plan.activations import HEAP_BLOCK, Saved, eager_activations
+from mini_llm.train.config import TrainConfig
+
+# Bytes of `mini-llm train` without its tensors, and of the compiler; measured on Linux (x86-64, torch 2.13).
+PROGRAM, COMPILER = 330e6, 150e6
+# A C heap keeps freed blocks for later ones that do not fit: a third more than the live ones, 1.31 to 1.43 measured.
+HEAP_SLACK = 0.33
+# Float32 tensors of (B, T, V) at once: log-probabilities, and their gradient before and after the softmax.
+LOGIT_COPIES_EAGER, LOGIT_COPIES_COMPILED = 3, 2
+# Copies of its largest group of equal matrices that Muon works on: the step, its stack, and the iteration's three.
+MUON_COPIES = 5
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """How the work is spread: `shards` GPUs each keep their part of weights, gradients and optimizer state (FSDP2)."""
+
+    name: str
+    shards: int = 1
+    checkpointing: bool = False  # keep each block's input alone and compute the block again in the backward pass
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device; `peak` is what its memory must hold, which is less than the sum of all parts."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    autocast: int
+    activations: int
+    logits: int
+    optimizer_work: int
+    program: int
+    allocator: int
+    peak: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the parts by name."""
+        return asdict(self)
+
+
+def predict_memory(config: TrainConfig, dtype: torch.dtype, scenario: Scenario, *, on_cpu: bool) -> Memory:
+    """Return the memory of one device that computes in `dtype`."""
+    c, model = config, config.model
+    parameters, matrices, shards = count_parameters(model), count_block_matrices(model), scenario.shards
+    weights, gradients = 4 * parameters // shards, 4 * parameters // shards
+    # AdamW remembers two numbers for each weight, Muon one.
+    state = 4 * (2 * parameters - (matrices if c.optimizer == "muon" else 0)) // shards
+    work = MUON_COPIES * 4 * _largest_group(model) // shards if c.optimizer == "muon" else 0
+    low = dtype != torch.float32
+    autocast = 2 * (matrices + model.vocab_size * model.dim) if low else 0
+    if shards > 1:  # whole are only the block at work and the next one on its way
+        autocast = 2 * (2 if low else 4) * count_block_parameters(model)
+    saved = activations(c, dtype, checkpointing=scenario.checkpointing)
+    copies = LOGIT_COPIES_COMPILED if c.compile else LOGIT_COPIES_EAGER
+    logits = copies * 4 * c.batch_size * c.block_size * model.vocab_size
+    backward = saved.bytes + logits + autocast + (gradients if c.gradient_accumulation_steps > 1 else 0)
+    step = gradients + work
+    program = int(PROGRAM + (COMPILER if c.compile else 0)) if on_cpu else 0
+    allocator = int(HEAP_SLACK * saved.heap_bytes) if on_cpu else 0
+    return Memory(
+        weights=weights,
+        gradients=gradients,
+        optimizer=state,
+        autocast=autocast,
+        activations=saved.bytes,
+        logits=logits,
+        optimizer_work=work,
+        program=program,
+        allocator=allocator,
+        peak=program + weights + state + max(backward + allocator, step),
+    )
+
+
+def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool) -> Saved:
+    """Return what one micro-batch's forward pass keeps, the loss head's part left out."""
+    c, model = config, config.model
+    tokens = c.batch_size * c.block_size
+    if c.compile:
+        per_token = compiled_bytes_per_token(model, dtype)
+        largest = 4 * tokens * max(model.dim, model.hidden_dim)
+        block = Saved(tokens * per_token, tokens * per_token if largest < HEAP_BLOCK else 0)
+        rest = Saved(8 * tokens * model.dim, 8 * tokens * model.dim if largest < HEAP_BLOCK else 0)
+    else:
+        block, rest = eager_activations(model, c.batch_size, c.block_size, dtype)
+    blocks = block.scaled(model.n_layers)
+    if checkpointing:  # the stream at each block's entrance is float32 also under autocast
+        entrances = 4 * tokens * model.dim * model.n_layers
+        blocks = Saved(entrances + block.bytes, entrances + block.heap_bytes)
+    return Saved(blocks.bytes + rest.bytes, blocks.heap_bytes + rest.heap_bytes)
+
+
+def compiled_bytes_per_token(model: ModelConfig, dtype: torch.dtype) -> int:
+    """Return what one compiled block keeps of one token: the results of matrix products, not what is cheap to redo.
+
+    The stream twice (before attention, before the MLP), in float32; queries, keys, values and attention's result; gate
+    and up; and one number a head. Norms, SiLU and products are computed again.
+    """
+    item = 4 if dtype == torch.float32 else 2
+    q, kv = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
+    dropped = 2 * model.dim if model.dropout else 0
+    return 8 * model.dim + item * (2 * q + 2 * kv + 2 * model.hidden_dim) + 4 * model.n_heads + dropped
+
+
+def _largest_group(model: ModelConfig) -> int:
+    """Return the numbers in the largest group of matrices of one shape: gate and up, or queries and output."""
+    mlp = 2 * model.dim * model.hidden_dim
+    return model.n_layers * max(mlp, 2 * model.dim * model.n_heads * model.head_dim)

@@ -1,0 +1,195 @@
+"""The plan of a run: what it needs in memory, operations, hours and money, and what to change when it is too big."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from mini_llm.errors import UsageError
+from mini_llm.model.accounting import (
+    chinchilla_loss,
+    compute_optimal_tokens,
+    count_parameters,
+    flops_per_token,
+    kv_cache_bytes_per_token,
+)
+from mini_llm.model.config import ModelConfig
+from mini_llm.model.transformer import Transformer
+from mini_llm.plan.machines import GPU_MEMORY, Machine, compute_dtype, data_sheet, this_cpu, this_gpu
+from mini_llm.plan.memory import Memory, Scenario, predict_memory
+from mini_llm.train.config import TrainConfig
+
+SMALLEST_OF_LAW = 40_000_000  # parameters; the law of the loss is fitted to models from 44 million on
+USABLE = 0.92  # of a device's memory; the driver, libraries and fragments take the rest
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and for how much money; what depends on something unknown is None."""
+
+    tokens: int
+    flops: float
+    loss: float | None
+    hours: float | None
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that `mini-llm plan` shows."""
+
+    config: TrainConfig
+    machine: Machine
+    gpus: int
+    mfu: float
+    dtype: torch.dtype
+    parameters: int
+    flops_per_token: int
+    memory: dict[str, Memory]  # scenario: bytes
+    own_tokens: int  # what the config's max_iters steps see
+    optimal_tokens: int
+    schedule: Schedule
+    kv_bytes_per_token: int
+    advice: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as what JSON can hold."""
+        model = self.config.model
+        return {
+            "parameters": self.parameters,
+            "flops_per_token": self.flops_per_token,
+            "machine": {**asdict(self.machine), "gpus": self.gpus, "mfu": self.mfu},
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "memory_bytes": {name: memory.as_dict() for name, memory in self.memory.items()},
+            "fits": {name: fits(memory, self.machine) for name, memory in self.memory.items()},
+            "tokens": {
+                "config": self.own_tokens,
+                "compute_optimal": self.optimal_tokens,
+                "planned": self.schedule.tokens,
+            },
+            "flops": self.schedule.flops,
+            "hours": self.schedule.hours,
+            "cost": self.schedule.cost,
+            "expected_loss": {"first": math.log(model.vocab_size), "last": self.schedule.loss},
+            "kv_cache_bytes": {
+                "per_token": self.kv_bytes_per_token,
+                "full_context": self.kv_bytes_per_token * model.max_seq_len,
+            },
+            "advice": self.advice,
+        }
+
+
+def make_plan(
+    config: TrainConfig,
+    *,
+    gpu: str | None = None,
+    gpus: int = 1,
+    mfu: float = 0.4,
+    price: float | None = None,
+    tokens: int | None = None,
+) -> Plan:
+    """Return the plan of `config` on `gpus` devices, at `price` an hour each.
+
+    Args:
+        config: the run; its batch is what one device holds.
+        gpu: h100, h200, a100, 4090 or cpu; None is what this machine has.
+        gpus: devices that share the work.
+        mfu: share of the device's peak that the training reaches ("model FLOPs utilisation", arXiv 2204.02311).
+        price: money for one device and hour.
+        tokens: how many to train on; None is 20 for each parameter.
+
+    Raises:
+        UsageError: several CPUs.
+    """
+    is_cpu = gpu == "cpu" or (gpu is None and not torch.cuda.is_available())
+    if is_cpu and gpus > 1:
+        raise UsageError(f"--gpus {gpus} needs a GPU to multiply", f"name one: --gpu {' or '.join(GPU_MEMORY)}")
+    dtype = compute_dtype(config.dtype, is_cpu=is_cpu)
+    machine = this_cpu(dtype) if is_cpu else data_sheet(gpu) if gpu else this_gpu()
+    parameters = check_parameters(config.model)
+    scenarios = [Scenario("as configured"), Scenario("+ checkpointing", checkpointing=True)]
+    if gpus > 1:
+        scenarios += [
+            Scenario(f"+ sharding over {gpus}", shards=gpus),
+            Scenario("+ both", shards=gpus, checkpointing=True),
+        ]
+    memory = {s.name: predict_memory(config, dtype, s, on_cpu=is_cpu) for s in scenarios}
+    planned = tokens or compute_optimal_tokens(config.model)
+    flops = float(flops_per_token(config.model, config.block_size)) * planned
+    peak = machine.peak if dtype != torch.float32 or is_cpu else None  # data sheets are about 16 bits
+    hours = flops / (peak * mfu * gpus) / 3600 if peak else None
+    return Plan(
+        config=config,
+        machine=machine,
+        gpus=gpus,
+        mfu=mfu,
+        dtype=dtype,
+        parameters=parameters,
+        flops_per_token=flops_per_token(config.model, config.block_size),
+        memory=memory,
+        own_tokens=config.tokens_per_step * config.max_iters * gpus,
+        optimal_tokens=compute_optimal_tokens(config.model),
+        schedule=Schedule(
+            planned,
+            flops,
+            chinchilla_loss(parameters, planned) if parameters >= SMALLEST_OF_LAW else None,
+            hours,
+            hours * gpus * price if hours is not None and price is not None else None,
+        ),
+        kv_bytes_per_token=kv_cache_bytes_per_token(config.model, 4 if dtype == torch.float32 else 2),
+        advice=advise(config, dtype, machine, memory),
+    )
+
+
+def check_parameters(model: ModelConfig) -> int:
+    """Return the number of parameters, counted on the model itself, which is built without memory ("meta" device)."""
+    with torch.device("meta"):
+        counted = sum(p.numel() for p in Transformer(model).parameters())
+    assert counted == count_parameters(model), f"formula {count_parameters(model):,}, model {counted:,}"
+    return counted
+
+
+def fits(memory: Memory, machine: Machine) -> bool | None:
+    """Tell whether the peak fits; None where the machine's memory is unknown."""
+    return None if machine.memory is None else memory.peak <= USABLE * machine.memory
+
+
+def advise(config: TrainConfig, dtype: torch.dtype, machine: Machine, memory: dict[str, Memory]) -> list[str]:
+    """Return what to change, most harmless first; empty when the run fits as it is."""
+    if fits(memory["as configured"], machine) is not False:
+        return []
+    advice = []
+    rows, accumulation = config.batch_size, config.gradient_accumulation_steps
+    while rows > 1:
+        rows, accumulation = (rows + 1) // 2, accumulation * 2
+        if works(config, dtype, machine, batch_size=rows, gradient_accumulation_steps=accumulation):
+            return [f"batch_size={rows} gradient_accumulation_steps={accumulation}  (the same step, less at once)"]
+    one = {"batch_size": 1, "gradient_accumulation_steps": config.rows_per_step}
+    advice.append(f"batch_size=1 gradient_accumulation_steps={config.rows_per_step}  (needed, but not enough)")
+    if config.optimizer == "adamw" and works(config, dtype, machine, **one, optimizer="muon"):
+        return [*advice, "optimizer=muon  (one number of state for each weight instead of two)"]
+    block = config.block_size
+    while block > 512:
+        block //= 2
+        if works(config, dtype, machine, **one, block_size=block):
+            return [*advice, f"block_size={block}  (shorter rows)"]
+    shards = 2
+    alone = config.model_copy(update=one)
+    while shards <= 2**16 and not machine.is_cpu:
+        scenario = Scenario("", shards=shards, checkpointing=True)
+        if fits(predict_memory(alone, dtype, scenario, on_cpu=machine.is_cpu), machine):
+            return [
+                *advice,
+                f"--gpus {shards}  (with sharding and activation checkpointing, which the trainer does not have yet)",
+            ]
+        shards *= 2
+    return [*advice, "a smaller model: see the other files of configs/, or set model.n_layers and model.dim"]
+
+
+def works(config: TrainConfig, dtype: torch.dtype, machine: Machine, **changes: Any) -> bool:
+    """Tell whether the run fits on one device after `changes`."""
+    changed = config.model_copy(update=changes)
+    return bool(fits(predict_memory(changed, dtype, Scenario("as configured"), on_cpu=machine.is_cpu), machine))
