@@ -1,8 +1,8 @@
 """How near is the peak memory that `mini-llm plan` predicts to what a real run takes?
 
-Trains three steps of several small shapes through the real command line, each in a process of its own, and compares: on a
-CPU the process's largest resident memory, on a GPU `torch.cuda.max_memory_allocated`. The program itself and its libraries
-are part of the prediction on a CPU; `tensors` is the error with that part taken out on both sides.
+Trains three steps of several small shapes through the real command line, each in a process of its own, and compares: on
+a CPU the process's largest resident memory, on a GPU `torch.cuda.max_memory_allocated`. The program itself and its
+libraries are part of the prediction on a CPU; "error of the tensors" leaves that part out on both sides.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ MORE = {
     "eager, wide": f"{BASE} compile=false model.dim=512 model.n_layers=4 batch_size=4",
     "eager, long rows": f"{BASE} compile=false block_size=1024 batch_size=2",
     "eager, large weights": f"{BASE} compile=false model.dim=768 model.n_heads=12 batch_size=1 block_size=128",
-    "eager, accumulation, large vocabulary": f"{BASE} compile=false gradient_accumulation_steps=4 model.vocab_size=8192",
+    "eager, 4 micro-batches": f"{BASE} compile=false gradient_accumulation_steps=4 model.vocab_size=8192",
     "compiled, deep": f"{BASE} compile=true",
     "compiled, accumulation": f"{BASE} compile=true model.n_layers=4 gradient_accumulation_steps=4",
-    "compiled, GQA, Muon": f"{BASE} compile=true model.n_layers=4 optimizer=muon model.n_kv_heads=1 model.hidden_dim=768",
+    "compiled, GQA, Muon": f"{BASE} compile=true model.n_layers=4 optimizer=muon model.n_kv_heads=1",
     "compiled, large weights": f"{BASE} compile=true model.dim=768 model.n_layers=4 batch_size=1 block_size=128",
 }
 
@@ -43,9 +43,7 @@ def cli(*words: object) -> str:
     """Run the command line and return what it prints."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "mini_llm", *map(str, words)]
-    return subprocess.run(
-        command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
-    ).stdout
+    return subprocess.run(command, check=True, text=True, capture_output=True, env=env).stdout
 
 
 def make_store(folder: Path) -> Path:
@@ -110,7 +108,7 @@ def main() -> None:
     parser.add_argument("--only", help="only the shapes whose name holds this")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     args = parser.parse_args()
-    shapes = {name: words for name, words in (SHAPES if args.quick else {**SHAPES, **MORE}).items()}
+    shapes = SHAPES if args.quick else {**SHAPES, **MORE}
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         make_store(Path(temporary))

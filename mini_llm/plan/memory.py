@@ -18,11 +18,13 @@ from mini_llm.plan.activations import HEAP_BLOCK, Saved, eager_activations
 from mini_llm.train.config import TrainConfig
 
 # Bytes of `mini-llm train` without its tensors, and of the compiler; measured on Linux (x86-64, torch 2.13).
-PROGRAM, COMPILER = 330e6, 150e6
-# A C heap keeps freed blocks for later ones that do not fit: a third more than the live ones, 1.31 to 1.43 measured.
-HEAP_SLACK = 0.33
-# Float32 tensors of (B, T, V) at once: log-probabilities, and their gradient before and after the softmax.
-LOGIT_COPIES_EAGER, LOGIT_COPIES_COMPILED = 3, 2
+PROGRAM, COMPILER = 330e6, 140e6
+# A C heap keeps freed blocks that later ones do not fit into: a third of the live ones measured, 0.31 to 0.43, and more
+# when gradients of earlier micro-batches lie between them. Compiled code reuses its buffers.
+HEAP_SLACK, HEAP_SLACK_ACCUMULATING = 0.33, 0.7
+# Float32 tensors of (B, T, V) at once: log-probabilities, and their gradient before and after the softmax; compiled,
+# the gradient takes the place of the logits.
+LOGIT_COPIES_EAGER, LOGIT_COPIES_COMPILED = 3, 1
 # Copies of its largest group of equal matrices that Muon works on: the step, its stack, and the iteration's three.
 MUON_COPIES = 5
 
@@ -74,7 +76,8 @@ def predict_memory(config: TrainConfig, dtype: torch.dtype, scenario: Scenario, 
     backward = saved.bytes + logits + autocast + (gradients if c.gradient_accumulation_steps > 1 else 0)
     step = gradients + work
     program = int(PROGRAM + (COMPILER if c.compile else 0)) if on_cpu else 0
-    allocator = int(HEAP_SLACK * saved.heap_bytes) if on_cpu else 0
+    slack = HEAP_SLACK_ACCUMULATING if c.gradient_accumulation_steps > 1 else HEAP_SLACK
+    allocator = int(slack * saved.heap_bytes) if on_cpu and not c.compile else 0
     return Memory(
         weights=weights,
         gradients=gradients,
@@ -108,15 +111,16 @@ def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool)
 
 
 def compiled_bytes_per_token(model: ModelConfig, dtype: torch.dtype) -> int:
-    """Return what one compiled block keeps of one token: the results of matrix products, not what is cheap to redo.
+    """Return what one compiled block keeps of one token: what goes into its matrix products, and what comes out.
 
-    The stream twice (before attention, before the MLP), in float32; queries, keys, values and attention's result; gate
-    and up; and one number a head. Norms, SiLU and products are computed again.
+    The stream before attention and before the MLP, in float32, and both normalised; queries, keys, values, attention's
+    result and that again in order of tokens; gate, up and their product; one number a head. What lies within a norm,
+    RoPE or SiLU is computed again.
     """
     item = 4 if dtype == torch.float32 else 2
     q, kv = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
     dropped = 2 * model.dim if model.dropout else 0
-    return 8 * model.dim + item * (2 * q + 2 * kv + 2 * model.hidden_dim) + 4 * model.n_heads + dropped
+    return 8 * model.dim + item * (2 * model.dim + 3 * q + 2 * kv + 3 * model.hidden_dim) + 4 * model.n_heads + dropped
 
 
 def _largest_group(model: ModelConfig) -> int:

@@ -1,0 +1,125 @@
+"""Is bfloat16 faster than float32 here? A training step (automatic mixed precision) and decoding, in turns.
+
+The answer is the hardware's: some has instructions for bfloat16 matrix products (AMX, AVX512-BF16, tensor cores), other
+hardware emulates them. The table's first cell says what this machine has; `dtype: auto` of training and generation
+follows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _harness import finish, machine, median, pair_ratio, serve, table, take_turns
+
+DTYPES = ("float32", "bfloat16")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--layers", type=int, default=8, help="layers of width 384; default 8")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each; default 5")
+    parser.add_argument("--compile", action="store_true", help="under torch.compile")
+    parser.add_argument("--quick", action="store_true", help="3 turns, 4 layers")
+    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.layers = 3, 4
+    return args
+
+
+def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
+    """Return a function that times one training step and 16 decoded tokens in one dtype."""
+    import torch
+
+    from mini_llm.inference.memory import new_cache
+    from mini_llm.model.transformer import Transformer
+    from mini_llm.train.config import TrainConfig
+    from mini_llm.train.step import Stepper
+
+    settings = {
+        "batch_size": 4,
+        "block_size": 256,
+        "device": args.device,
+        "dtype": args.worker,
+        "compile": args.compile,
+        "model": {"n_layers": args.layers, "vocab_size": 8192, "max_seq_len": 512},
+    }
+    config = TrainConfig.model_validate(settings)
+    rows = torch.randint(8192, (4, 257), generator=torch.Generator().manual_seed(0))
+
+    class SameRows:
+        def rows(self, step: int) -> Any:
+            return rows
+
+    stepper = Stepper(config, SameRows())  # type: ignore[arg-type]
+    stepper.compile()
+    model = Transformer(config.model)
+    model.init_weights(1)
+    model.to(args.device, getattr(torch, args.worker)).eval()
+    cache = new_cache(model, 1, 512)
+
+    @torch.inference_mode()
+    def decode() -> None:
+        cache.rewind(0)
+        model(rows[:1, :64].to(args.device), cache=cache, last_only=True)
+        for token in range(16):
+            model(rows[:1, token : token + 1].to(args.device), cache=cache, last_only=True)
+
+    def sample() -> dict[str, Any]:
+        start = time.perf_counter()
+        stepper.step()  # it ends by reading the loss: a GPU is waited for
+        middle = time.perf_counter()
+        decode()
+        if args.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return {"train": middle - start, "decode": time.perf_counter() - middle}
+
+    sample()
+    return sample
+
+
+def instructions(device: str) -> str:
+    """Say whether the device computes bfloat16 in hardware."""
+    import torch
+
+    from mini_llm.device import has_bfloat16
+
+    return "bfloat16 in hardware" if has_bfloat16(torch.device(device)) else "no bfloat16 instructions: emulated"
+
+
+def main() -> None:
+    args = parse()
+    if args.worker:
+        serve(lambda: contender(args))
+        return
+    command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--worker"]
+    answers, skipped = take_turns({dtype: [*command, dtype] for dtype in DTYPES}, args.rounds)
+    result: dict[str, Any] = {"benchmark": "precision", "machine": machine(), "device": args.device, "skipped": skipped}
+    result["instructions"] = instructions(args.device)
+    result["rows"] = []
+    for work in ("train", "decode") if not skipped else ():
+        times = {dtype: [answer[work] for answer in answers[dtype]] for dtype in DTYPES}
+        result["rows"].append(
+            {
+                "work": work,
+                "float32_ms": 1e3 * median(times["float32"]),
+                "bfloat16_ms": 1e3 * median(times["bfloat16"]),
+                "speedup": pair_ratio(times["float32"], times["bfloat16"]),
+            }
+        )
+    cells = [
+        [r["work"], f"{r['float32_ms']:.0f}", f"{r['bfloat16_ms']:.0f}", f"{r['speedup']:.2f}"] for r in result["rows"]
+    ]
+    print(table([result["instructions"], "float32 ms", "bfloat16 ms", "float32 / bfloat16"], cells))
+    finish("precision", result, as_json=args.json, device=args.device, keep=not args.quick)
+
+
+if __name__ == "__main__":
+    main()
