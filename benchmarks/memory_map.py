@@ -2,8 +2,8 @@
 
 The stores are sparse: files of zeros that take no room on the disk but whose sizes are real, in shards of 1 GB, so that
 the reader does all its work (manifest, sizes, permutation, mapping, range check) but the disk does none. What a disk
-adds is its own speed at reading rows of 2 KB from anywhere. Beside it, for the smallest size, NumPy's own memory map read
-at random places, and `numpy.fromfile`, which reads all of the file first.
+adds is its own speed at reading rows of 2 KB from anywhere. Beside it, for the smallest size, NumPy's own memory map
+read at random places, and `numpy.fromfile`, which reads all of the file first.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def make_plan(
     Raises:
         UsageError: several CPUs.
     """
-    is_cpu = gpu == "cpu" or (gpu is None and not torch.cuda.is_available())
+    is_cpu = gpu == "cpu" or (gpu is None and (config.device == "cpu" or not torch.cuda.is_available()))
     if is_cpu and gpus > 1:
         raise UsageError(f"--gpus {gpus} needs a GPU to multiply", f"name one: --gpu {' or '.join(GPU_MEMORY)}")
     dtype = compute_dtype(config.dtype, is_cpu=is_cpu)
@@ -168,7 +168,8 @@ def advise(config: TrainConfig, dtype: torch.dtype, machine: Machine, memory: di
         if works(config, dtype, machine, batch_size=rows, gradient_accumulation_steps=accumulation):
             return [f"batch_size={rows} gradient_accumulation_steps={accumulation}  (the same step, less at once)"]
     one = {"batch_size": 1, "gradient_accumulation_steps": config.rows_per_step}
-    advice.append(f"batch_size=1 gradient_accumulation_steps={config.rows_per_step}  (needed, but not enough)")
+    if config.batch_size > 1:
+        advice.append(f"batch_size=1 gradient_accumulation_steps={config.rows_per_step}  (needed, but not enough)")
     if config.optimizer == "adamw" and works(config, dtype, machine, **one, optimizer="muon"):
         return [*advice, "optimizer=muon  (one number of state for each weight instead of two)"]
     block = config.block_size

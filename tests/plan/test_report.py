@@ -49,6 +49,7 @@ def test_a_header_says_what_the_plan_says(name: str) -> None:
     # The config's own steps are a round number near the compute-optimal tokens.
     assert plan.own_tokens == pytest.approx(plan.optimal_tokens, rel=0.02)
     assert plan.schedule.hours / (24 if unit == "days" else 1) == pytest.approx(int(amount), rel=0.02, abs=0.5)
+    assert fits(list(plan.memory.values())[-1], plan.machine) is True
     first, last = map(float, re.search(r"about ([\d.]+) at first.*; about ([\d.]+) at the end", header).groups())
     assert first == pytest.approx(math.log(plan.config.model.vocab_size), abs=0.005)
     assert last == pytest.approx(plan.schedule.loss, abs=0.01)
