@@ -36,22 +36,21 @@ class Saved:
 def saved_by_autograd(config: ModelConfig, batch_size: int, block_size: int, dtype: torch.dtype) -> list[int]:
     """Return the size in bytes of each storage that autograd keeps for the loss of B rows, parameters left out.
 
-    Uncompiled, as PyTorch runs the model on a CPU; flash attention on a GPU keeps the same. The loss head's part, all
-    that has the length of the vocabulary, is left out too: see memory.py.
+    Uncompiled, as PyTorch runs the model on a CPU. The vocabulary has one token here: what the loss head keeps is
+    another matter, see memory.py.
     """
     sizes: dict[int, int] = {}
     kept: list[Tensor] = []  # alive until the count is done, so that no storage's number is used twice
 
     with FakeTensorMode():
-        model = Transformer(config)
+        model = Transformer(config.model_copy(update={"vocab_size": 1}))
         own = {p.untyped_storage()._cdata for p in model.parameters()}
         rows = torch.zeros(batch_size, block_size + 1, dtype=torch.long)
 
         def keep(x: Tensor) -> Tensor:
             storage = x.untyped_storage()
             kept.append(x)
-            is_head = x.ndim > 1 and x.shape[-1] == config.vocab_size and x.is_floating_point()
-            if storage._cdata not in own and not is_head:
+            if storage._cdata not in own:
                 sizes[storage._cdata] = storage.nbytes()
             return x
 
