@@ -30,16 +30,6 @@ tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare som
 app.add_typer(tokenizer_app, name="tokenizer")
 
 
-class Gpu(StrEnum):
-    """The devices that `plan` knows."""
-
-    h100 = "h100"
-    h200 = "h200"
-    a100 = "a100"
-    rtx4090 = "4090"
-    cpu = "cpu"
-
-
 class ModelType(StrEnum):
     """SentencePiece's two algorithms."""
 
@@ -158,38 +148,6 @@ def train(
     run(resolved)
 
 
-@app.command()
-def plan(
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file's, as for train.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file; the shipped ones are in configs/.")] = None,
-    gpu: Annotated[Gpu | None, typer.Option(help="The device; default: what this machine has.")] = None,
-    gpus: Annotated[int, typer.Option(help="How many of them share the work.", min=1)] = 1,
-    mfu: Annotated[
-        float, typer.Option(help="Share of the device's peak that training reaches.", min=0.01, max=1)
-    ] = 0.4,
-    price: Annotated[float | None, typer.Option(help="Price of one device for an hour.", min=0)] = None,
-    tokens: Annotated[int | None, typer.Option(help="Tokens to train on; default: 20 a parameter.", min=1)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Say what a run needs before it starts: memory by part, hours, cost, and what to change when it does not fit."""
-    import json
-
-    from mini_llm.config import load_config
-    from mini_llm.train.config import TrainConfig
-
-    resolved = load_config(TrainConfig, config, settings or [])
-    from mini_llm.plan.report import make_plan
-    from mini_llm.plan.show import show
-
-    made = make_plan(resolved, gpu=gpu and gpu.value, gpus=gpus, mfu=mfu, price=price, tokens=tokens)
-    if as_json:
-        print(json.dumps(made.as_dict()))
-    else:
-        show(made)
-
-
 Temperature = Annotated[float, typer.Option(help="0 picks the likeliest token; higher is more daring.", min=0.0)]
 TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0: all.", min=0)]
 TopP = Annotated[
@@ -264,6 +222,7 @@ def chat(
 
 
 tokenizer_app.command("report")(cli_study.tokenizer_report)
+app.command()(cli_study.plan)
 app.command()(cli_study.plot)
 app.command()(cli_study.import_seed)
 

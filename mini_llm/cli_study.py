@@ -1,4 +1,4 @@
-"""The command line's verbs that look at things: plot, tokenizer report, import-seed."""
+"""The command line's verbs that look at things: plan, plot, tokenizer report, import-seed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,45 @@ from mini_llm.errors import UsageError, UserError
 from mini_llm.files import write_text
 
 REPORT_BYTES = 50 * 10**6
+
+
+class Gpu(StrEnum):
+    """The devices that `plan` knows."""
+
+    h100 = "h100"
+    h200 = "h200"
+    a100 = "a100"
+    rtx4090 = "4090"
+    cpu = "cpu"
+
+
+def plan(
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file's, as for train.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file; the shipped ones are in configs/.")] = None,
+    gpu: Annotated[Gpu | None, typer.Option(help="The device; default: what this machine has.")] = None,
+    gpus: Annotated[int, typer.Option(help="How many of them share the work.", min=1)] = 1,
+    mfu: Annotated[
+        float, typer.Option(help="Share of the device's peak that training reaches.", min=0.01, max=1)
+    ] = 0.4,
+    price: Annotated[float | None, typer.Option(help="Price of one device for an hour.", min=0)] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens to train on; default: 20 a parameter.", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what a run needs before it starts: memory by part, hours, cost, and what to change when it does not fit."""
+    from mini_llm.config import load_config
+    from mini_llm.train.config import TrainConfig
+
+    resolved = load_config(TrainConfig, config, settings or [])
+    from mini_llm.plan.report import make_plan
+    from mini_llm.plan.show import show
+
+    made = make_plan(resolved, gpu=gpu and gpu.value, gpus=gpus, mfu=mfu, price=price, tokens=tokens)
+    if as_json:
+        print(json.dumps(made.as_dict()))
+    else:
+        show(made)
 
 
 def import_seed(

@@ -31,7 +31,7 @@ def really_saved(config: ModelConfig, rows: int, tokens: int, dtype: torch.dtype
 @pytest.mark.parametrize("change", [{}, {"n_kv_heads": 1}, {"qk_norm": True}, {"dropout": 0.1}], ids=str)
 def test_the_count_is_the_real_one(change, dtype) -> None:
     config = ModelConfig(**SMALL, **change)
-    # The head, with 96 tokens here and one token there: log-probabilities in float32, and autocast's copy of its weights.
+    # The head has 96 tokens here and one there: float32 log-probabilities, autocast's copy of its weights.
     head = 95 * (4 * 2 * 64 + (0 if dtype == torch.float32 else 2 * 64))
     assert sum(saved_by_autograd(config, 2, 64, dtype)) + head == really_saved(config, 2, 64, dtype)
 
