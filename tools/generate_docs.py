@@ -69,7 +69,7 @@ def file_map() -> list[str]:
 
 def packages() -> list[Path]:
     """Return the folders of mini_llm in the order in which data passes them, later ones by name."""
-    order = ("tokenizer", "data", "model", "train", "inference", "serve", "export")
+    order = ("tokenizer", "data", "model", "train", "inference", "serve", "export", "plot")
     found = [path.parent for path in PACKAGE.glob("*/__init__.py")]
     return sorted(found, key=lambda p: (order.index(p.name) if p.name in order else len(order), p.name))
 
