@@ -11,7 +11,7 @@ ARGS ?=
 
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check docs bench clean
 .DELETE_ON_ERROR:
 
 help:  ## say what there is
@@ -28,6 +28,9 @@ check: .venv/.dev  ## lint, format, types, import layers
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest tests/contracts/test_layers.py
+
+docs: .venv/.test  ## write the file maps and docs/cli.md from the code
+	$(BIN)/python tools/generate_docs.py
 
 bench: .venv/.test  ## run every benchmark, in its quick mode unless ARGS says otherwise
 	@set -e; for file in benchmarks/[!_]*.py; do \

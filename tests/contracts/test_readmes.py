@@ -1,13 +1,20 @@
-"""What the documentation shows works: its Python runs, its commands parse, its links lead somewhere."""
+"""What the pages show works: their Python runs and prints what is shown, commands parse, links lead somewhere."""
 
+import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import yaml
+from markdown_it import MarkdownIt
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -16,25 +23,86 @@ from mini_llm.config import load_config
 from mini_llm.train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("mini_llm/**/README.md")])
+FOLDERS = ("docs", "mini_llm", "configs", "tests", "tools", "benchmarks")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 SHELLS = ("bash", "sh", "console", "shell")
+DATA = {"yaml": yaml.safe_load, "json": json.loads, "toml": tomllib.loads}
+DIAGRAMS = ("flowchart", "graph", "sequenceDiagram", "stateDiagram-v2", "classDiagram", "xychart-beta", "timeline")
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def lines_of_blocks(text: str, *languages: str) -> list[str]:
-    """Return the lines inside the fenced blocks of `languages`, and empty ones for all others: line numbers stay."""
-    language, lines = None, []
-    for line in text.splitlines():
-        fence = re.match(r"\s*```+\s*(\w*)", line)
-        if fence:
-            language = None if language is not None else fence[1]
-        lines.append(line if not fence and language in languages else "")
-    return lines
+class Block(NamedTuple):
+    """A block of code in a page."""
+
+    language: str  # "" for indented blocks and fences that name none
+    text: str
+    line: int  # of its first line, from 0
+    follows: int | None  # the first line of the fenced block that ends directly before this one
+
+
+def blocks(page: str) -> list[Block]:
+    """Return all blocks of code, also those in lists and quotations."""
+    found: list[Block] = []
+    tokens = MarkdownIt().parse(page)
+    for before, token in pairwise([None, *tokens]):
+        if token is not None and token.type in ("fence", "code_block"):
+            assert token.map is not None
+            line = token.map[0] + (token.type == "fence")
+            follows = found[-1].line if before is not None and before.type == "fence" else None
+            found.append(Block((token.info.split() or [""])[0], token.content, line, follows))
+    return found
+
+
+def problem_of(block: Block) -> str | None:
+    """Return why no test would look at this block, or what is wrong with its data."""
+    if block.language in DATA:
+        try:
+            DATA[block.language](block.text)
+        except ValueError as problem:
+            return str(problem)
+        except yaml.YAMLError as problem:
+            return str(problem)
+        return None
+    if block.language == "mermaid":
+        return None if block.text.split()[0] in DIAGRAMS else "not a Mermaid diagram of a known kind"
+    if block.language in ("python", "text", *SHELLS):
+        return None
+    return f"'{block.language}' is not checked by any test: use python, text, mermaid, {', '.join([*SHELLS, *DATA])}"
+
+
+def script_of(page: str) -> str:
+    """Return the page's Python as one program, line 12 of the page in line 12; after each block it prints a mark."""
+    lines = [""] * (page.count("\n") + 2)
+    for block in blocks(page):
+        if block.language == "python":
+            content = block.text.splitlines()
+            lines[block.line : block.line + len(content)] = content
+            lines[block.line + len(content)] = f"print('\\x1e{block.line}\\x1e', end='')"  # where the fence closes
+    return "\n".join(lines)
+
+
+def run_page(page: Path, folder: Path) -> dict[int, str]:
+    """Run the page's Python and return what each block printed, by its first line."""
+    script = folder / f"{page.parent.name}_{page.stem}.py"
+    script.write_text(script_of(page.read_text(encoding="utf-8")), encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    result = subprocess.run(
+        [sys.executable, script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    parts = result.stdout.split("\x1e")
+    return {int(line): printed for printed, line in zip(parts[::2], parts[1::2], strict=False)}
 
 
 def commands(text: str) -> Iterator[list[str]]:
     """Yield the words of each command in the shell blocks: prompts, comments, pipes and environment taken away."""
-    joined = "\n".join(lines_of_blocks(text, *SHELLS)).replace("\\\n", " ")
+    joined = "\n".join(block.text for block in blocks(text) if block.language in SHELLS).replace("\\\n", " ")
     for line in joined.splitlines():
         lexer = shlex.shlex(line.strip().removeprefix("$ "), posix=True, punctuation_chars="|&;<>")
         lexer.commenters = "#"
@@ -65,16 +133,24 @@ def check_cli(words: list[str]) -> None:
 
 
 @every_page
-def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
-    lines = lines_of_blocks(page.read_text(encoding="utf-8"), "python")
-    if not any(lines):
+def test_python_blocks_run_and_print_what_the_page_shows(page: Path, tmp_path: Path) -> None:
+    found = blocks(page.read_text(encoding="utf-8"))
+    python = {block.line for block in found if block.language == "python"}
+    if not python:
         return
-    script = tmp_path / f"{page.parent.name}_{page.stem}.py"  # line 12 of the script is line 12 of the page
-    script.write_text("\n".join(lines), encoding="utf-8")
-    result = subprocess.run(
-        [sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    printed = run_page(page, tmp_path)
+    for block in found:
+        if block.language == "text" and block.follows in python:
+            assert printed[block.follows].rstrip("\n") == block.text.rstrip("\n"), f"line {block.line + 1}"
+
+
+@every_page
+def test_no_block_escapes(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    problems = [(block.line + 1, problem) for block in blocks(text) if (problem := problem_of(block))]
+    assert problems == []
+    html = [t.content for t in MarkdownIt().parse(text) if t.type == "html_block"]
+    assert [content for content in html if re.search(r"<(pre|code)\b", content)] == [], "code inside HTML is not run"
 
 
 @every_page
@@ -118,10 +194,57 @@ def test_a_wrong_command_is_found(line: str) -> None:
 
 
 def test_commands_are_found_whole() -> None:
-    page = "```python\nx\n```\nls\n```bash\n$ A=1 mini-llm train a=1 \\\n  b=2  # why\nxz -dc f | head > out && ls\n```"
+    page = (
+        "```python\nx\n```\n\nls\n```bash\n$ A=1 mini-llm train a=1 \\\n  b=2  # why\nxz -dc f | head > out && ls\n```"
+    )
     assert list(commands(page)) == [
         ["mini-llm", "train", "a=1", "b=2"],
         ["xz", "-dc", "f"],
         ["head", ">", "out"],
         ["ls"],
     ]
+
+
+def test_output_belongs_to_the_block_directly_before_it(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "1. In a list:\n\n   ```python\n   x = 1\n   print(x)\n   ```\n\n   ```text\n   1\n   ```\n\n"
+        "```python\nprint(x + 1)\n```\n\nWords between.\n\n```text\na picture\n```\n",
+        encoding="utf-8",
+    )
+    found = blocks(page.read_text(encoding="utf-8"))
+    assert [(block.language, block.follows) for block in found] == [
+        ("python", None),
+        ("text", 3),
+        ("python", None),
+        ("text", None),
+    ]
+    assert run_page(page, tmp_path) == {3: "1\n", 12: "2\n"}
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        ("```py\nx\n```", "'py' is not checked"),
+        ("```\nmini-llm trian\n```", "'' is not checked"),
+        ("Words:\n\n    mini-llm trian\n", "'' is not checked"),
+        ("~~~javascript\nx\n~~~", "'javascript' is not checked"),
+        ("- point\n\n  ```pycon\n  >>> 1\n  ```", "'pycon' is not checked"),
+        ("```json\n{a: 1}\n```", "property name"),
+        ("```yaml\na: [1\n```", "expected"),
+        ("```toml\na = \n```", "value"),
+        ("```mermaid\nflow chart\n```", "Mermaid"),
+    ],
+)
+def test_a_block_that_no_test_would_see_is_refused(page: str, reason: str) -> None:
+    (block,) = blocks(page)
+    assert reason in str(problem_of(block))
+
+
+def test_the_tour_passes_every_file() -> None:
+    tour = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+    line = ("mini_llm", "tokenizer", "data", "model", "train", "inference")  # elsewhere the folder's lesson is enough
+    modules = [path for path in sorted((ROOT / "mini_llm").rglob("*.py")) if path.name[0] != "_"]
+    stops = {path if path.parent.name in line else path.parent / "README.md" for path in modules}
+    links = {path.relative_to(ROOT).as_posix() for path in stops}
+    assert [path for path in sorted(links) if f"(../{path})" not in tour] == [], "give it a place in docs/tour.md"
