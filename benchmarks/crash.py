@@ -1,8 +1,8 @@
 """Does training lose anything when it is killed? A run is killed with -9 again and again, and resumed each time.
 
 Lives end at random instants, inside the writing of a checkpoint, or with the disk full (a file may not grow beyond a
-random size: the kernel refuses the write half-way, as a full disk does). Every other life saves in the background. After
-each life every checkpoint is read and checked; a run that reaches its end is compared with one never disturbed.
+random size: the kernel refuses the write half-way, as a full disk does). Every other life saves in the background.
+After each life every checkpoint is read and checked; a run that reaches its end is compared with one never disturbed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _harness import finish, machine, note, table
 
-SAVE_INTERVAL, MAX_ITERS = 10, 120
+SAVE_INTERVAL, MAX_ITERS = 10, 80
 RESULTS = ("model.safetensors", "training_state/optimizer.safetensors", "training_state/state.json")
 ENDS = ("any moment", "while saving", "disk full")
 CONTEXT = multiprocessing.get_context("forkserver")  # a life starts in milliseconds, with torch imported already
@@ -66,7 +66,7 @@ def make_store(folder: Path) -> Path:
 
 
 def settings(store: Path, run: Path, *, async_save: bool = True) -> list[str]:
-    """Return a run of 120 steps of 47,000 parameters, with all that must survive: dropout, Muon, spikes, samples."""
+    """Return a run of 80 steps of 47,000 parameters, with all that must survive: dropout, Muon, spikes, samples."""
     values = {
         "data_dir": store, "out_dir": run, "batch_size": 4, "block_size": 32, "max_iters": MAX_ITERS,
         "learning_rate": 1e-2, "min_lr": 1e-3, "warmup_iters": 10, "optimizer": "muon", "skip_spikes": 3.0,
@@ -85,6 +85,7 @@ class Campaign:
         self.folder, self.dice = folder, random.Random(seed)
         self.store = make_store(folder)
         self.count: Counter[str] = Counter()
+        self.began = 0  # this life, in nanoseconds
         self.lost_max = {"async": 0, "sync": 0}
         self.different: list[str] = []
         self.unreadable: list[str] = []
@@ -112,6 +113,7 @@ class Campaign:
         is_async = self.count["lives"] % 2 == 0
         self.count["lives"] += 1
         limit = self.dice.randrange(1_000, 300_000) if how == "disk full" else None
+        self.began = time.time_ns()
         life = self.start(settings(self.store, self.run, async_save=is_async), limit)
         if how == "while saving":
             begun = self.dice.randrange(1, 4)  # which checkpoint of this life
@@ -148,10 +150,11 @@ class Campaign:
                     read_tensors(folder / name)
             except UserError as problem:
                 self.unreadable.append(f"{where}: {problem}")
-        done = max((row["step"] for row in read_metrics(self.run)), default=0)
-        lost = done - max((step for step, _ in checkpoints), default=0)
-        mode = "async" if is_async else "sync"
-        self.lost_max[mode] = max(self.lost_max[mode], lost)
+        if self.has_trained():
+            done = max((row["step"] for row in read_metrics(self.run)), default=0)
+            lost = done - max((step for step, _ in checkpoints), default=0)
+            mode = "async" if is_async else "sync"
+            self.lost_max[mode] = max(self.lost_max[mode], lost)
         if was_killed:
             self.count[how] += 1
             if list((self.run / "checkpoints").glob(".*")):
@@ -164,6 +167,11 @@ class Campaign:
             self.count["refused"] += 1
         else:
             self.errors.append(f"{where}: exit {life.code}: {self.stderr[-500:]}")
+
+    def has_trained(self) -> bool:
+        """Tell whether this life came to its first line; else the lines, and the loss, are those of the life before."""
+        metrics = self.run / "metrics.jsonl"
+        return metrics.exists() and metrics.stat().st_mtime_ns > self.began
 
     def compare(self, where: str) -> None:
         """Compare a finished run with the unbroken one, byte for byte, and begin the next."""
@@ -181,6 +189,7 @@ class Campaign:
 
     def finish_run(self) -> None:
         """Let the last run reach its end."""
+        self.began = time.time_ns()
         life = self.start(settings(self.store, self.run))
         life.wait()
         self.count["lives"] += 1

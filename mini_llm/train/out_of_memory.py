@@ -31,15 +31,15 @@ def fit_memory(config: TrainConfig, attempt: Callable[[TrainConfig], Result]) ->
         except (MemoryError, RuntimeError) as problem:
             if not is_out_of_memory(problem):
                 raise
-            smaller = halve_batch(config)
-            message = f"out of memory with batch_size={config.batch_size} rows of block_size={config.block_size} tokens"
-            if not config.auto_batch or smaller is None:
-                raise UserError(message, _advice(config, smaller)) from None
-        log.warn(f"{message}: auto_batch goes on with {describe_batch(smaller)}")
-        config = smaller
-        gc.collect()  # what the failed attempt held
+        gc.collect()  # the exception is gone, and now what its frames held: a message needs memory too
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        smaller = halve_batch(config)
+        message = f"out of memory with batch_size={config.batch_size} rows of block_size={config.block_size} tokens"
+        if not config.auto_batch or smaller is None:
+            raise UserError(message, _advice(config, smaller))
+        log.warn(f"{message}: auto_batch goes on with {describe_batch(smaller)}")
+        config = smaller
 
 
 def is_out_of_memory(problem: BaseException) -> bool:

@@ -56,8 +56,13 @@ class Saver:
             self._write(snapshot)
             return
         self._snapshot = snapshot
-        self._thread = threading.Thread(target=self._run, args=(snapshot,), name="checkpoint writer")
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(snapshot,), name="checkpoint writer")
+        try:
+            thread.start()
+        except RuntimeError:  # no memory, or no permission, for a thread
+            self._write(snapshot)
+        else:
+            self._thread = thread
 
     def mark_best(self, step: int) -> None:
         """Point RUN/best to the checkpoint of `step`, as soon as there is one; there is none of step 0."""

@@ -32,7 +32,7 @@ def test_the_command_reports_and_writes_nothing(settings, tmp_path: Path, run_cl
     assert re.search(r"memory +\d\.\d\d GB at the peak", result.stdout)
     assert "1,000 steps" in result.stdout
     assert "5 evaluations" in result.stdout  # 0, 300, 600, 900, 1000
-    assert re.search(r"checkpoints +8 of 0\.00 GB, of which at most 3 stay", result.stdout)  # and 200, 400, 800
+    assert re.search(r"checkpoints +7 of 0\.00 GB, of which at most 3 stay", result.stdout)  # and 200, 400, 800
 
 
 def test_checkpoints_and_evaluations_are_those_of_the_run(make_config: MakeConfig) -> None:

@@ -91,11 +91,11 @@ def test_a_skipped_batch_changes_no_weight_and_is_recorded(
 
 
 def test_a_resumed_run_skips_the_same_batches(make_config: MakeConfig, tmp_path: Path) -> None:
-    """With half a standard deviation many a real batch is a spike."""
-    changes = {"skip_spikes": 0.5, "max_iters": 90, "eval_interval": 15, "save_interval": 15, "eval_iters": 1}
+    """With a twentieth of a standard deviation many a real batch is a spike."""
+    changes = {"skip_spikes": 0.05, "max_iters": 90, "eval_interval": 15, "save_interval": 15, "eval_iters": 1}
     unbroken = train(make_config(tmp_path / "unbroken", **changes))
     skipped = [row["step"] for row in read_metrics(unbroken) if row.get("skipped")]
-    assert len([step for step in skipped if step > 75]) > 1
+    assert any(step > 75 for step in skipped)
 
     def power_cut(step: int, _: object) -> None:
         if step == 75:
@@ -118,6 +118,6 @@ def test_weights_that_are_bad_still_end_the_run(make_config: MakeConfig, monkeyp
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_it_works_in_every_precision(dtype: str, make_config: MakeConfig) -> None:
-    run = train(make_config(max_iters=80, skip_spikes=0.5, dtype=dtype, eval_interval=80, optimizer="muon"))
+    run = train(make_config(max_iters=80, skip_spikes=0.05, dtype=dtype, eval_interval=80, optimizer="muon"))
     assert any(row.get("skipped") for row in read_metrics(run))
     assert read_metrics(run)[-1]["step"] == 80
