@@ -102,29 +102,33 @@ def report(m: Measured) -> str:
     evaluations, saves = sum(step >= first for step in evaluated), sum(step > first for step in saved)
     n_batches = -(-m.held_out_rows // c.batch_size)
     evaluating, training = evaluations * n_batches * m.batch_seconds, steps * m.step_seconds
-    size = (m.weight_bytes + m.optimizer_bytes) / 1e9
-    rest = m.peak_gb - (2 * m.weight_bytes + m.optimizer_bytes) / 1e9
+    saved_bytes = m.weight_bytes + m.optimizer_bytes
+    rest = m.peak_gb * 1e9 - m.weight_bytes - saved_bytes
     lines = {
         "model": f"{count_parameters(c.model):,} parameters ({c.model.n_layers} layers x {c.model.dim}) on {m.device}",
         "step": f"{m.step_seconds:.3g} s for {c.tokens_per_step:,} tokens, {c.tokens_per_step / m.step_seconds:,.0f} "
         f"tokens/s; {describe_batch(c)}",
         "first loss": f"{m.loss:.4f}",
-        "memory": f"{m.peak_gb:.2f} GB at the peak: weights {m.weight_bytes / 1e9:.2f}, gradients "
-        f"{m.weight_bytes / 1e9:.2f}, optimizer {m.optimizer_bytes / 1e9:.2f}, activations and all else {rest:.2f}"
-        + (f"; saving takes {size:.2f} GB of host memory more" if c.async_save else ""),
+        "memory": f"{m.peak_gb:.2f} GB at the peak: weights {_size(m.weight_bytes)}, gradients "
+        f"{_size(m.weight_bytes)}, optimizer {_size(m.optimizer_bytes)}, activations and all else {_size(rest)}"
+        + (f"; saving takes {_size(saved_bytes)} of host memory besides" if c.async_save else ""),
         "duration": f"{duration(training + evaluating)}: {steps:,} steps {duration(training)}, "
         f"{evaluations:,} evaluations {duration(evaluating)}"
         + (f" (from step {first:,} on)" if first else "")
         + (f"; stops every {c.max_minutes:g} minutes" if c.max_minutes else ""),
-        "checkpoints": f"{saves:,} of {size:.2f} GB, of which at most {c.keep_last + 1} stay"
+        "checkpoints": f"{saves:,} of {_size(saved_bytes)}, of which at most {c.keep_last + 1} stay"
         + (" (and one of each evaluation)" if c.always_save_checkpoint else ""),
     }
-    _check_disk(run, needed=(c.keep_last + 2) * size)  # one more while it is being written
+    _check_disk(run, needed=(c.keep_last + 2) * saved_bytes)  # one more while it is being written
     return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
 
 
 def _check_disk(run: Path, needed: float) -> None:
     folder = next(parent for parent in (run.absolute(), *run.absolute().parents) if parent.is_dir())
-    free = shutil.disk_usage(folder).free / 1e9
+    free = shutil.disk_usage(folder).free
     if free < needed:
-        log.warn(f"{folder} has {free:.2f} GB free, the checkpoints need about {needed:.2f} GB: keep_last=1 needs less")
+        log.warn(f"{folder} has {_size(free)} free, the checkpoints need about {_size(needed)}: keep_last=1 needs less")
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
