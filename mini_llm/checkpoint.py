@@ -99,7 +99,7 @@ def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer, *, dtype:
 def model_weights(model: Transformer) -> dict[str, torch.Tensor]:
     """Return the weights under the names they are stored by; a tied head is stored once, as the embedding."""
     tied = {"lm_head.weight"} if model.config.tie_embeddings else set()
-    return {name: w.detach() for name, w in model.state_dict().items() if name not in tied}
+    return {name: w.detach().contiguous() for name, w in model.state_dict().items() if name not in tied}
 
 
 def write_model_files(
