@@ -97,6 +97,7 @@ class Campaign:
                 sys.exit(f"the unbroken run failed:\n{self.stderr}")
         self.seconds = time.perf_counter() - start  # of a whole run
         self.compare("undisturbed, twice")
+        self.count["finished"] = 0
 
     def new_run(self) -> None:
         self.count["runs"] += 1
