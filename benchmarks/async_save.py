@@ -24,11 +24,11 @@ SHIPPED_INTERVAL = 500
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--steps", type=int, default=8, help="steps of each sample; the checkpoint begins before the first"
+        "--steps", type=int, default=6, help="steps of each sample; the checkpoint begins before the first"
     )
-    parser.add_argument("--rows", type=int, default=4, help="rows of 256 tokens in a step")
+    parser.add_argument("--rows", type=int, default=2, help="rows of 256 tokens in a step")
     parser.add_argument("--quick", action="store_true", help="two rounds of a model of four layers, and no result file")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     arguments = parser.parse_args()
