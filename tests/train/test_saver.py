@@ -122,8 +122,9 @@ def test_only_one_is_written_at_a_time(parts: tuple[Saver, Stepper], slow_disk: 
     assert saved(saver.run) == [1, 2]
 
 
-def fail_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+def fail_to_write(monkeypatch: pytest.MonkeyPatch, after: threading.Event | None = None) -> None:
     def fail(*_: Any) -> None:
+        assert after is None or after.wait(30)
         raise UserError("could not write the checkpoint")
 
     monkeypatch.setattr(saver_module, "save_checkpoint", fail)
@@ -152,8 +153,12 @@ def test_a_failed_save_ends_training_and_does_not_hide_another_error(
     with pytest.raises(UserError, match="could not write"):  # the only save is the last one
         train(make_config())
 
+    evaluated = threading.Event()
+    fail_to_write(monkeypatch, after=evaluated)
+
     def broken(step: int, _: object) -> None:
         if step:
+            evaluated.set()
             raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
