@@ -90,23 +90,30 @@ def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer, *, dtype:
     Raises:
         OSError: the disk is full or cannot be written; nothing is left behind.
     """
+    weights = {name: w.to("cpu", dtype).contiguous() for name, w in model_weights(model).items()}
     with new_folder(folder) as temporary:
-        write_model_files(temporary, model, tokenizer, dtype=dtype)
+        write_model_files(temporary, weights, model.config, tokenizer)
         write_checksums(temporary)
 
 
+def model_weights(model: Transformer) -> dict[str, torch.Tensor]:
+    """Return the weights under the names they are stored by; a tied head is stored once, as the embedding."""
+    tied = {"lm_head.weight"} if model.config.tie_embeddings else set()
+    return {name: w.detach().contiguous() for name, w in model.state_dict().items() if name not in tied}
+
+
 def write_model_files(
-    folder: Path, model: Transformer, tokenizer: Tokenizer | None, *, dtype: torch.dtype | None = None
+    folder: Path, weights: dict[str, torch.Tensor], config: ModelConfig, tokenizer: Tokenizer | None
 ) -> None:
-    """Fill an existing `folder` with all files of a model folder but the checksums; None: no tokenizer is known."""
-    weights = {name: w.detach().to("cpu", dtype).contiguous() for name, w in model.state_dict().items()}
-    if model.config.tie_embeddings:
-        del weights["lm_head.weight"]
+    """Fill an existing `folder` with all files of a model folder but the checksums; None: no tokenizer is known.
+
+    `weights` are in host memory.
+    """
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # safetensors makes its files readable by their owner alone
     ids = {name: getattr(tokenizer, name, None) for name in ("bos_id", "eos_id", "pad_id")}
     stored = next(iter(weights.values())).dtype
-    _write_json(folder / "config.json", model.config.to_hf(**ids, dtype=str(stored).removeprefix("torch.")))
+    _write_json(folder / "config.json", config.to_hf(**ids, dtype=str(stored).removeprefix("torch.")))
     generation = {
         "bos_token_id": ids["bos_id"],
         "eos_token_id": tokenizer.eos_ids if tokenizer else None,
@@ -115,7 +122,7 @@ def write_model_files(
     _write_json(folder / "generation_config.json", {**generation, "_from_model_config": False})
     if tokenizer:
         tokenizer.copy_to(folder)
-    (folder / "README.md").write_text(_model_card(model.config, has_tokenizer=tokenizer is not None), encoding="utf-8")
+    (folder / "README.md").write_text(_model_card(config, has_tokenizer=tokenizer is not None), encoding="utf-8")
 
 
 def write_checksums(folder: Path) -> None:

@@ -133,6 +133,9 @@ def train(
         bool | None, typer.Option("--resume/--no-resume", help="Go on from the run's last checkpoint (the default).")
     ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved settings and exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do one step at full size, say what the run would take, write nothing.")
+    ] = False,
 ) -> None:
     """Train a model. Stopped anywhere, the same command goes on, exactly where it was."""
     from mini_llm.config import dump_config, load_config
@@ -142,6 +145,11 @@ def train(
     resolved = load_config(TrainConfig, config, overrides)
     if print_config:
         print(dump_config(resolved), end="")
+        return
+    if dry_run:
+        from mini_llm.train.dry_run import dry_run as rehearse
+
+        print(rehearse(resolved))
         return
     from mini_llm.train.train import train as run
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mini_llm import log
-from mini_llm.checkpoint import read_tensors, write_checksums, write_model_files
+from mini_llm.checkpoint import model_weights, read_tensors, write_checksums, write_model_files
 from mini_llm.config import explain
 from mini_llm.errors import UserError
 from mini_llm.export.seed_reference import seed_logits
@@ -71,7 +71,7 @@ def import_seed(checkpoint: Path, out: Path, tokenizer: Path | None = None) -> f
     with seed_tokenizer(tokenizer, config.vocab_size) as found:
         try:
             with new_folder(out) as folder:
-                write_model_files(folder, model, found)
+                write_model_files(folder, model_weights(model), model.config, found)
                 write_checksums(folder)
         except OSError as problem:
             raise UserError(f"cannot write {out}: {problem.strerror}", "choose another --out") from None

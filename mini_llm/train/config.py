@@ -22,7 +22,9 @@ class TrainConfig(Config):
     batch_size: int = Field(16, ge=1)  # rows in memory at once
     block_size: int = Field(512, ge=1)  # tokens in a row
     gradient_accumulation_steps: int = Field(1, ge=1)  # micro-batches whose gradients are summed
+    auto_batch: bool = False  # out of memory: half the batch_size, twice the accumulation, and try again
     max_iters: int = Field(10000, ge=1)  # steps in all
+    max_minutes: float | None = Field(None, gt=0)  # stop after so long with a checkpoint; the same command goes on
     seed: int = Field(1337, ge=0, lt=2**32)  # weights, batches and dropout
 
     # Optimizer
@@ -38,6 +40,7 @@ class TrainConfig(Config):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
     grad_clip: float = Field(1.0, ge=0)  # longest gradient; 0: never shortened
+    skip_spikes: float | None = Field(None, gt=0)  # skip a batch this many standard deviations above the running mean
 
     # Machine
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
@@ -50,8 +53,13 @@ class TrainConfig(Config):
     eval_interval: int = Field(500, ge=1)  # steps between evaluations on held-out text
     eval_iters: int = Field(50, ge=1)  # batches of an evaluation, always the same ones
     save_interval: int = Field(500, ge=1)  # steps between checkpoints; one is always written at the end
+    save_minutes: float | None = Field(15, gt=0)  # and at the latest so long after the one before; unset: steps alone
+    async_save: bool = True  # write while training goes on; takes host memory for one more copy of the state
     keep_last: int = Field(3, ge=1)  # newest checkpoints that stay; the best one stays too
     always_save_checkpoint: bool = False  # also keep a checkpoint of every evaluation, not only of the best
+    sample_interval: int | None = Field(None, ge=1)  # steps between samples of what the model writes
+    sample_prompt: str = ""  # what they go on from
+    profile: bool = False  # trace a few steps into RUN/profile and show where their time goes
     tensorboard: bool = False  # write RUN/tensorboard
     wandb_log: bool = False
     wandb_project: str = "mini-llm"

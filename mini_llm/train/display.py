@@ -47,6 +47,8 @@ class Display:
 
     reading: Reading | None = None
     held_out: str = ""
+    sample: str = ""
+    skipped: int = 0
     losses: list[float] = field(default_factory=list)
 
     @contextmanager
@@ -74,6 +76,17 @@ class Display:
         self.held_out = f"{numbers} at step {step}{best}"
         log.info(f"step {step}: held-out loss {numbers}{best}")
 
+    def show_sample(self, step: int, prompt: str, text: str) -> None:
+        """Report what the model writes."""
+        plain = "".join(c if c.isprintable() else " " for c in f"{prompt}{text}")  # no code that a terminal obeys
+        self.sample = " ".join(plain.split())
+        log.note(f"step {step}: the model writes: {self.sample}")
+
+    def show_skipped(self, step: int, reason: str) -> None:
+        """Report a batch that was left out."""
+        self.skipped += 1
+        log.warn(f"step {step} was skipped: {reason}")
+
     def _table(self) -> RenderableType:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -89,7 +102,11 @@ class Display:
             table.add_row("held out", self.held_out)
         table.add_row("lr", f"{r.lr:.3e}   gradient norm {r.grad_norm:.3f}")
         mfu = "" if r.mfu is None else f"   MFU {r.mfu:.1%}"
+        if self.skipped:
+            table.add_row("skipped", f"{self.skipped} {'batch' if self.skipped == 1 else 'batches'}, see skip_spikes")
         table.add_row("speed", f"{r.tokens_per_second:,.0f} tokens/s{mfu}   memory {r.memory_gb:.2f} GB")
+        if self.sample:
+            table.add_row("writes", Text(self.sample[:240], style="italic"))
         return table
 
 

@@ -1,7 +1,8 @@
 """What a run leaves to be read: one JSON object a line.
 
 `metrics.jsonl` holds what the arithmetic decides (loss, rate, gradient norm): it is the same in every repetition,
-resumed or not. `timing.jsonl` holds what the machine decides (tokens/s, MFU, memory). TensorBoard and W&B get both.
+resumed or not; so does `samples.jsonl`. `timing.jsonl` holds what the machine decides (tokens/s, MFU, memory).
+TensorBoard and W&B get the numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from mini_llm import log
 from mini_llm.config import dump_config
 from mini_llm.errors import UserError
 from mini_llm.files import write_text
@@ -25,9 +27,10 @@ class MetricsLog:
 
     def __init__(self, run: Path, config: TrainConfig, step: int) -> None:
         self.run = run
-        for name in ("metrics.jsonl", "timing.jsonl"):
-            _cut(run / name, step)
-        self._files = {name: (run / f"{name}.jsonl").open("a", encoding="utf-8") for name in ("metrics", "timing")}
+        names = ["metrics", "timing", *(["samples"] if config.sample_interval else [])]
+        for name in names:
+            _cut(run / f"{name}.jsonl", step)
+        self._files = {name: (run / f"{name}.jsonl").open("a", encoding="utf-8") for name in names}
         self._tensorboard = _open_tensorboard(run, step) if config.tensorboard else None
         self._wandb = _open_wandb(run, config) if config.wandb_log else None
 
@@ -46,6 +49,14 @@ class MetricsLog:
                 self._tensorboard.add_scalar(name, value, step)
         if self._wandb:
             self._wandb.log(numbers, step=step)
+
+    def write_sample(self, step: int, prompt: str, text: str) -> None:
+        """Add a line to samples.jsonl.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        self._line("samples", {"step": step, "prompt": prompt, "text": text})
 
     def _line(self, name: str, values: dict[str, Any]) -> None:
         # JSON has no NaN: an infinite gradient norm, which float16 has now and then, is written as null.
@@ -70,21 +81,31 @@ class MetricsLog:
 
 
 def read_metrics(run: Path, name: str = "metrics") -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics.jsonl or timing.jsonl; a half-written last line is left out."""
-    path = run / f"{name}.jsonl"
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    """Return the lines of a run's metrics.jsonl, timing.jsonl or samples.jsonl; those that are damaged are left out."""
+    return _read(run / f"{name}.jsonl")[0]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the sound lines, and the numbers of the others: a kill or a bad disk spoils a line, not a run."""
+    rows, damaged = [], []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+            row = json.loads(line)
+            if not isinstance(row["step"], int):
+                raise TypeError
+            rows.append(row)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            damaged.append(number)
+    return rows, damaged
 
 
 def _cut(path: Path, step: int) -> None:
     """Keep the lines up to `step`, but not its evaluation: a resumed run begins by evaluating where that is due."""
-    rows = read_metrics(path.parent, path.stem)
-    kept = [r for r in rows if r["step"] < step or (r["step"] == step and "val_loss" not in r)]
+    rows, damaged = _read(path)
+    if damaged and step:
+        log.warn(f"{path}: line {', '.join(map(str, damaged[:5]))} of a damaged or killed run was left out")
+    again = ("val_loss", "text")
+    kept = [r for r in rows if r["step"] < step or (r["step"] == step and not any(key in r for key in again))]
     write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
 
 

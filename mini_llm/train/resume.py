@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mini_llm import log
 from mini_llm.checkpoint import (
     CHECKSUMS,
     DamagedCheckpoint,
-    read_pointer,
+    model_weights,
     read_tensors,
     read_weights,
     verify_checkpoint,
@@ -30,6 +30,7 @@ from mini_llm.checkpoint import (
 )
 from mini_llm.errors import UserError
 from mini_llm.files import new_folder
+from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
@@ -41,6 +42,7 @@ class Progress:
     step: int = 0  # steps done
     best_loss: float | None = None  # lowest held-out loss so far
     best_step: int | None = None
+    spikes: dict[str, float] = field(default_factory=dict)  # running statistics, see spikes.py
 
 
 @dataclass
@@ -58,26 +60,58 @@ def checkpoint_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def save_checkpoint(run: Path, trainee: Trainee, tokenizer: Tokenizer) -> Path:
+@dataclass(frozen=True)
+class Snapshot:
+    """A trainee at one step, in host memory: what a checkpoint is written from while the trainee goes on."""
+
+    config: ModelConfig
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, trainee: Trainee, into: Snapshot | None = None) -> Snapshot:
+        """Copy all that changes; `into`, an earlier snapshot that nobody needs any more, gives its memory."""
+        snapshot = cls(
+            trainee.model.config,
+            _to_host(model_weights(trainee.model), into.weights if into else {}),
+            _to_host(_optimizer_tensors(trainee), into.optimizer if into else {}),
+            {**asdict(trainee.progress), "scaler": trainee.scaler.state_dict()},
+        )
+        if torch.cuda.is_available():  # the copies run beside the host
+            torch.cuda.synchronize()
+        return snapshot
+
+    @property
+    def step(self) -> int:
+        """The number of steps done."""
+        return int(self.state["step"])
+
+    @property
+    def n_bytes(self) -> int:
+        """The size of all tensors."""
+        return sum(t.nbytes for tensors in (self.weights, self.optimizer) for t in tensors.values())
+
+
+def save_checkpoint(run: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> Path:
     """Write a checkpoint, whole or not at all, and point RUN/latest to it.
 
     Raises:
         UserError: the disk is full or cannot be written; earlier checkpoints are untouched.
     """
-    folder = checkpoint_folder(run, trainee.progress.step)
+    folder = checkpoint_folder(run, snapshot.step)
     try:
         with new_folder(folder) as temporary:
-            write_model_files(temporary, trainee.model, tokenizer)
+            write_model_files(temporary, snapshot.weights, snapshot.config, tokenizer)
             state = temporary / "training_state"
             state.mkdir()
-            save_file(_optimizer_tensors(trainee), state / "optimizer.safetensors")
-            values = {**asdict(trainee.progress), "scaler": trainee.scaler.state_dict()}
-            (state / "state.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            save_file(snapshot.optimizer, state / "optimizer.safetensors")
+            (state / "state.json").write_text(json.dumps(snapshot.state, indent=2) + "\n", encoding="utf-8")
             write_checksums(temporary)
         write_pointer(run / "latest", folder)
     except (OSError, SafetensorError) as problem:
         raise UserError(
-            f"could not write the checkpoint of step {trainee.progress.step} to {folder}: "
+            f"could not write the checkpoint of step {snapshot.step} to {folder}: "
             f"{getattr(problem, 'strerror', None) or problem}",
             "earlier checkpoints are untouched: make room and run the same command again, it resumes",
         ) from None
@@ -91,11 +125,9 @@ def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
 
 
 def prune_checkpoints(run: Path, keep_last: int, also_keep: set[int]) -> None:
-    """Delete all but the newest `keep_last` checkpoints, the best one and the steps in `also_keep`."""
-    best = run / "best"
-    keep_names = {read_pointer(best).name} if best.exists() else set()
+    """Delete all but the newest `keep_last` checkpoints and those of the steps in `also_keep`."""
     for step, folder in list_checkpoints(run)[:-keep_last]:
-        if step not in also_keep and folder.name not in keep_names:
+        if step not in also_keep:
             # Renamed first: killed in the middle, half of it must not look like a checkpoint.
             shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.tmp-pruned")))
 
@@ -109,12 +141,12 @@ def restore_latest(run: Path, trainee: Trainee) -> bool:
         UserError: there are checkpoints, and every one is damaged.
     """
     checkpoints = list_checkpoints(run)
-    for _, folder in reversed(checkpoints):
+    for step, folder in reversed(checkpoints):
         try:
             if not (folder / CHECKSUMS).is_file():
                 raise DamagedCheckpoint(f"{folder / CHECKSUMS} is missing")
             verify_checkpoint(folder)
-            _restore(folder, trainee)
+            _restore(folder, step, trainee)
         except DamagedCheckpoint as problem:
             log.warn(f"{problem.message}; trying the checkpoint before it")
         else:
@@ -127,7 +159,7 @@ def restore_latest(run: Path, trainee: Trainee) -> bool:
     return False
 
 
-def _restore(folder: Path, trainee: Trainee) -> None:
+def _restore(folder: Path, step: int, trainee: Trainee) -> None:
     state = folder / "training_state"
     try:
         values: dict[str, Any] = json.loads((state / "state.json").read_text(encoding="utf-8"))
@@ -135,6 +167,8 @@ def _restore(folder: Path, trainee: Trainee) -> None:
         progress = Progress(**values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DamagedCheckpoint(f"{state / 'state.json'} is missing or damaged") from None
+    if progress.step != step:
+        raise DamagedCheckpoint(f"{folder} holds step {progress.step} of some run")
     weights = read_weights(folder)
     tensors = read_tensors(state / "optimizer.safetensors")
     try:
@@ -150,13 +184,24 @@ def _restore(folder: Path, trainee: Trainee) -> None:
 
 
 def _optimizer_tensors(trainee: Trainee) -> dict[str, torch.Tensor]:
-    """Return the optimizers' tensors as `exp_avg/model.norm.weight`; clones, because some share memory."""
+    """Return the optimizers' tensors as `exp_avg/model.norm.weight`."""
     tensors = {}
     for name, p in trainee.model.named_parameters():
         for optimizer in trainee.optimizers:
             for kind, value in optimizer.state.get(p, {}).items():
-                tensors[f"{kind}/{name}"] = torch.as_tensor(value).detach().cpu().clone().contiguous()
+                tensors[f"{kind}/{name}"] = torch.as_tensor(value).detach()
     return tensors
+
+
+def _to_host(tensors: dict[str, torch.Tensor], into: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copy to host memory: to the tensors of `into` where they fit, for new memory costs more than the copying."""
+    copies = {}
+    for name, value in tensors.items():
+        copy = into.get(name)
+        if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:
+            copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+        copies[name] = copy.copy_(value, non_blocking=True)
+    return copies
 
 
 def _load_optimizers(trainee: Trainee, tensors: dict[str, torch.Tensor]) -> None:

@@ -1,5 +1,6 @@
-"""The run folder: config.yaml, metrics.jsonl, timing.jsonl, plots/, checkpoints/, and the pointers `latest` and `best`.
+"""The run folder: settings, numbers, samples and checkpoints of one run, and the pointers `latest` and `best`.
 
+`config.yaml metrics.jsonl timing.jsonl samples.jsonl plots/ profile/ checkpoints/`.
 One process at a time may write to it, and only to a run of the same model.
 """
 
@@ -37,7 +38,7 @@ def open_run(config: TrainConfig) -> Iterator[Path]:
         _move_aside(run)
     with _locked(run):
         if list_checkpoints(run) and (run / "config.yaml").exists():
-            _compare(load_config(TrainConfig, run / "config.yaml"), config, run)
+            _compare(_recorded(run), config, run)
         for leftover in (run / "checkpoints").glob(".step-*"):  # a checkpoint that a kill cut short
             shutil.rmtree(leftover)
         for leftover in run.glob(".*.tmp*"):
@@ -46,12 +47,39 @@ def open_run(config: TrainConfig) -> Iterator[Path]:
         yield run
 
 
+def keep_batch(config: TrainConfig) -> TrainConfig:
+    """Return `config` with the smaller micro-batch that `auto_batch` found when this run began, if it did."""
+    record = Path(config.out_dir) / "config.yaml"
+    if not (config.auto_batch and config.resume and record.is_file()):
+        return config
+    try:
+        old = load_config(TrainConfig, record)
+    except UserError:  # `open_run` tells it
+        return config
+    is_same_step = old.auto_batch and old.rows_per_step == config.rows_per_step
+    if not is_same_step or old.batch_size >= config.batch_size:
+        return config
+    log.info(f"auto_batch: batch_size={old.batch_size}, as this run found before")
+    keys = ("batch_size", "gradient_accumulation_steps", "eval_iters")
+    return config.model_copy(update={key: getattr(old, key) for key in keys})
+
+
 def _move_aside(run: Path) -> None:
     with _locked(run):
         aside = next(p for i in range(1, 10**6) if not (p := run.with_name(f"{run.name}.{i}")).exists())
         run.rename(aside)
     run.mkdir()
     log.info(f"the earlier run in {run} was moved to {aside}")
+
+
+def _recorded(run: Path) -> TrainConfig:
+    try:
+        return load_config(TrainConfig, run / "config.yaml")
+    except UserError as problem:
+        raise UserError(
+            f"{run / 'config.yaml'}, the record of this run's settings, is damaged: {problem.message}",
+            "delete it and give the run's settings again: the checkpoints are not touched",
+        ) from None
 
 
 def _compare(old: TrainConfig, new: TrainConfig, run: Path) -> None:

@@ -24,6 +24,7 @@ from mini_llm.train.loss import rows_loss_sum
 from mini_llm.train.lr_scheduler import learning_rate
 from mini_llm.train.optimizer import build_optimizers
 from mini_llm.train.resume import Progress, Trainee
+from mini_llm.train.spikes import find_spike
 
 
 class NotFinite(Exception):
@@ -37,6 +38,7 @@ class StepResult:
     loss: float
     lr: float
     grad_norm: float
+    skipped: str | None = None  # why the weights are those of before
 
 
 class Stepper:
@@ -84,20 +86,25 @@ class Stepper:
         for optimizer in trainee.optimizers:
             trainee.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.grad_clip or math.inf).item()
-        self._check_finite(loss, norm)
+        skipped = self._find_spike(loss, norm)
+        if skipped is None:
+            self._check_finite(loss, norm)
         for optimizer in trainee.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * (lr / config.learning_rate if config.learning_rate else 0.0)
-            if math.isfinite(norm):  # else one optimizer would step and the other, where the overflow is, would not
+            if skipped is None and math.isfinite(
+                norm
+            ):  # else one optimizer would step and the other, where the overflow is, would not
                 trainee.scaler.step(optimizer)
         trainee.scaler.update()
         trainee.model.zero_grad(set_to_none=True)
         trainee.progress.step += 1
-        return StepResult(loss, lr, norm)
+        return StepResult(loss, lr, norm, skipped)
 
     def _backward(self, step: int) -> float:
         """Add up the gradients of the mean loss over all target tokens of the step; return that loss."""
-        rows = self.loader.rows(step)
+        with torch.profiler.record_function("mini_llm: batch"):
+            rows = self.loader.rows(step)
         if self.device.type == "cuda":
             rows = rows.pin_memory()
         rows = rows.to(self.device, non_blocking=True)
@@ -108,6 +115,12 @@ class Stepper:
             self.trainee.scaler.scale(loss / n_targets).backward()
             total += loss.detach()
         return total.item() / n_targets
+
+    def _find_spike(self, loss: float, norm: float) -> str | None:
+        threshold, scaler = self.config.skip_spikes, self.trainee.scaler
+        if threshold is None or (scaler.is_enabled() and not math.isfinite(norm)):  # the scaler's business, see below
+            return None
+        return find_spike(self.trainee.progress.spikes, threshold, loss, norm)
 
     def _check_finite(self, loss: float, norm: float) -> None:
         # In float16 an infinite gradient is the scaler's business: it skips the step and lowers its scale.

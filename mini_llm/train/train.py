@@ -7,14 +7,13 @@ from its last checkpoint and ends with the same bits as one that was never stopp
 from __future__ import annotations
 
 import math
-import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from mini_llm import log
-from mini_llm.checkpoint import write_pointer
 from mini_llm.data.token_store import TokenStore
 from mini_llm.device import memory_gb, peak_flops
 from mini_llm.errors import Interrupted, UsageError, UserError
@@ -26,14 +25,12 @@ from mini_llm.train.config import TrainConfig
 from mini_llm.train.display import Clock, Display, Reading
 from mini_llm.train.evaluate import Evaluator
 from mini_llm.train.metrics import MetricsLog
-from mini_llm.train.resume import (
-    checkpoint_folder,
-    list_checkpoints,
-    prune_checkpoints,
-    restore_latest,
-    save_checkpoint,
-)
-from mini_llm.train.run_folder import open_run
+from mini_llm.train.out_of_memory import fit_memory
+from mini_llm.train.profiler import StepProfiler
+from mini_llm.train.resume import list_checkpoints, restore_latest
+from mini_llm.train.run_folder import keep_batch, open_run
+from mini_llm.train.sample import write_sample
+from mini_llm.train.saver import Saver
 from mini_llm.train.step import NotFinite, Stepper, StepResult
 
 AfterEvaluation = Callable[[int, Transformer], None]
@@ -49,22 +46,31 @@ def train(config: TrainConfig, after_evaluation: AfterEvaluation | None = None) 
             checkpoint is safe.
         Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
     """
+    started, first = time.monotonic(), keep_batch(config)
+
+    def attempt(fitting: TrainConfig) -> Path:
+        if fitting is first:
+            return _train(first, started, after_evaluation)
+        # What the failed attempt has saved already is of this run, also where it began with --no-resume.
+        return _train(fitting.model_copy(update={"resume": True}), started, after_evaluation, note_batch=True)
+
+    return fit_memory(first, attempt)
+
+
+def _train(
+    config: TrainConfig, started: float, after_evaluation: AfterEvaluation | None, *, note_batch: bool = False
+) -> Path:
     try:
         with open_run(config) as run:
-            trainer = Trainer(config, run, after_evaluation)
+            trainer = Trainer(config, run, started, after_evaluation)
             try:
+                if note_batch:
+                    keys = ("batch_size", "gradient_accumulation_steps")
+                    trainer.metrics.write(trainer.progress.step, {key: getattr(config, key) for key in keys})
                 with handle_signals(trainer.request_stop), trainer.display.live():
                     trainer.run()
             finally:
-                trainer.metrics.close()
-    except (MemoryError, RuntimeError) as problem:  # torch's OutOfMemoryError is a RuntimeError; a CPU's is only that
-        if isinstance(problem, RuntimeError) and not re.search("out of memory|allocate memory", str(problem)):
-            raise
-        rows, accumulation = max(1, config.batch_size // 2), config.gradient_accumulation_steps * 2
-        raise UserError(
-            f"out of memory with batch_size={config.batch_size} rows of block_size={config.block_size} tokens",
-            f"the same step in half the room: batch_size={rows} gradient_accumulation_steps={accumulation}",
-        ) from None
+                trainer.close()
     except OSError as problem:
         raise UserError(
             f"cannot write {problem.filename or config.out_dir}: {problem.strerror or problem}",
@@ -76,8 +82,11 @@ def train(config: TrainConfig, after_evaluation: AfterEvaluation | None = None) 
 class Trainer:
     """One run: everything that `run()` needs, built once."""
 
-    def __init__(self, config: TrainConfig, run: Path, after_evaluation: AfterEvaluation | None) -> None:
+    def __init__(
+        self, config: TrainConfig, run: Path, started: float, after_evaluation: AfterEvaluation | None
+    ) -> None:
         self.config, self.folder, self.after_evaluation = config, run, after_evaluation
+        self.ends_at = math.inf if config.max_minutes is None else started + 60 * config.max_minutes
         store = TokenStore.open(config.data_dir)
         self.tokenizer = open_tokenizer(store, config)
         self.evaluator = Evaluator(
@@ -90,9 +99,12 @@ class Trainer:
         self.stepper = Stepper(config)
         resumed = restore_latest(run, self.stepper.trainee)
         self.progress = self.stepper.trainee.progress
+        self.metrics = MetricsLog(run, config, self.progress.step)
+        self.saver = Saver(run, config, self.tokenizer, self.metrics.sync)
         if resumed:
             log.info(f"resuming {run} at step {self.progress.step:,}")
-        self.metrics = MetricsLog(run, config, self.progress.step)
+            self.saver.repair_pointers(self.progress)
+        self.profiler = StepProfiler(run, self.stepper.device) if config.profile else None
         self.display, self.clock = Display(), Clock()
         self.stop_signal: int | None = None
         self.peak_flops = peak_flops(self.stepper.device, self.stepper.dtype)
@@ -108,20 +120,34 @@ class Trainer:
             if self.progress.step >= self.config.max_iters:
                 break
             self._step()
-            if self.stop_signal is not None:
-                self._stop(self.stop_signal)
+            if self.stop_signal is not None or time.monotonic() >= self.ends_at:
+                self._stop()
+                return
+        self.saver.wait()
         log.info(f"done: {self.folder}")
 
+    def close(self) -> None:
+        """Finish what is being written, however the run ended."""
+        self.saver.close()
+        self.metrics.close()
+        if self.profiler:
+            self.profiler.close()
+
     def _step(self) -> None:
+        self.saver.poll()
+        step = self.stepper.step
         try:
-            result = self.stepper.step()
+            result = self.profiler.step(step) if self.profiler else step()
         except NotFinite as problem:
             raise self._diverged(problem) from None
         self.clock.step()
         self._report(result)
+        if self.profiler and self.profiler.report():
+            self.clock.restart()
 
     def _diverged(self, problem: NotFinite) -> UserError:
         config, step = self.config, self.progress.step
+        self.saver.close()
         checkpoints = list_checkpoints(self.folder)
         good = [folder for saved, folder in checkpoints if saved < step]  # the one of `step` itself led here
         bad = [folder for saved, folder in checkpoints if saved >= step]
@@ -157,8 +183,13 @@ class Trainer:
             seconds_left=seconds * (config.max_iters - step),
         )
         self.display.show(reading, is_log_step=is_log_step)
+        metrics = reading.metrics(config.tokens_per_step)
+        if result.skipped:
+            self.display.show_skipped(step, result.skipped)
+            metrics["skipped"] = True
+        if is_log_step or result.skipped:
+            self.metrics.write(step, metrics, reading.timing() if is_log_step else None)
         if is_log_step:
-            self.metrics.write(step, reading.metrics(config.tokens_per_step), reading.timing())
             self.clock.restart()
 
     def _save_and_evaluate(self, *, is_saved: bool) -> None:
@@ -166,10 +197,14 @@ class Trainer:
         config, step = self.config, self.progress.step
         is_end = step >= config.max_iters
         evaluates = step % config.eval_interval == 0 or is_end
-        if (evaluates or step % config.save_interval == 0) and not is_saved:
-            self._save()
+        samples = config.sample_interval is not None and step > 0 and (step % config.sample_interval == 0 or is_end)
+        if (evaluates or step % config.save_interval == 0 or self.saver.is_due()) and not is_saved:
+            self.saver.save(self.stepper.trainee)
         if evaluates:
             self._evaluate()
+        if samples:
+            self._sample()
+        if evaluates or samples:
             self.clock.restart()
 
     def _evaluate(self) -> None:
@@ -178,20 +213,17 @@ class Trainer:
         is_best = math.isfinite(result.loss) and (progress.best_loss is None or result.loss < progress.best_loss)
         if is_best:
             progress.best_loss, progress.best_step = result.loss, step
-            if checkpoint_folder(self.folder, step).exists():  # there is none of step 0
-                write_pointer(self.folder / "best", checkpoint_folder(self.folder, step))
+            self.saver.mark_best(step)
         self.metrics.write(step, {"val_loss": result.loss, "val_bits_per_byte": result.bits_per_byte})
         self.display.show_held_out(step, result.loss, result.bits_per_byte, is_best)
         if self.after_evaluation:
             self.after_evaluation(step, self.stepper.trainee.model)
 
-    def _save(self) -> None:
-        self.metrics.sync()
-        save_checkpoint(self.folder, self.stepper.trainee, self.tokenizer)
-        also_keep = set()
-        if self.config.always_save_checkpoint:
-            also_keep = {step for step, _ in list_checkpoints(self.folder) if step % self.config.eval_interval == 0}
-        prune_checkpoints(self.folder, self.config.keep_last, also_keep)
+    def _sample(self) -> None:
+        step, prompt = self.progress.step, self.config.sample_prompt
+        text = write_sample(self.stepper.trainee.model, self.tokenizer, prompt, seed=self.config.seed)
+        self.metrics.write_sample(step, prompt, text)
+        self.display.show_sample(step, prompt, text)
 
     def request_stop(self, signal_number: int, _frame: FrameType | None) -> None:
         """Note a signal; the step that runs is finished first. A second one ends the process at once."""
@@ -202,10 +234,14 @@ class Trainer:
         self.stop_signal = signal_number
         log.info("saving after this step; once more ends at once, without saving ...")
 
-    def _stop(self, signal_number: int) -> None:
-        self._save()
-        step = self.progress.step
-        raise Interrupted(signal_number, f"saved step {step:,} in {self.folder}; the same command goes on from there")
+    def _stop(self) -> None:
+        """Save and end: with an error for a signal, in peace after `max_minutes`."""
+        self.saver.save(self.stepper.trainee)
+        self.saver.wait()
+        message = f"saved step {self.progress.step:,} in {self.folder}; the same command goes on from there"
+        if self.stop_signal is not None:
+            raise Interrupted(self.stop_signal, message)
+        log.info(f"max_minutes={self.config.max_minutes:g} are over: {message}")
 
     def _describe(self) -> str:
         c, stepper = self.config, self.stepper

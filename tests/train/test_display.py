@@ -49,6 +49,20 @@ def test_a_terminal_gets_a_live_table_and_a_pipe_gets_lines(monkeypatch: pytest.
             assert "1,200 / 10,000" in text
 
 
+def test_the_table_shows_what_the_model_writes_and_what_was_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, highlight=False)
+    monkeypatch.setattr(log, "console", lambda: console)
+    display = Display()
+    with display.live():
+        display.show(READING, is_log_step=True)
+        display.show_sample(1200, "Once upon", " a time [/]")
+        display.show_skipped(1200, "loss 9")
+    last = screen.getvalue().rpartition("1,200 / 10,000")[2]
+    assert "Once upon a time [/]" in last
+    assert "1 batch" in last
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0s"), (59.4, "59s"), (60, "1m00s"), (3599, "59m59s"), (3600, "1h00m"), (90_000, "25h00m")],

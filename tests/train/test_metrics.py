@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mini_llm import log
 from mini_llm.errors import UserError
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.metrics import MetricsLog, read_metrics
@@ -28,11 +29,11 @@ MakeConfig = Callable[..., TrainConfig]
 
 def test_lines_are_cut_back_to_the_step_of_resuming(tmp_path: Path) -> None:
     config = TrainConfig()
-    log = MetricsLog(tmp_path, config, 0)
+    metrics = MetricsLog(tmp_path, config, 0)
     for step in (1, 2, 3):
-        log.write(step, {"loss": 1.0 / step}, {"memory_gb": 0.5})
-        log.write(step, {"val_loss": 2.0})
-    log.close()
+        metrics.write(step, {"loss": 1.0 / step}, {"memory_gb": 0.5})
+        metrics.write(step, {"val_loss": 2.0})
+    metrics.close()
     whole = (tmp_path / "metrics.jsonl").read_text()
     MetricsLog(tmp_path, config, 2).close()
     kept = read_metrics(tmp_path)
@@ -49,10 +50,27 @@ def test_a_half_written_line_ends_the_reading(tmp_path: Path) -> None:
     assert read_metrics(tmp_path, "timing") == []
 
 
+DAMAGED = [b'{"step": 2, "lo', b"\xff\xfe\0", b"7", b"null", b"[]", b'{"loss": 1.0}', b'{"step": "x"}', b"[" * 100_000]
+
+
+@pytest.mark.parametrize("damage", DAMAGED, ids=[str(d[:15]) for d in DAMAGED])
+def test_a_damaged_line_costs_itself_alone_and_is_named(
+    damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(log, "warn", said.append)
+    sound = [b'{"step": 1, "loss": 2.0}', b'{"step": 3, "loss": 1.0}']
+    (tmp_path / "metrics.jsonl").write_bytes(sound[0] + b"\n" + damage + b"\n" + sound[1] + b"\n")
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 3]
+    MetricsLog(tmp_path, TrainConfig(), 3).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes().splitlines() == sound
+    assert any("metrics.jsonl: line 2 of" in line for line in said)
+
+
 def test_what_json_cannot_say_is_null(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, TrainConfig(), 0)
-    log.write(1, {"loss": 2.0, "grad_norm": math.inf, "val_loss": math.nan})
-    log.close()
+    metrics = MetricsLog(tmp_path, TrainConfig(), 0)
+    metrics.write(1, {"loss": 2.0, "grad_norm": math.inf, "val_loss": math.nan})
+    metrics.close()
 
     def refuse(word: str) -> None:
         raise AssertionError(word)

@@ -195,7 +195,7 @@ def empty(path: Path) -> None:
 
 DAMAGES = [
     (damage, name)
-    for name in (*RESULTS, "config.json", "checksums.json", "tokenizer.json")
+    for name in (*RESULTS, "config.json", "checksums.json", "tokenizer.json", "generation_config.json")
     for damage in (truncate, flip_a_bit, empty, Path.unlink)
 ]
 
@@ -258,6 +258,44 @@ def test_all_checkpoints_damaged_is_an_error(finished: tuple[TrainConfig, Path],
     assert result.returncode == 1
     assert "model.safetensors is damaged" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_foreign_files_and_checkpoints_are_named_and_passed_over(
+    finished: tuple[TrainConfig, Path], tmp_path: Path, said: list[str]
+) -> None:
+    config, unbroken = finished
+    run, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    shutil.copytree(unbroken, run, symlinks=True)
+    model = {**config.model.model_dump(), "dim": 64, "head_dim": None, "hidden_dim": None}
+    other = TrainConfig.model_validate({**config.model_dump(), "model": model, "out_dir": str(tmp_path / "other")})
+    shutil.move(train(other) / "checkpoints/step-00000012", checkpoints / "step-00000020")  # of another model
+    shutil.copytree(checkpoints / "step-00000008", checkpoints / "step-00000016")  # of another step
+    name = "training_state/optimizer.safetensors"  # a sound file of another step
+    shutil.copy(checkpoints / "step-00000004" / name, checkpoints / "step-00000012" / name)
+    train(config.model_copy(update={"out_dir": str(run)}))
+    text = "\n".join(said)
+    for problem in ("step-00000020 does not belong to this model", "step-00000016 holds step 8", f"{name} is damaged"):
+        assert problem in text
+    assert f"resuming {run} at step 8" in text
+    for step in (16, 20):
+        shutil.rmtree(checkpoints / f"step-{step:08d}")
+    assert_equal_runs(run, unbroken)
+
+
+@pytest.mark.parametrize("pointer", ["latest", "best"])
+@pytest.mark.parametrize("damage", ["missing", "dangling", "foreign", "elsewhere"])
+def test_pointers_are_mended(pointer: str, damage: str, finished: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config, unbroken = finished
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run, symlinks=True)
+    shutil.rmtree(run / "checkpoints/step-00000012")
+    (run / pointer).unlink()
+    if damage == "foreign":
+        (run / pointer).write_bytes(b"\0\xff" * 999)
+    elif damage != "missing":
+        (run / pointer).symlink_to("checkpoints/gone" if damage == "dangling" else "/usr")
+    train(config.model_copy(update={"out_dir": str(run)}))
+    assert_equal_runs(run, unbroken)
 
 
 def test_an_empty_checkpoint_folder_is_passed_over(

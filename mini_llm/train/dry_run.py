@@ -1,0 +1,134 @@
+"""The dry run: everything is built, one step is done at full size, and nothing is written.
+
+It finds what would end a run after hours (a missing file, too little memory, a full disk) and says how long it takes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from mini_llm import log
+from mini_llm.data.token_store import TokenStore
+from mini_llm.device import memory_gb
+from mini_llm.model.accounting import count_parameters
+from mini_llm.train.config import TrainConfig
+from mini_llm.train.display import duration
+from mini_llm.train.evaluate import Evaluator
+from mini_llm.train.out_of_memory import describe_batch, fit_memory
+from mini_llm.train.resume import Snapshot, list_checkpoints
+from mini_llm.train.step import Stepper
+from mini_llm.train.train import open_tokenizer
+
+Result = TypeVar("Result")
+
+MORE_STEPS = 2  # after the first one, where they take less than
+MORE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the trial found: seconds, bytes, and the settings that fitted."""
+
+    config: TrainConfig
+    device: str
+    loss: float
+    step_seconds: float
+    batch_seconds: float  # of an evaluation
+    weight_bytes: int
+    optimizer_bytes: int
+    peak_gb: float
+    held_out_rows: int
+
+
+def dry_run(config: TrainConfig) -> str:
+    """Return a report of what `train(config)` would take.
+
+    Raises:
+        UserError: what `train` would raise before its second step; out of memory among it.
+    """
+    return report(fit_memory(config, _measure))
+
+
+def _measure(config: TrainConfig) -> Measured:
+    log.info("dry run: building everything and doing one step at full size (compiling takes up to a minute) ...")
+    store = TokenStore.open(config.data_dir)
+    tokenizer = open_tokenizer(store, config)
+    stepper = Stepper(config)
+    evaluator = Evaluator(
+        store.split("val"),
+        block_size=config.block_size,
+        batch_size=config.batch_size,
+        max_rows=config.eval_iters * config.batch_size,
+        token_bytes=tokenizer.token_bytes(),
+    )
+    stepper.compile()
+    result, seconds = _timed(stepper.step, stepper.device)
+    if seconds * MORE_STEPS < MORE_SECONDS:  # the first one also makes the optimizer's memory
+        seconds = min(_timed(stepper.step, stepper.device)[1] for _ in range(MORE_STEPS))
+    rows, evaluator.starts = len(evaluator.starts), evaluator.starts[: config.batch_size]
+    batch_seconds = min(
+        _timed(lambda: evaluator.run(stepper.evaluation_loss_sum, stepper.device), stepper.device)[1] for _ in range(2)
+    )
+    peak = memory_gb(stepper.device)
+    snapshot = Snapshot.of(stepper.trainee)
+    weights, optimizer = (sum(t.nbytes for t in part.values()) for part in (snapshot.weights, snapshot.optimizer))
+    where = f"{stepper.device.type}, {str(stepper.dtype).removeprefix('torch.')}"
+    return Measured(config, where, result.loss, seconds, batch_seconds, weights, optimizer, peak, rows)
+
+
+def _timed(do: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
+    start = time.perf_counter()
+    result = do()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - start
+
+
+def report(m: Measured) -> str:
+    """Return the measurements, and what follows from them, as lines of text."""
+    c = m.config
+    run = Path(c.out_dir)
+    first = max((step for step, _ in list_checkpoints(run)), default=0) if c.resume else 0
+    steps = max(0, c.max_iters - first)
+    evaluated = {*range(0, c.max_iters, c.eval_interval), c.max_iters}
+    saved = {*range(c.save_interval, c.max_iters, c.save_interval), *evaluated} - {0}
+    evaluations, saves = sum(step >= first for step in evaluated), sum(step > first for step in saved)
+    n_batches = -(-m.held_out_rows // c.batch_size)
+    evaluating, training = evaluations * n_batches * m.batch_seconds, steps * m.step_seconds
+    saved_bytes = m.weight_bytes + m.optimizer_bytes
+    rest = m.peak_gb * 1e9 - m.weight_bytes - saved_bytes
+    lines = {
+        "model": f"{count_parameters(c.model):,} parameters ({c.model.n_layers} layers x {c.model.dim}) on {m.device}",
+        "step": f"{m.step_seconds:.3g} s for {c.tokens_per_step:,} tokens, {c.tokens_per_step / m.step_seconds:,.0f} "
+        f"tokens/s; {describe_batch(c)}",
+        "first loss": f"{m.loss:.4f}",
+        "memory": f"{m.peak_gb:.2f} GB at the peak: weights {_size(m.weight_bytes)}, gradients "
+        f"{_size(m.weight_bytes)}, optimizer {_size(m.optimizer_bytes)}, activations and all else {_size(rest)}"
+        + (f"; saving takes {_size(saved_bytes)} of host memory besides" if c.async_save else ""),
+        "duration": f"{duration(training + evaluating)}: {steps:,} steps {duration(training)}, "
+        f"{evaluations:,} evaluations {duration(evaluating)}"
+        + (f" (from step {first:,} on)" if first else "")
+        + (f"; stops every {c.max_minutes:g} minutes" if c.max_minutes else ""),
+        "checkpoints": f"{saves:,} of {_size(saved_bytes)}, of which at most {c.keep_last + 1} stay"
+        + (" (and one of each evaluation)" if c.always_save_checkpoint else ""),
+    }
+    _check_disk(run, needed=(c.keep_last + 2) * saved_bytes)  # one more while it is being written
+    return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
+
+
+def _check_disk(run: Path, needed: float) -> None:
+    folder = next(parent for parent in (run.absolute(), *run.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        log.warn(f"{folder} has {_size(free)} free, the checkpoints need about {_size(needed)}: keep_last=1 needs less")
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"

@@ -1,0 +1,85 @@
+"""Out of memory: recognise it, name the settings that need less, and with `auto_batch` take them.
+
+Half the rows in memory at once, twice as many micro-batches: the step sees the same rows and sums the same gradients.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from mini_llm import log
+from mini_llm.errors import UserError
+from mini_llm.train.config import TrainConfig
+
+Result = TypeVar("Result")
+
+
+def fit_memory(config: TrainConfig, attempt: Callable[[TrainConfig], Result]) -> Result:
+    """Return `attempt(config)`; where memory runs out and `auto_batch` is set, try again with smaller micro-batches.
+
+    Raises:
+        UserError: out of memory; the hint names the settings that need less.
+    """
+    while True:
+        try:
+            return attempt(config)
+        except (MemoryError, RuntimeError) as problem:
+            if not is_out_of_memory(problem):
+                raise
+        gc.collect()  # the exception is gone, and now what its frames held: a message needs memory too
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        smaller = halve_batch(config)
+        message = f"out of memory with batch_size={config.batch_size} rows of block_size={config.block_size} tokens"
+        if not config.auto_batch or smaller is None:
+            raise UserError(message, _advice(config, smaller))
+        log.warn(f"{message}: auto_batch goes on with {describe_batch(smaller)}")
+        config = smaller
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Tell whether memory ran out: torch's OutOfMemoryError is a RuntimeError; a CPU's is only that."""
+    if isinstance(problem, MemoryError):
+        return True
+    return isinstance(problem, RuntimeError) and bool(
+        re.search("out of memory|allocate memory|bad_alloc", str(problem))
+    )
+
+
+def halve_batch(config: TrainConfig) -> TrainConfig | None:
+    """Return the same steps and evaluations in half the memory, or less where the rows cannot be halved; None: one row.
+
+    An evaluation goes on seeing the same rows: they are counted in batches, so there are more of those.
+    """
+    rows, held_out = config.rows_per_step, config.eval_iters * config.batch_size
+    for batch in range(config.batch_size // 2, 0, -1):
+        if rows % batch == 0 and held_out % batch == 0:
+            update = {
+                "batch_size": batch,
+                "gradient_accumulation_steps": rows // batch,
+                "eval_iters": held_out // batch,
+            }
+            return config.model_copy(update=update)
+    return None
+
+
+def describe_batch(config: TrainConfig) -> str:
+    """Return the three settings as they are typed."""
+    return (
+        f"batch_size={config.batch_size} gradient_accumulation_steps={config.gradient_accumulation_steps} "
+        f"eval_iters={config.eval_iters}"
+    )
+
+
+def _advice(config: TrainConfig, smaller: TrainConfig | None) -> str:
+    if smaller is None:
+        return (
+            f"one row is too much: block_size={max(1, config.block_size // 2)}, a smaller model "
+            "(model.dim, model.n_layers, model.vocab_size), or dtype=bfloat16 need less"
+        )
+    return f"the same step in half the room: {describe_batch(smaller)}; auto_batch=true does this by itself"

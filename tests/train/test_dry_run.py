@@ -1,0 +1,88 @@
+"""The dry run says what a run would take, and writes nothing."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from mini_llm import log
+from mini_llm.errors import UserError
+from mini_llm.train import dry_run as dry_run_module
+from mini_llm.train import step as step_module
+from mini_llm.train.config import TrainConfig
+from mini_llm.train.dry_run import dry_run
+from mini_llm.train.train import train
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def test_the_command_reports_and_writes_nothing(settings, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    before = set(tmp_path.iterdir())
+    words = settings(max_iters=1000, eval_interval=300, save_interval=200, keep_last=2)
+    result = run_cli("train", "--dry-run", *words, env={"OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stderr
+    assert set(tmp_path.iterdir()) == before
+    assert "47,264 parameters (2 layers x 32) on cpu, float32" in result.stdout
+    assert "128 tokens" in result.stdout
+    assert re.search(r"first loss +6\.2\d", result.stdout)  # ln 512 = 6.24
+    assert re.search(
+        r"memory +\d.* [MG]B at the peak: weights 0\.2 MB, gradients 0\.2 MB, optimizer 0\.4 MB", result.stdout
+    )
+    assert "1,000 steps" in result.stdout
+    assert "5 evaluations" in result.stdout  # 0, 300, 600, 900, 1000
+    assert re.search(r"checkpoints +7 of 0\.6 MB, of which at most 3 stay", result.stdout)  # and 200, 400, 800
+
+
+def test_checkpoints_and_evaluations_are_those_of_the_run(make_config: MakeConfig) -> None:
+    config = make_config(max_iters=11, eval_interval=3, save_interval=5, keep_last=100, eval_iters=1)
+    text = dry_run(config)
+    run = train(config)
+    from mini_llm.train.metrics import read_metrics
+    from mini_llm.train.resume import list_checkpoints
+
+    assert f"{len(list_checkpoints(run))} of" in text
+    assert f"{sum('val_loss' in row for row in read_metrics(run))} evaluations" in text
+    shutil.rmtree(run / "checkpoints/step-00000011")
+    shutil.rmtree(run / "checkpoints/step-00000010")
+    text = dry_run(config)  # from step 9 on, which is evaluated again
+    assert "2 steps" in text
+    assert "2 evaluations" in text
+    assert "(from step 9 on)" in text
+    assert re.search(r"checkpoints +2 of", text)
+
+
+def test_too_little_memory_names_the_keys_or_halves(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    backward = step_module.Stepper._backward
+
+    def limited(self: step_module.Stepper, step: int) -> float:
+        if self.config.batch_size > 1:
+            raise MemoryError
+        return backward(self, step)
+
+    monkeypatch.setattr(step_module.Stepper, "_backward", limited)
+    with pytest.raises(UserError, match="out of memory with batch_size=4") as problem:
+        dry_run(make_config())
+    assert "batch_size=2 gradient_accumulation_steps=2" in (problem.value.hint or "")
+    assert "batch_size=1 gradient_accumulation_steps=4 eval_iters=8" in dry_run(make_config(auto_batch=True))
+    assert not os.path.exists(make_config().out_dir)
+
+
+def test_a_disk_too_small_is_told_before(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage(NamedTuple):
+        free: int
+
+    said: list[str] = []
+    monkeypatch.setattr(log, "warn", said.append)
+    monkeypatch.setattr(dry_run_module.shutil, "disk_usage", lambda _: Usage(1_000_000))
+    dry_run(make_config())
+    assert any("free, the checkpoints need about" in line for line in said)
+
+
+@pytest.mark.parametrize("changes", [{"data_dir": "/nonexistent"}, {"device": "abacus"}, {"model": {"vocab_size": 5}}])
+def test_it_finds_what_training_would_find(changes: dict[str, Any], make_config: MakeConfig) -> None:
+    with pytest.raises(UserError):
+        dry_run(make_config(**changes))
