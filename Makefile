@@ -29,10 +29,9 @@ check: .venv/.dev  ## lint, format, types, import layers
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest tests/contracts/test_layers.py
 
-bench: .venv/.test  ## run every benchmark
-	@set -e; for file in benchmarks/*.py; do \
-	    if [ ! -e "$$file" ]; then echo "there are no benchmarks yet"; break; fi; \
-	    echo "== $$file"; $(BIN)/python "$$file" $(ARGS); \
+bench: .venv/.test  ## run every benchmark, in its quick mode unless ARGS says otherwise
+	@set -e; for file in benchmarks/[!_]*.py; do \
+	    echo "== $$file"; $(BIN)/python "$$file" $(if $(ARGS),$(ARGS),--quick); \
 	done
 
 clean:  ## remove the environment and caches, never runs/ or data/
