@@ -73,7 +73,7 @@ class Worker:
     """A process that does one sample of work at each `go` and answers with one JSON object."""
 
     def __init__(self, name: str, command: list[str], env: dict[str, str] | None = None) -> None:
-        self.name, self.errors = name, tempfile.TemporaryFile("w+")
+        self.name, self.errors = name, tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, cwd=ROOT, env=env
         )
@@ -116,6 +116,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.errors.close()
 
 
 def tell(answer: dict[str, Any]) -> None:
@@ -124,7 +125,7 @@ def tell(answer: dict[str, Any]) -> None:
 
 
 def serve(prepare: Callable[[], Callable[[], dict[str, Any]]]) -> None:
-    """In a worker: call `prepare`, which warms up and returns the sample's function, then do one sample at each `go`."""
+    """In a worker: `prepare` warms up and returns the sample's function; then do one sample at each `go`."""
     try:
         sample = prepare()
     except (Skipped, ImportError) as problem:
@@ -137,17 +138,18 @@ def serve(prepare: Callable[[], Callable[[], dict[str, Any]]]) -> None:
 
 
 def take_turns(
-    commands: dict[str, list[str]], rounds: int, env: dict[str, str] | None = None
+    commands: dict[str, list[str]], rounds: int, env: dict[str, dict[str, str]] | None = None
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
     """Run every contender once a round, in turn, and return its answers, and why the others were skipped.
 
-    They start and warm up one after the other, so that the compiling of one is not the noise of the next.
+    They start and warm up one after the other, so that the compiling of one is not the noise of the next. `env` gives
+    the environment of those contenders that need another one.
     """
     workers, answers, skipped = {}, {}, {}
     try:
         for name, command in commands.items():
             note(f"  starting {name} ...")
-            workers[name], answers[name] = Worker(name, command, env), []
+            workers[name], answers[name] = Worker(name, command, (env or {}).get(name)), []
             try:
                 workers[name].answer()
             except Skipped as why:

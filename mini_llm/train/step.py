@@ -42,8 +42,8 @@ class StepResult:
 class Stepper:
     """A model in training with its optimizers and its batches."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        """Build a new model, at step 0.
+    def __init__(self, config: TrainConfig, loader: TrainLoader | None = None) -> None:
+        """Build a new model, at step 0; `loader` gives its rows, without it those of `config.data_dir`.
 
         Raises:
             UserError: the tokens cannot be read or are too few.
@@ -54,7 +54,7 @@ class Stepper:
             use_deterministic_arithmetic()
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.dtype, self.device)
-        self.loader = TrainLoader(
+        self.loader = loader or TrainLoader(
             TokenStore.open(config.data_dir).split("train"),
             block_size=config.block_size,
             rows_per_step=config.rows_per_step,
