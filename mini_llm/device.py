@@ -1,5 +1,6 @@
 """Where to compute and in which precision: `auto` looks at what the machine really has."""
 
+import ctypes
 import sys
 import time
 from pathlib import Path
@@ -91,6 +92,21 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
         a @ a
         seconds.append(time.perf_counter() - start)
     return 2 * n**3 / min(seconds)
+
+
+def reuse_freed_memory() -> bool:
+    """Let glibc keep the large blocks that a step frees for the next step; tell whether it does so here.
+
+    By default it hands every block above 32 MB back to the system at once, and the next step gets it anew, page by
+    page, each filled with zeros: 65,000 page faults for the scores of 2,048 tokens among 32,000.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt") or not hasattr(libc, "gnu_get_libc_version"):
+        return False
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    return bool(libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1))
 
 
 def memory_gb(device: torch.device) -> float:
