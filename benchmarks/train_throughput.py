@@ -37,6 +37,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--contenders", help="comma-separated; default: all")
     parser.add_argument("--peer-python", help="Python of an environment that has litgpt")
     parser.add_argument("--baseline", help="another checkout of Mini-LLM, to compare with as `mini-llm before`")
+    parser.add_argument(
+        "--peers-reuse-memory", action="store_true", help="give peers Mini-LLM's setting of the memory allocator too"
+    )
     parser.add_argument("--quick", action="store_true", help=f"a smaller question: {QUICK}")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -109,6 +112,10 @@ def peer(args: argparse.Namespace, model: Any, loss_of: Callable[[Any], Any]) ->
     """Train a peer's model as its users do: automatic mixed precision, clipping, fused AdamW."""
     import torch
 
+    if args.peers_reuse_memory:
+        from mini_llm.device import reuse_freed_memory
+
+        reuse_freed_memory()
     model.to(args.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     rows = random_rows(args)
@@ -285,6 +292,7 @@ def commands(args: argparse.Namespace) -> tuple[dict[str, list[str]], dict[str, 
                 note(f"  {name}: skipped ({why})")
                 continue
         result[name] = [python, __file__, "--worker", name, *words]
+        result[name] += ["--peers-reuse-memory"] if args.peers_reuse_memory else []
     return result, skipped
 
 
@@ -331,6 +339,7 @@ def main() -> None:
         "device": args.device,
         "dtype": args.dtype,
         "rounds": args.rounds,
+        "peers_reuse_memory": args.peers_reuse_memory,
         "flops_per_token": flops,
         "flops_convention": "6 per matrix weight, 6*L*H*K*T for attention (causal: half of each row)",
         "matmul_flops_per_second": ceiling,
@@ -359,7 +368,7 @@ def main() -> None:
         print(f"Matrix products alone, at these shapes: {median(rates) / 1e9:,.0f} GFLOP/s.")
     for name, why in skipped.items():
         print(f"{name} was skipped: {why}")
-    whole = not (args.quick or args.contenders or args.baseline)
+    whole = not (args.quick or args.contenders or args.baseline or args.peers_reuse_memory)
     finish("train_throughput", result, as_json=args.json, device=args.device, keep=whole)
 
 
