@@ -19,6 +19,7 @@ from mini_llm.train.config import TrainConfig
 
 # The quintic a*X + b*(X X^T) X + c*(X X^T)^2 X of Muon's authors: steepest at 0, so small singular values grow fast.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+LONG = 2  # from this ratio of columns to rows on, all rounds are done on X X^T
 
 
 def build_optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -107,7 +108,7 @@ def orthogonalise(x_NRC: Tensor, steps: int = 5) -> Tensor:
     if x_NRC.shape[1] > x_NRC.shape[2]:  # the smaller Gram matrix is the cheaper one
         return orthogonalise(x_NRC.mT, steps).mT
     x = x_NRC / x_NRC.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    if x.dtype == torch.float32 and x.shape[2] >= 2 * x.shape[1]:
+    if x.dtype == torch.float32 and x.shape[2] >= LONG * x.shape[1]:
         return _polynomial_of_gram(x @ x.mT, steps) @ x
     for _ in range(steps):
         gram = x @ x.mT
