@@ -3,6 +3,7 @@
 import ctypes
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -92,6 +93,20 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
         a @ a
         seconds.append(time.perf_counter() - start)
     return 2 * n**3 / min(seconds)
+
+
+def attention_kernels(device: torch.device, *, deterministic: bool) -> AbstractContextManager[None]:
+    """Return the context in which PyTorch tries cuDNN's attention first, on Hopper; elsewhere one that does nothing.
+
+    Nor where the bits must repeat: cuDNN's backward adds in no fixed order.
+    """
+    is_hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
+    if deterministic or not is_hopper:
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel(order, set_priority=True)
 
 
 def reuse_freed_memory() -> bool:

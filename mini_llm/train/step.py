@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mini_llm.data.token_store import TokenStore
-from mini_llm.device import pick_device, pick_dtype, reuse_freed_memory
+from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_freed_memory
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.config import TrainConfig
@@ -72,7 +72,8 @@ class Stepper:
     def compile(self) -> None:
         """Compile loss and gradient, trying them on a first micro-batch; called once before the first step."""
         example = self.loader.rows(0)[: self.config.batch_size].to(self.device)
-        self.loss_sum = build_loss_sum(self.trainee.model, self.dtype, example, compile=self.config.compile)
+        with attention_kernels(self.device, deterministic=self.config.deterministic):
+            self.loss_sum = build_loss_sum(self.trainee.model, self.dtype, example, compile=self.config.compile)
 
     def step(self) -> StepResult:
         """Do the next step.
@@ -83,7 +84,8 @@ class Stepper:
         config, trainee, step = self.config, self.trainee, self.trainee.progress.step
         lr = learning_rate(step, config)
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout is a function of (seed, step) too
-        loss_sum, n_targets = self._backward(step)
+        with attention_kernels(self.device, deterministic=config.deterministic):
+            loss_sum, n_targets = self._backward(step)
         for optimizer in trainee.optimizers:
             trainee.scaler.unscale_(optimizer)
         norm_1 = torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.grad_clip or math.inf)
