@@ -68,6 +68,19 @@ def wait(args: argparse.Namespace) -> None:
         torch.cuda.synchronize()
 
 
+def most_memory_gb(args: argparse.Namespace) -> float:
+    """Return the most memory so far: of the GPU, or of this process; litgpt's environment has no Mini-LLM to ask."""
+    import torch
+
+    if args.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
 def timed(step: Callable[[], Any], args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     """Warm `step` up and return the function that times `args.steps` of it."""
 
@@ -77,7 +90,7 @@ def timed(step: Callable[[], Any], args: argparse.Namespace) -> Callable[[], dic
         for _ in range(args.steps):
             step()
         wait(args)
-        return {"seconds": (time.perf_counter() - start) / args.steps}
+        return {"seconds": (time.perf_counter() - start) / args.steps, "memory_gb": most_memory_gb(args)}
 
     step()
     sample()
@@ -346,6 +359,7 @@ def main() -> None:
         "peak_flops": peak,
         "tokens_per_second": {name: round(median(s), 1) for name, s in speeds.items()},
         "samples": {name: [round(x, 1) for x in s] for name, s in speeds.items()},
+        "memory_gb": {name: round(max(a["memory_gb"] for a in answers[name]), 2) for name in speeds},
         kind: share(median(mine)) if mine else None,
         f"{kind}_of_each": {name: share(median(s)) for name, s in speeds.items()},
         "ratios": {name: pair_ratio(mine, s) for name, s in speeds.items() if name != "mini-llm"} if mine else {},
@@ -354,12 +368,18 @@ def main() -> None:
         "skipped": skipped,
         "versions": {name: version(name) for name in ("torch", "transformers")} | {"litgpt": LITGPT},
     }
-    head = ["contender", "tokens/s", "MFU" if peak else "share of matmul ceiling", "mini-llm is faster by"]
+    head = ["contender", "tokens/s", "MFU" if peak else "share of matmul ceiling", "memory", "mini-llm is faster by"]
     lines = []
     for name, samples in sorted(speeds.items(), key=lambda pair: -median(pair[1])):
         part, ratio = share(median(samples)), result["ratios"].get(name)
         lines.append(
-            [name, f"{median(samples):,.0f}", f"{part:.1%}" if part else "?", f"{ratio:.2f}x" if ratio else "-"]
+            [
+                name,
+                f"{median(samples):,.0f}",
+                f"{part:.1%}" if part else "?",
+                f"{result['memory_gb'][name]:.1f} GB",
+                f"{ratio:.2f}x" if ratio else "-",
+            ]
         )
     print(table(head, lines))
     print(f"\n{about['gpu'] or about['cpu']}, {about['cores']} cores, {args.dtype}, torch {about['torch']};", end=" ")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 64  # queries; their scores stay in the cache for the next product
-LONGEST_ROW = 1024  # above it the memory is not worth it
+SHORTEST_ROW, LONGEST_ROW = 384, 1024  # outside, PyTorch's kernel is as fast or faster (docs/LOG.md)
 
 
 def causal_attention(q_BHTK: Tensor, k_BJTK: Tensor, v_BJTK: Tensor) -> Tensor:
@@ -24,17 +24,18 @@ def causal_attention(q_BHTK: Tensor, k_BJTK: Tensor, v_BJTK: Tensor) -> Tensor:
     else is `scaled_dot_product_attention`.
     """
     H, J = q_BHTK.shape[1], k_BJTK.shape[1]
-    if not in_blocks(q_BHTK):
+    dtype = v_BJTK.dtype  # autocast's, where q and k became float32 again in RoPE
+    if not in_blocks(q_BHTK, dtype):
         return F.scaled_dot_product_attention(q_BHTK, k_BJTK, v_BJTK, is_causal=True, enable_gqa=H != J)
     if H != J:
         k_BJTK, v_BJTK = k_BJTK.repeat_interleave(H // J, dim=1), v_BJTK.repeat_interleave(H // J, dim=1)
-    dtype = v_BJTK.dtype  # autocast's, where q and k became float32 again in RoPE
     return attention_in_blocks(q_BHTK.to(dtype), k_BJTK.to(dtype), v_BJTK)[0]
 
 
-def in_blocks(q_BHTK: Tensor) -> bool:
-    """Tell whether blocks of plain products are the faster form."""
-    return q_BHTK.device.type == "cpu" and torch.is_grad_enabled() and BLOCK < q_BHTK.shape[2] <= LONGEST_ROW
+def in_blocks(q_BHTK: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether blocks of plain products in `dtype` are the faster form."""
+    longest = LONGEST_ROW if dtype == torch.float32 else LONGEST_ROW // 2
+    return q_BHTK.device.type == "cpu" and torch.is_grad_enabled() and SHORTEST_ROW <= q_BHTK.shape[2] <= longest
 
 
 @torch.library.custom_op("mini_llm::attention_in_blocks", mutates_args=())

@@ -13,6 +13,12 @@ from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 
 
+@pytest.fixture(autouse=True)
+def short_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let rows of a test's length take the blocks."""
+    monkeypatch.setattr(module, "SHORTEST_ROW", 65)
+
+
 def inputs(T: int, heads: int = 4, kv_heads: int = 2) -> list[Tensor]:
     """Queries, keys, values and a gradient, laid out as projections leave them: tokens before heads."""
     torch.manual_seed(T)
@@ -36,7 +42,7 @@ def result_and_gradients(function, tensors: list[Tensor], grad: Tensor) -> list[
 @pytest.mark.parametrize("T", [65, 128, 200])
 def test_equals_the_definition_in_float64(T: int, kv_heads: int) -> None:
     *qkv, grad = inputs(T, kv_heads=kv_heads)
-    assert module.in_blocks(qkv[0])
+    assert module.in_blocks(qkv[0], torch.float32)
     exact = result_and_gradients(by_definition, [t.double() for t in qkv], grad)
     for ours, expected in zip(result_and_gradients(causal_attention, qkv, grad), exact, strict=True):
         torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
@@ -59,26 +65,34 @@ def test_the_operation_keeps_torchs_rules() -> None:
     torch.library.opcheck(attention_in_blocks, tuple(qkv), test_utils=("test_schema", "test_faketensor"))
 
 
-def test_short_rows_long_rows_and_no_gradient_take_pytorchs_kernel() -> None:
-    assert not module.in_blocks(torch.empty(1, 1, 64, 8))
-    assert not module.in_blocks(torch.empty(1, 1, 1025, 8))
-    assert not module.in_blocks(torch.empty(1, 1, 128, 8, device="meta"))
+def test_short_rows_long_rows_and_no_gradient_take_pytorchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+
+    def takes_blocks(T: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> bool:
+        return module.in_blocks(torch.empty(1, 1, T, 8, device=device), dtype)
+
+    lengths = (256, 384, 512, 1024, 1025)
+    assert [takes_blocks(T) for T in lengths] == [False, True, True, True, False]
+    assert [takes_blocks(T, torch.bfloat16) for T in lengths] == [False, True, True, False, False]
+    assert not takes_blocks(512, device="meta")
     with torch.no_grad():
-        assert not module.in_blocks(torch.empty(1, 1, 128, 8))
+        assert not takes_blocks(512)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "compiled"),
+    [(torch.float32, 1e-5, False), (torch.bfloat16, 2e-2, False), (torch.float32, 1e-5, True)],
+)
 def test_a_models_loss_and_gradients_equal_the_other_paths(
     dtype: torch.dtype, tolerance: float, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = Transformer(ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=100, qk_norm=True))
+    model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=4, n_kv_heads=2, vocab_size=100, qk_norm=True))
     model.init_weights(1)
     ids = torch.randint(0, 100, (2, 100))
 
     def loss(blocks: bool) -> tuple[float, Tensor]:
         torch._dynamo.reset()
-        monkeypatch.setattr(module, "LONGEST_ROW", 1024 if blocks else 0)
+        monkeypatch.setattr(module, "SHORTEST_ROW", 65 if blocks else 2**30)
         model.zero_grad()
         forward = torch.compile(model) if compiled else model
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
