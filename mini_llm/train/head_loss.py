@@ -8,7 +8,7 @@ Letters: N tokens, D width, V vocabulary.
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 64 * 1024**2  # float32 scores at hand: more leave the cache, fewer add up the weight's gradient too often
+CHUNK_BYTES = 32 * 1024**2  # float32 scores at hand: more leave the cache, fewer add up the weight's gradient too often
 
 
 @torch.library.custom_op("mini_llm::head_loss", mutates_args=())
