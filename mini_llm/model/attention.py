@@ -7,6 +7,7 @@ Letters: B batch, T new tokens, S all keys, D width, H query heads, J key/value 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mini_llm.model.causal_attention import causal_attention
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.kv_cache import KVCache
 from mini_llm.model.rmsnorm import RMSNorm
@@ -57,7 +58,10 @@ class Attention(nn.Module):
         v_BJTK = self.v_proj(x_BTD).view(B, T, -1, self.head_dim).transpose(1, 2)
         q_BHTK, k_BJTK = apply_rope(q_BHTK, *rope), apply_rope(k_BJTK, *rope)
         k_BJSK, v_BJSK = (k_BJTK, v_BJTK) if cache is None else cache.store(self.layer, k_BJTK, v_BJTK)
-        out_BHTK = F.scaled_dot_product_attention(
-            q_BHTK, k_BJSK, v_BJSK, attn_mask=mask_B1TS, is_causal=is_causal, enable_gqa=self.grouped
-        )
+        if is_causal:
+            out_BHTK = causal_attention(q_BHTK, k_BJSK, v_BJSK)
+        else:
+            out_BHTK = F.scaled_dot_product_attention(
+                q_BHTK, k_BJSK, v_BJSK, attn_mask=mask_B1TS, enable_gqa=self.grouped
+            )
         return self.o_proj(out_BHTK.transpose(1, 2).reshape(B, T, -1))

@@ -9,6 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mini_llm.model.transformer import Transformer
+from mini_llm.train.head_loss import head_loss
+
+# Float32 scores (B*T*V) that may exist at once in training; above it `head_loss` works in chunks. A GPU has the room,
+# and torch.compile's one pass over all scores is the faster form there.
+MOST_SCORES_BYTES = {"cpu": 32 * 1024**2}
+MOST_SCORES_BYTES_ELSEWHERE = 8 * 1024**3
 
 
 def token_loss_sum(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
@@ -24,6 +30,19 @@ def rows_loss_sum(model: Transformer, rows: Tensor, dtype: torch.dtype) -> Tenso
 
     Matrix products run in `dtype` (automatic mixed precision); weights and reductions stay float32.
     """
+    ids_BT, targets_BT = rows[:, :-1], rows[:, 1:]
     with torch.autocast(rows.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        logits_BTV = model(rows[:, :-1])
-    return token_loss_sum(logits_BTV, rows[:, 1:])
+        if torch.is_grad_enabled() and wants_chunks(model, ids_BT, dtype):
+            x_BTD = model.model(ids_BT)
+            return head_loss(x_BTD.flatten(0, 1), model.lm_head.weight, targets_BT.flatten(), dtype)[0]
+        logits_BTV = model(ids_BT)
+    return token_loss_sum(logits_BTV, targets_BT)
+
+
+def wants_chunks(model: Transformer, ids_BT: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether the scores of these ids are too many to exist at once.
+
+    Never in float16, whose gradients must be scaled up before they are rounded, and `head_loss` rounds in forward.
+    """
+    room = MOST_SCORES_BYTES.get(ids_BT.device.type, MOST_SCORES_BYTES_ELSEWHERE)
+    return dtype != torch.float16 and 4 * ids_BT.numel() * model.config.vocab_size > room

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mini_llm.data.token_store import TokenStore
-from mini_llm.device import pick_device, pick_dtype
+from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_freed_memory
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.config import TrainConfig
@@ -56,12 +56,15 @@ class Stepper:
             use_deterministic_arithmetic()
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.dtype, self.device)
+        if self.device.type == "cpu":
+            reuse_freed_memory()
         self.loader = loader or TrainLoader(
             TokenStore.open(config.data_dir).split("train"),
             block_size=config.block_size,
             rows_per_step=config.rows_per_step,
             seed=config.seed,
         )
+        self.ahead: tuple[int, Tensor] | None = None
         model = Transformer(config.model)
         model.init_weights(config.seed)
         model.to(self.device).train()
@@ -71,7 +74,8 @@ class Stepper:
     def compile(self) -> None:
         """Compile loss and gradient, trying them on a first micro-batch; called once before the first step."""
         example = self.loader.rows(0)[: self.config.batch_size].to(self.device)
-        self.loss_sum = build_loss_sum(self.trainee.model, self.dtype, example, compile=self.config.compile)
+        with attention_kernels(self.device, deterministic=self.config.deterministic):
+            self.loss_sum = build_loss_sum(self.trainee.model, self.dtype, example, compile=self.config.compile)
 
     def step(self) -> StepResult:
         """Do the next step.
@@ -82,29 +86,32 @@ class Stepper:
         config, trainee, step = self.config, self.trainee, self.trainee.progress.step
         lr = learning_rate(step, config)
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout is a function of (seed, step) too
-        loss = self._backward(step)
+        with attention_kernels(self.device, deterministic=config.deterministic):
+            loss_sum, n_targets = self._backward(step)
         for optimizer in trainee.optimizers:
             trainee.scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.grad_clip or math.inf).item()
+        norm_1 = torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.grad_clip or math.inf)
+        loss, norm = torch.stack([loss_sum, norm_1]).tolist()  # the step's one wait for a GPU
+        loss /= n_targets
         skipped = self._find_spike(loss, norm)
         if skipped is None:
             self._check_finite(loss, norm)
+        # Otherwise one optimizer would step and the other, where float16 overflowed, would not.
+        applies = skipped is None and math.isfinite(norm)
         for optimizer in trainee.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * (lr / config.learning_rate if config.learning_rate else 0.0)
-            if skipped is None and math.isfinite(
-                norm
-            ):  # else one optimizer would step and the other, where the overflow is, would not
+            if applies:
                 trainee.scaler.step(optimizer)
         trainee.scaler.update()
         trainee.model.zero_grad(set_to_none=True)
         trainee.progress.step += 1
         return StepResult(loss, lr, norm, skipped)
 
-    def _backward(self, step: int) -> float:
-        """Add up the gradients of the mean loss over all target tokens of the step; return that loss."""
+    def _backward(self, step: int) -> tuple[Tensor, int]:
+        """Add up the gradients of the mean loss over all target tokens; return their summed loss and number."""
         with torch.profiler.record_function("mini_llm: batch"):
-            rows = self.loader.rows(step)
+            rows = self.ahead[1] if self.ahead and self.ahead[0] == step else self.loader.rows(step)
         if self.device.type == "cuda":
             rows = rows.pin_memory()
         rows = rows.to(self.device, non_blocking=True)
@@ -114,7 +121,9 @@ class Stepper:
             loss = self.loss_sum(micro_batch)
             self.trainee.scaler.scale(loss / n_targets).backward()
             total += loss.detach()
-        return total.item() / n_targets
+        if self.device.type == "cuda":  # reads while the GPU computes
+            self.ahead = step + 1, self.loader.rows(step + 1)
+        return total, n_targets
 
     def _find_spike(self, loss: float, norm: float) -> str | None:
         threshold, scaler = self.config.skip_spikes, self.trainee.scaler

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from mini_llm import log
+from mini_llm.model import causal_attention
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
-from mini_llm.train import compiled
+from mini_llm.train import compiled, loss
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.metrics import read_metrics
 
@@ -37,6 +38,27 @@ def test_without_a_compiler_training_goes_on_with_a_message(settings, tmp_path: 
     assert "warning: torch.compile does not work here, training goes on without it" in result.stderr
     assert "Traceback" not in result.stderr
     assert read_metrics(tmp_path / "run")[-1]["step"] == 2
+
+
+def test_compiled_fast_paths_equal_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention in blocks and head in chunks, inside the one compiled graph, against eager code without either."""
+    model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=4, n_kv_heads=2, vocab_size=64))
+    model.init_weights(0)
+    rows = torch.randint(0, 64, (2, 101))
+    monkeypatch.setattr(log, "warn", pytest.fail)  # it would say that nothing was compiled
+
+    def loss_and_gradient(fast: bool) -> tuple[float, torch.Tensor]:
+        monkeypatch.setattr(causal_attention, "SHORTEST_ROW", 65 if fast else 2**30)
+        monkeypatch.setitem(loss.MOST_SCORES_BYTES, "cpu", 0 if fast else 2**60)
+        total = build_loss_sum(model, torch.float32, rows, compile=fast)(rows)
+        total.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        model.zero_grad()
+        return total.item(), gradient
+
+    (fast_loss, fast), (plain_loss, plain) = loss_and_gradient(True), loss_and_gradient(False)
+    assert fast_loss == pytest.approx(plain_loss, rel=1e-5)
+    assert (fast - plain).norm() <= 1e-5 * plain.norm()
 
 
 def test_a_failure_in_any_part_of_it_falls_back(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from mini_llm.errors import UsageError
+from mini_llm.model import causal_attention
+from mini_llm.train import head_loss
+from mini_llm.train import loss as loss_module
+from mini_llm.train import optimizer as optimizer_module
 from mini_llm.train import step as step_module
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.lr_scheduler import learning_rate
@@ -207,3 +211,28 @@ def test_seconds_per_step_is_the_median_without_the_first(
     ends = iter([0, 100, 200, 201, 300, 303, 400, 402])  # steps of 100 (the first), 1, 3 and 2 seconds
     monkeypatch.setattr(step_module.time, "perf_counter", lambda: next(ends))
     assert seconds_per_step(make_config(), steps=3) == 2
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "dtype", "tolerance"),
+    [("adamw", "float32", 1e-4), ("muon", "float32", 1e-4), ("adamw", "bfloat16", 1e-2)],
+)
+def test_the_fast_paths_have_the_plain_paths_loss_curve(
+    optimizer: str, dtype: str, tolerance: float, make: Callable[..., Stepper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention in blocks, head in chunks and Muon's Gram polynomial against none of them, for 20 steps."""
+
+    def curve(fast: bool, steps: int = 20) -> list[float]:
+        monkeypatch.setattr(causal_attention, "SHORTEST_ROW", 65 if fast else 2**30)
+        monkeypatch.setitem(loss_module.MOST_SCORES_BYTES, "cpu", 0 if fast else 2**60)
+        monkeypatch.setattr(head_loss, "CHUNK_BYTES", 128 * 4 * 512)
+        monkeypatch.setattr(optimizer_module, "LONG", 2 if fast else math.inf)
+        shape = {"max_seq_len": 128, "n_kv_heads": 2, "qk_norm": True}
+        stepper = make(optimizer=optimizer, dtype=dtype, batch_size=2, block_size=70, max_iters=20, model=shape)
+        return [stepper.step().loss for _ in range(steps)]
+
+    fast, plain = curve(True), curve(False)
+    assert plain[-1] < plain[0] - 0.5  # it learns
+    assert fast == pytest.approx(plain, rel=tolerance)
+    assert fast != plain or dtype != "float32"  # or else the switches above switch nothing
+    assert fast[:3] == curve(True, steps=3)  # to the last bit

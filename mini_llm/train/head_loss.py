@@ -1,0 +1,63 @@
+"""Head and loss at once, a few rows at a time: the scores of a whole batch never exist together.
+
+For 2,048 tokens and a vocabulary of 32,000 they would take 262 MB, and their gradient as much again. Here each chunk's
+scores become its loss and its gradient while they are at hand, and the next chunk takes their place.
+Letters: N tokens, D width, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 32 * 1024**2  # float32 scores at hand: more leave the cache, fewer add up the weight's gradient too often
+
+
+@torch.library.custom_op("mini_llm::head_loss", mutates_args=())
+def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the summed -log p(target), and its gradients by `x_ND` and `weight_VD`, all float32.
+
+    Matrix products run in `dtype`, softmax and sums in float32. The scores' gradient is softmax - one-hot, so it needs
+    no second look at the scores: forward computes it, backward hands it on.
+    """
+    x_low, weight_low = x_ND.to(dtype), weight_VD.to(dtype)
+    loss = torch.zeros((), device=x_ND.device)
+    x_grad = torch.empty_like(x_ND, dtype=torch.float32)
+    weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32)
+    rows = max(1, CHUNK_BYTES // (4 * len(weight_VD)))
+    room = x_low.new_empty(min(rows, len(x_ND)), len(weight_VD))
+    for start in range(0, len(x_ND), rows):
+        x_CD, targets_C1 = x_low[start : start + rows], targets_N[start : start + rows, None]
+        scores_CV = torch.mm(x_CD, weight_low.mT, out=room[: len(x_CD)]).float()
+        highest_C1, at_target_C1 = scores_CV.amax(-1, keepdim=True), scores_CV.gather(1, targets_C1)
+        p_CV = torch.softmax(scores_CV, -1, out=scores_CV)
+        # log sum exp(scores) = highest - log p(highest), and p(highest) is at least 1/V: no underflow.
+        loss += (highest_C1 - p_CV.amax(-1, keepdim=True).log() - at_target_C1).sum()
+        p_CV.scatter_(1, targets_C1, p_CV.gather(1, targets_C1) - 1)
+        grad_CV = p_CV.to(dtype)
+        x_grad[start : start + rows] = grad_CV @ weight_low
+        if dtype == torch.float32:
+            weight_grad.addmm_(grad_CV.mT, x_CD)
+        else:
+            weight_grad += grad_CV.mT @ x_CD
+    return loss, x_grad, weight_grad
+
+
+@head_loss.register_fake
+def _(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        x_ND.new_empty((), dtype=torch.float32),
+        torch.empty_like(x_ND, dtype=torch.float32),
+        torch.empty_like(weight_VD, dtype=torch.float32),
+    )
+
+
+def _keep_gradients(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(output[1], output[2])
+    ctx.dtypes = inputs[0].dtype, inputs[1].dtype
+
+
+def _scale_gradients(ctx, grad_loss, _x, _weight):  # type: ignore[no-untyped-def]
+    x_grad, weight_grad = (g * grad_loss for g in ctx.saved_tensors)
+    return x_grad.to(ctx.dtypes[0]), weight_grad.to(ctx.dtypes[1]), None, None
+
+
+head_loss.register_autograd(_scale_gradients, setup_context=_keep_gradients)
