@@ -91,6 +91,7 @@ class Trainer:
         resumed = restore_latest(run, self.stepper.trainee)
         self.progress = self.stepper.trainee.progress
         if resumed:
+            self.stepper.average.restored()
             log.info(f"resuming {run} at step {self.progress.step:,}")
         self.metrics = MetricsLog(run, config, self.progress.step)
         self.display, self.clock = Display(), Clock()
@@ -169,7 +170,8 @@ class Trainer:
         if (evaluates or step % config.save_interval == 0) and not is_saved:
             self._save()
         if evaluates:
-            self._evaluate()
+            with self.stepper.average.in_place():
+                self._evaluate()
             self.clock.restart()
 
     def _evaluate(self) -> None:
@@ -187,7 +189,8 @@ class Trainer:
 
     def _save(self) -> None:
         self.metrics.sync()
-        save_checkpoint(self.folder, self.stepper.trainee, self.tokenizer)
+        with self.stepper.average.in_place():
+            save_checkpoint(self.folder, self.stepper.trainee, self.tokenizer)
         also_keep = set()
         if self.config.always_save_checkpoint:
             also_keep = {step for step, _ in list_checkpoints(self.folder) if step % self.config.eval_interval == 0}

@@ -1,0 +1,194 @@
+"""What every benchmark shares: contenders that take turns, ratios of medians, the machine's name, results as JSON.
+
+Contenders run in processes of their own, so that none disturbs another's compiler, threads or memory, and take turns in
+one call: a machine that slows down for a minute slows all of them. Each process waits on its standard input for `go`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parent / "results"
+MARK = "@benchmark "  # before each line that is meant for the other process: libraries print too
+
+
+class Skipped(Exception):
+    """A contender cannot run here; the message says why."""
+
+
+def machine() -> dict[str, Any]:
+    """Return what a reader must know of this machine: processor, cores, instructions, GPU, software."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        if found := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
+            cpu = found[1]
+    capability = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instructions": capability,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def machine_slug(about: dict[str, Any], device: str) -> str:
+    """Return the machine as part of a file name: `amd-epyc-2-cores`, `nvidia-h200`."""
+    name = about["gpu"] if device.startswith("cuda") else f"{about['cpu']} {about['cores']} cores"
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|@.*?ghz|\bcpu\b|processor", "", name.lower())).strip("-")
+
+
+def write_result(benchmark: str, result: dict[str, Any], device: str = "cpu") -> Path:
+    """Write `results/BENCHMARK-MACHINE.json` and return its path; `result` must hold `machine`."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{benchmark}-{machine_slug(result['machine'], device)}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def note(*words: object) -> None:
+    """Say something to the person who waits; standard output is for results."""
+    print(*words, file=sys.stderr, flush=True)
+
+
+class Worker:
+    """A process that does one sample of work at each `go` and answers with one JSON object."""
+
+    def __init__(self, name: str, command: list[str], env: dict[str, str] | None = None) -> None:
+        self.name, self.errors = name, tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, cwd=ROOT, env=env
+        )
+
+    def answer(self) -> dict[str, Any]:
+        """Wait for the next object.
+
+        Raises:
+            Skipped: the process said that it cannot run here, or ended.
+        """
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(MARK):
+                answer = json.loads(line.removeprefix(MARK))
+                if "skipped" in answer:
+                    raise Skipped(answer["skipped"])
+                return answer
+        code = self.process.wait()
+        self.errors.seek(0)
+        lines = self.errors.read().strip().splitlines()
+        raise Skipped(f"exit {code}: {lines[-1][:300] if lines else 'it said nothing'}")
+
+    def go(self) -> dict[str, Any]:
+        """Do one sample and return its answer."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `answer` says why it ended
+        return self.answer()
+
+    def close(self) -> None:
+        """End the process."""
+        with contextlib.suppress(BrokenPipeError):
+            if self.process.stdin:
+                self.process.stdin.close()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.errors.close()
+
+
+def tell(answer: dict[str, Any]) -> None:
+    """In a worker: send one object to the process that started it."""
+    print(MARK + json.dumps(answer), flush=True)
+
+
+def serve(prepare: Callable[[], Callable[[], dict[str, Any]]]) -> None:
+    """In a worker: `prepare` warms up and returns the sample's function; then do one sample at each `go`."""
+    try:
+        sample = prepare()
+    except (Skipped, ImportError) as problem:
+        tell({"skipped": str(problem)})
+        return
+    tell({"ready": True})
+    for line in sys.stdin:
+        if line.strip() == "go":
+            tell(sample())
+
+
+def take_turns(
+    commands: dict[str, list[str]], rounds: int, env: dict[str, dict[str, str]] | None = None
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """Run every contender once a round, in turn, and return its answers, and why the others were skipped.
+
+    They start and warm up one after the other, so that the compiling of one is not the noise of the next. `env` gives
+    the environment of those contenders that need another one.
+    """
+    workers, answers, skipped = {}, {}, {}
+    try:
+        for name, command in commands.items():
+            note(f"  starting {name} ...")
+            workers[name], answers[name] = Worker(name, command, (env or {}).get(name)), []
+            try:
+                workers[name].answer()
+            except Skipped as why:
+                skipped[name] = str(why)
+                note(f"  {name}: skipped ({why})")
+        for number in range(rounds):
+            for name in commands:
+                if name not in skipped:
+                    try:
+                        answers[name].append(workers[name].go())
+                    except Skipped as why:  # out of memory, say: the others go on
+                        skipped[name] = str(why)
+                        note(f"  {name}: ended ({why})")
+            note(f"  round {number + 1} of {rounds}")
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return {name: values for name, values in answers.items() if name not in skipped}, skipped
+
+
+def median(values: Iterable[float]) -> float:
+    """Return the middle value: a hiccup of the machine does not move it."""
+    return statistics.median(values)
+
+
+def pair_ratio(ours: list[float], theirs: list[float]) -> float:
+    """Return the median of ours / theirs, round by round: both saw the same seconds of the machine."""
+    return median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def finish(benchmark: str, result: dict[str, Any], *, as_json: bool, device: str = "cpu", keep: bool = True) -> None:
+    """Write the result file if `keep`, and with `as_json` print the result as the last line."""
+    if keep:
+        note(f"  written: {write_result(benchmark, result, device).relative_to(ROOT)}")
+    if as_json:
+        print(json.dumps(result), flush=True)
