@@ -38,6 +38,7 @@ def init_bigram(model: Transformer, loader: TrainLoader, steps: int, seed: int) 
     gain_P = torch.log1p(count_P / (SMOOTHING * p_V[y_P]))
     left_VK, right_VK = truncated_svd(x_P, y_P, gain_P * weight_x_V[x_P] * weight_y_V[y_P], V, D - 2, generator)
     left_VK, right_VK = left_VK / weight_x_V[:, None], right_VK / weight_y_V[:, None]
+    zeros_V = torch.zeros(V, D - 1 - right_VK.shape[1])  # one for the filler, more where the width exceeds V
 
     # RMSNorm gives every embedding the same length: one coordinate carries the bias, another fills up the length.
     norm_V = left_VK.norm(dim=1, keepdim=True)
@@ -46,10 +47,10 @@ def init_bigram(model: Transformer, loader: TrainLoader, steps: int, seed: int) 
     length = math.sqrt(2.2) * longest
     bias_V1 = torch.full((V, 1), longest.item())
     fill_V1 = (length**2 - longest**2 - left_VK.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
-    embedding_VD = torch.cat([left_VK, bias_V1, fill_V1], dim=1)
+    embedding_VD = torch.cat([left_VK, bias_V1, fill_V1, zeros_V[:, 1:]], dim=1)
     to_logits = length / math.sqrt(D)  # undoes RMSNorm's scale
     log_p_V1 = p_V.log()[:, None]
-    head_VD = to_logits * torch.cat([right_VK, (log_p_V1 - log_p_V1.mean()) / longest, torch.zeros(V, 1)], dim=1)
+    head_VD = to_logits * torch.cat([right_VK, (log_p_V1 - log_p_V1.mean()) / longest, zeros_V], dim=1)
     turn_DD, _ = torch.linalg.qr(torch.randn(D, D, generator=generator))  # no coordinate is special to the blocks
     model.model.embed_tokens.weight.copy_(embedding_VD @ turn_DD * (EMBEDDING_STD / embedding_VD.std()))
     model.lm_head.weight.copy_(head_VD @ turn_DD)
@@ -77,7 +78,7 @@ def count_pairs(loader: TrainLoader, steps: int, vocab_size: int) -> tuple[Tenso
 def truncated_svd(
     row_P: Tensor, column_P: Tensor, value_P: Tensor, size: int, rank: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return L and R (size, rank) with L R^T near the sparse matrix, each with the roots of the singular values.
+    """Return L and R (size, rank or size) with L R^T near the sparse matrix; the singular values' roots are in each.
 
     Randomised (Halko et al. 2011, arXiv 0909.4061): a random subspace, turned twice towards the largest vectors.
     """

@@ -36,8 +36,11 @@ def test_every_parameter_once_and_norms_without_decay(optimizer: str, shape: dic
 
 def test_muon_holds_the_matrices_inside_the_blocks_alone() -> None:
     m = model(tie_embeddings=False, qk_norm=True)
-    config = TrainConfig.model_validate({"optimizer": "muon", "muon_learning_rate": 0.5, "learning_rate": 0.25})
-    adamw, muon = build_optimizers(m, config)
+    settings = {"optimizer": "muon", "muon_learning_rate": 0.5, "learning_rate": 0.25, "muon_momentum": 0.75}
+    adamw, muon = build_optimizers(m, TrainConfig.model_validate(settings | {"cautious_decay": True}))
+    assert isinstance(muon, Muon)
+    assert muon.cautious
+    assert {group["momentum"] for group in muon.param_groups} == {0.75}
     names = {id(p): name for name, p in m.named_parameters()}
     by_muon = {names[id(p)] for group in muon.param_groups for p in group["params"]}
     assert by_muon == {n for n, p in m.named_parameters() if "layers" in n and p.ndim == 2}
