@@ -104,14 +104,14 @@ class Stepper:
 
     def _backward(self, step: int) -> float:
         """Add up the gradients of the mean loss over all target tokens of the step; return that loss."""
-        parts = row_parts(step, self.config)
-        rows = shorten(self.loader.rows(step), parts)
+        rows = self.loader.rows(step)
         if self.device.type == "cuda":
             rows = rows.pin_memory()
         rows = rows.to(self.device, non_blocking=True)
         n_targets = rows[:, 1:].numel()
         total = torch.zeros((), device=self.device)
-        for micro_batch in rows.split(self.config.batch_size * parts):
+        parts = row_parts(step, self.config)
+        for micro_batch in shorten(rows, parts).split(self.config.batch_size * parts):
             loss = self.loss_sum(micro_batch)
             self.trainee.scaler.scale(loss / n_targets).backward()
             total += loss.detach()
