@@ -35,7 +35,7 @@ from mini_llm.train.config import TrainConfig
 from mini_llm.train.evaluate import Evaluator
 from mini_llm.train.step import Stepper
 
-RATES = (1e-3, 2e-3, 4e-3, 8e-3)  # of the baseline's sweep
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)  # of the baseline's sweep
 SHARES = (0.45, 0.55, 0.65, 1.0)
 QUICK: dict[str, Any] = {"vocab_size": 2048, "dim": 96, "n_layers": 2, "n_heads": 2, "max_seq_len": 128}
 
@@ -43,7 +43,7 @@ QUICK: dict[str, Any] = {"vocab_size": 2048, "dim": 96, "n_layers": 2, "n_heads"
 def nanogpt(ours: TrainConfig, rate: float) -> TrainConfig:
     """Return nanoGPT's recipe for our model and batch."""
     kept = {key: getattr(ours, key) for key in ("data_dir", "batch_size", "block_size", "gradient_accumulation_steps")}
-    machine_keys = {key: getattr(ours, key) for key in ("device", "dtype", "compile", "max_iters")}
+    machine_keys = {key: getattr(ours, key) for key in ("device", "dtype", "compile", "max_iters", "seed")}
     return TrainConfig(
         **kept,
         **machine_keys,
