@@ -26,17 +26,24 @@ class TrainConfig(Config):
     max_iters: int = Field(10000, ge=1)  # steps in all
     max_minutes: float | None = Field(None, gt=0)  # stop after so long with a checkpoint; the same command goes on
     seed: int = Field(1337, ge=0, lt=2**32)  # weights, batches and dropout
+    length_warmup: float = Field(0.0, ge=0, lt=1)  # share of max_iters with rows of block_size/4, then block_size/2
+    align_documents: bool = False  # rows begin where documents begin; no token is lost
 
     # Optimizer
+    init: Literal["normal", "bigram"] = "normal"  # bigram: embedding and head start from counted pairs of tokens
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for matrices, AdamW for embeddings and norms
     learning_rate: float = Field(6e-4, ge=0)  # AdamW's peak
+    base_dim: int | None = Field(None, ge=1)  # model.dim that learning_rate was tuned at; unset: model.dim
     muon_learning_rate: float = Field(0.02, ge=0)  # Muon's peak; follows the same schedule
+    muon_momentum: float = Field(0.95, ge=0, lt=1)
     min_lr: float = Field(6e-5, ge=0)  # where the schedule of learning_rate ends
     lr_schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear cool-down
     warmup_iters: int = Field(200, ge=0)
     lr_decay_iters: int | None = Field(None, ge=1)  # step at which min_lr is reached; unset: max_iters
     cooldown_fraction: float = Field(0.4, gt=0, le=1)  # wsd: share of lr_decay_iters spent cooling down
     weight_decay: float = Field(0.1, ge=0)
+    cautious_decay: bool = False  # Muon's matrices: only weights that the step moves towards zero decay
+    weight_average: float = Field(0.0, ge=0, lt=1)  # share that the average keeps in a step; 0: the last weights count
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
     grad_clip: float = Field(1.0, ge=0)  # longest gradient; 0: never shortened
@@ -73,6 +80,10 @@ class TrainConfig(Config):
             raise ValueError(f"block_size={self.block_size} is above model.max_seq_len={self.model.max_seq_len}")
         if self.min_lr > self.learning_rate:
             raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}")
+        if self.init == "bigram" and self.model.tie_embeddings:
+            raise ValueError("init=bigram needs a head of its own: model.tie_embeddings=false")
+        if self.length_warmup and self.block_size % 4:
+            raise ValueError(f"length_warmup cuts rows into quarters: block_size={self.block_size} must divide by 4")
         return self
 
     @property

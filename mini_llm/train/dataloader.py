@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mini_llm.data.token_store import TokenSplit
 from mini_llm.errors import UserError
+from mini_llm.train.document_rows import DocumentRows
 
 
 def permute(index_R: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
@@ -45,8 +46,10 @@ def _mix(x: np.ndarray) -> np.ndarray:
 class TrainLoader:
     """Rows of `block_size` + 1 tokens for each step; the last token is only a target."""
 
-    def __init__(self, split: TokenSplit, *, block_size: int, rows_per_step: int, seed: int) -> None:
-        """Prepare to cut `split`.
+    def __init__(
+        self, split: TokenSplit, *, block_size: int, rows_per_step: int, seed: int, align_documents: bool = False
+    ) -> None:
+        """Prepare to cut `split`: everywhere alike, or with `align_documents` from each document's first token on.
 
         Raises:
             UserError: the split is shorter than one row.
@@ -55,27 +58,38 @@ class TrainLoader:
         self.split, self.block_size, self.rows_per_step, self.seed = split, block_size, rows_per_step, seed
         # One row less than would fit, so that each epoch can begin at another offset and cut the text elsewhere.
         self.rows_per_epoch = max(1, split.n_tokens // block_size - 1)
+        self.documents = DocumentRows(split, block_size) if align_documents else None
+        if self.documents:
+            self.rows_per_epoch = self.documents.n_rows
 
     def rows(self, step: int) -> Tensor:
         """Return the rows (R, T+1), int64, of a step (0, 1, ...)."""
         rows_R = np.arange(step * self.rows_per_step, (step + 1) * self.rows_per_step)
-        starts = np.concatenate(
-            [
-                self._starts(int(epoch), rows_R[rows_R // self.rows_per_epoch == epoch] % self.rows_per_epoch)
-                for epoch in np.unique(rows_R // self.rows_per_epoch)
-            ]
-        )
-        return torch.from_numpy(np.stack([self.split.read(int(s), self.block_size + 1) for s in starts]))
+        ids = [
+            row
+            for epoch in np.unique(rows_R // self.rows_per_epoch)
+            for row in self._read(int(epoch), rows_R[rows_R // self.rows_per_epoch == epoch] % self.rows_per_epoch)
+        ]
+        return torch.from_numpy(np.stack(ids))
 
     def epoch(self, step: int) -> float:
         """Return how many times all rows have been seen before `step`."""
         return step * self.rows_per_step / self.rows_per_epoch
 
-    def _starts(self, epoch: int, index_R: np.ndarray) -> np.ndarray:
+    def _read(self, epoch: int, index_R: np.ndarray) -> list[np.ndarray]:
         spare = self.split.n_tokens - 1 - self.rows_per_epoch * self.block_size
         offset, *keys = np.random.SeedSequence([self.seed, epoch]).generate_state(5, np.uint64)
+        places = permute(index_R, self.rows_per_epoch, np.array(keys))
+        if self.documents:
+            return [self.documents.read(int(place), int(offset) % self.block_size) for place in places]
         offset = int(offset) % (min(spare, self.block_size - 1) + 1)
-        return offset + permute(index_R, self.rows_per_epoch, np.array(keys)) * self.block_size
+        return [self.split.read(offset + int(place) * self.block_size, self.block_size + 1) for place in places]
+
+
+def shorten(rows: Tensor, parts: int) -> Tensor:
+    """Cut rows (R, T+1) into rows (R * parts, T / parts + 1) with the same targets, each once."""
+    length = (rows.shape[1] - 1) // parts
+    return rows.unfold(1, length + 1, length).flatten(0, 1)
 
 
 def check_length(split: TokenSplit, block_size: int, name: str) -> None:

@@ -25,22 +25,37 @@ LONG = 2  # from this ratio of columns to rows on, all rounds are done on X X^T
 def build_optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Return the optimizers that together hold every parameter once.
 
-    Matrices decay towards zero, norms' gains do not. Each group's `peak` is its highest learning rate.
+    Matrices decay towards zero, norms' gains do not. Each group's `peak` is its highest learning rate. AdamW's rate for
+    matrices that sum over the width (all but the embedding) goes with base_dim / dim (muP, arXiv 2203.03466, table 8);
+    Muon's steps need no such rule, because an orthogonal matrix changes outputs by the same amount at every width.
     """
     in_blocks = {id(p) for p in model.model.layers.parameters() if p.ndim == 2} if config.optimizer == "muon" else set()
     others = [p for p in model.parameters() if id(p) not in in_blocks]
-    groups = [
-        {"params": [p for p in others if p.ndim >= 2], "weight_decay": config.weight_decay},
+    embedding, rate = model.model.embed_tokens.weight, config.learning_rate
+    width_rule = (config.base_dim or model.config.dim) / model.config.dim
+    sums = [p for p in others if p.ndim >= 2 and p is not embedding]
+    groups: list[dict[str, Any]] = [
+        {"params": [embedding], "weight_decay": config.weight_decay},
+        {"params": sums, "weight_decay": config.weight_decay, "lr": rate * width_rule},
         {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
     betas = (config.beta1, config.beta2)
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=1e-8, fused=_can_fuse(model))
+        torch.optim.AdamW(groups, lr=rate, betas=betas, eps=1e-8, fused=_can_fuse(model))
     ]
     if in_blocks:
         matrices = [p for p in model.parameters() if id(p) in in_blocks]
         dtype = torch.bfloat16 if has_bfloat16(matrices[0].device) else torch.float32
-        optimizers.append(Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay, dtype=dtype))
+        muon = Muon(
+            matrices,
+            lr=config.muon_learning_rate,
+            weight_decay=config.weight_decay,
+            momentum=config.muon_momentum,
+            cautious=config.cautious_decay,
+            dtype=dtype,
+        )
+        optimizers.append(muon)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
@@ -64,10 +79,11 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
+        cautious: bool = False,  # decay only the weights that the step moves towards zero (arXiv 2510.12402)
         dtype: torch.dtype = torch.bfloat16,  # of the orthogonalisation: 8 bits of mantissa are enough for it
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self.dtype = dtype
+        self.cautious, self.dtype = cautious, dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -85,12 +101,16 @@ class Muon(torch.optim.Optimizer):
         gradients = [p.grad for p in matrices if p.grad is not None]
         torch._foreach_lerp_(momenta, gradients, 1 - momentum)
         nesterov = torch._foreach_lerp(gradients, momenta, momentum)
-        updates_NRC = orthogonalise(torch.stack(nesterov).to(self.dtype))
+        updates = list(orthogonalise(torch.stack(nesterov).to(self.dtype)).to(matrices[0].dtype).unbind())
         rows, columns = matrices[0].shape
         # A tall matrix maps few inputs to many outputs: sqrt(R/C) keeps the change of each output the same size.
         scale = max(1.0, rows / columns) ** 0.5
-        torch._foreach_mul_(matrices, 1 - lr * weight_decay)
-        torch._foreach_add_(matrices, list(updates_NRC.to(matrices[0].dtype).unbind()), alpha=-lr * scale)
+        if self.cautious:
+            decaying = [w * (w * u >= 0) for w, u in zip(matrices, updates, strict=True)]
+            torch._foreach_add_(matrices, decaying, alpha=-lr * weight_decay)
+        else:
+            torch._foreach_mul_(matrices, 1 - lr * weight_decay)
+        torch._foreach_add_(matrices, updates, alpha=-lr * scale)
 
     def _momentum_of(self, p: Tensor) -> Tensor:
         state = self.state[p]

@@ -17,11 +17,13 @@ from torch import Tensor
 from mini_llm.data.token_store import TokenStore
 from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_freed_memory
 from mini_llm.model.transformer import Transformer
+from mini_llm.train.average import WeightAverage
+from mini_llm.train.bigram_init import init_bigram
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.dataloader import TrainLoader
+from mini_llm.train.dataloader import TrainLoader, shorten
 from mini_llm.train.loss import rows_loss_sum
-from mini_llm.train.lr_scheduler import learning_rate
+from mini_llm.train.lr_scheduler import learning_rate, row_parts
 from mini_llm.train.optimizer import build_optimizers
 from mini_llm.train.resume import Progress, Trainee
 from mini_llm.train.spikes import find_spike
@@ -63,13 +65,17 @@ class Stepper:
             block_size=config.block_size,
             rows_per_step=config.rows_per_step,
             seed=config.seed,
+            align_documents=config.align_documents,
         )
         self.ahead: tuple[int, Tensor] | None = None
         model = Transformer(config.model)
         model.init_weights(config.seed)
+        if config.init == "bigram":
+            init_bigram(model, self.loader, config.max_iters, config.seed)
         model.to(self.device).train()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.trainee = Trainee(model, build_optimizers(model, config), scaler, Progress())
+        self.average = WeightAverage(self.trainee.optimizers, config.weight_average)
 
     def compile(self) -> None:
         """Compile loss and gradient, trying them on a first micro-batch; called once before the first step."""
@@ -106,6 +112,7 @@ class Stepper:
         trainee.scaler.update()
         trainee.model.zero_grad(set_to_none=True)
         trainee.progress.step += 1
+        self.average.update(trainee.progress.step)
         return StepResult(loss, lr, norm, skipped)
 
     def _backward(self, step: int) -> tuple[Tensor, int]:
@@ -117,7 +124,8 @@ class Stepper:
         rows = rows.to(self.device, non_blocking=True)
         n_targets = rows[:, 1:].numel()
         total = torch.zeros((), device=self.device)
-        for micro_batch in rows.split(self.config.batch_size):
+        parts = row_parts(step, self.config)
+        for micro_batch in shorten(rows, parts).split(self.config.batch_size * parts):
             loss = self.loss_sum(micro_batch)
             self.trainee.scaler.scale(loss / n_targets).backward()
             total += loss.detach()
@@ -163,7 +171,7 @@ def seconds_per_step(config: TrainConfig, steps: int = 5) -> float:
     Raises:
         UserError, UsageError: as `Stepper`.
     """
-    stepper = Stepper(config)
+    stepper = Stepper(config.model_copy(update={"length_warmup": 0.0, "init": "normal"}))  # a step as most are
     stepper.compile()
     seconds = []
     for _ in range(steps + 1):

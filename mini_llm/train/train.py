@@ -102,6 +102,7 @@ class Trainer:
         self.metrics = MetricsLog(run, config, self.progress.step)
         self.saver = Saver(run, config, self.tokenizer, self.metrics.sync)
         if resumed:
+            self.stepper.average.restored()
             log.info(f"resuming {run} at step {self.progress.step:,}")
             self.saver.repair_pointers(self.progress)
         self.profiler = StepProfiler(run, self.stepper.device) if config.profile else None
@@ -199,11 +200,13 @@ class Trainer:
         evaluates = step % config.eval_interval == 0 or is_end
         samples = config.sample_interval is not None and step > 0 and (step % config.sample_interval == 0 or is_end)
         if (evaluates or step % config.save_interval == 0 or self.saver.is_due()) and not is_saved:
-            self.saver.save(self.stepper.trainee)
+            self._save()
         if evaluates:
-            self._evaluate()
+            with self.stepper.average.in_place():
+                self._evaluate()
         if samples:
-            self._sample()
+            with self.stepper.average.in_place():
+                self._sample()
         if evaluates or samples:
             self.clock.restart()
 
@@ -225,6 +228,10 @@ class Trainer:
         self.metrics.write_sample(step, prompt, text)
         self.display.show_sample(step, prompt, text)
 
+    def _save(self) -> None:
+        with self.stepper.average.in_place():
+            self.saver.save(self.stepper.trainee)
+
     def request_stop(self, signal_number: int, _frame: FrameType | None) -> None:
         """Note a signal; the step that runs is finished first. A second one ends the process at once."""
         if self.stop_signal is not None:
@@ -236,7 +243,7 @@ class Trainer:
 
     def _stop(self) -> None:
         """Save and end: with an error for a signal, in peace after `max_minutes`."""
-        self.saver.save(self.stepper.trainee)
+        self._save()
         self.saver.wait()
         message = f"saved step {self.progress.step:,} in {self.folder}; the same command goes on from there"
         if self.stop_signal is not None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mini_llm.data.token_store import TokenSplit, TokenStore
 from mini_llm.errors import UserError
-from mini_llm.train.dataloader import TrainLoader, permute
+from mini_llm.train.dataloader import TrainLoader, permute, shorten
 
 KEYS = np.array([1, 2**63, 2**64 - 1, 12345], dtype=np.uint64)
 
@@ -101,6 +101,15 @@ def test_rows_depend_on_the_step_alone_not_on_its_micro_batches(step: int, split
     parts = [loader(5_000, rows_per_step=1).rows(12 * step + i) for i in range(12)]
     torch.testing.assert_close(whole, torch.cat(parts))
     assert [len(part) for part in whole.split(split[0])] == [split[0]] * split[1]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_shorter_rows_have_the_same_targets_each_once(parts: int) -> None:
+    rows = loader(8_000).rows(3)
+    short = shorten(rows, parts)
+    assert short.shape == (4 * parts, 8 // parts + 1)
+    assert torch.equal(short[:, :-1].reshape(4, 8), rows[:, :-1])
+    assert torch.equal(short[:, 1:].reshape(4, 8), rows[:, 1:])
 
 
 def test_rows_are_what_the_store_holds(tiny_store: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.lr_scheduler import learning_rate
+from mini_llm.train.lr_scheduler import learning_rate, row_parts
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -62,3 +62,9 @@ def test_it_never_rises_after_warm_up_nor_leaves_its_bounds(schedule: str) -> No
     assert rates == sorted(rates, reverse=True)
     assert min(rates) == 0.1
     assert max(rates) == 1.0
+
+
+def test_rows_grow_from_a_quarter_over_a_half_to_the_whole() -> None:
+    parts = [row_parts(step, config(max_iters=100, length_warmup=0.4)) for step in range(100)]
+    assert parts == [4] * 20 + [2] * 20 + [1] * 60
+    assert {row_parts(step, config()) for step in range(109)} == {1}

@@ -36,8 +36,11 @@ def test_every_parameter_once_and_norms_without_decay(optimizer: str, shape: dic
 
 def test_muon_holds_the_matrices_inside_the_blocks_alone() -> None:
     m = model(tie_embeddings=False, qk_norm=True)
-    config = TrainConfig.model_validate({"optimizer": "muon", "muon_learning_rate": 0.5, "learning_rate": 0.25})
-    adamw, muon = build_optimizers(m, config)
+    settings = {"optimizer": "muon", "muon_learning_rate": 0.5, "learning_rate": 0.25, "muon_momentum": 0.75}
+    adamw, muon = build_optimizers(m, TrainConfig.model_validate(settings | {"cautious_decay": True}))
+    assert isinstance(muon, Muon)
+    assert muon.cautious
+    assert {group["momentum"] for group in muon.param_groups} == {0.75}
     names = {id(p): name for name, p in m.named_parameters()}
     by_muon = {names[id(p)] for group in muon.param_groups for p in group["params"]}
     assert by_muon == {n for n, p in m.named_parameters() if "layers" in n and p.ndim == 2}
@@ -52,6 +55,21 @@ def test_adamw_has_the_settings_and_is_fused_on_this_device() -> None:
     assert adamw.defaults["fused"] is True
     assert adamw.defaults["betas"] == (0.8, 0.9)
     assert adamw.defaults["lr"] == 0.125
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_rates_of_a_base_width_go_to_other_widths(optimizer: str, tied: bool) -> None:
+    """Four times as wide: a quarter of AdamW's rate for what sums over the width; embedding, norms and Muon stay."""
+    m = model(dim=64, tie_embeddings=tied)
+    settings = {"optimizer": optimizer, "learning_rate": 0.5, "muon_learning_rate": 0.25, "base_dim": 16}
+    optimizers = build_optimizers(m, TrainConfig.model_validate(settings))
+    peak = {id(p): group["peak"] for o in optimizers for group in o.param_groups for p in group["params"]}
+    for name, p in m.named_parameters():
+        if "layers" in name and p.ndim == 2:
+            assert peak[id(p)] == (0.25 if optimizer == "muon" else 0.125), name
+        else:
+            assert peak[id(p)] == (0.125 if name == "lm_head.weight" else 0.5), name
 
 
 def test_two_steps_of_adamw_by_hand() -> None:
@@ -95,6 +113,22 @@ def test_muon_equals_torchs_own(dtype: torch.dtype, monkeypatch: pytest.MonkeyPa
     tolerance = 2e-3 if dtype == torch.bfloat16 else 1e-5
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=tolerance, rtol=0)
+
+
+def test_cautious_decay_spares_the_weights_that_grow() -> None:
+    """A weight that the step moves away from zero is moved by that alone; the others decay too."""
+    torch.manual_seed(0)
+    start, gradient = torch.randn(6, 9), torch.randn(6, 9)
+    after = {}
+    for name, settings in {"none": {"weight_decay": 0.0}, "all": {}, "cautious": {"cautious": True}}.items():
+        p = torch.nn.Parameter(start.clone())
+        p.grad = gradient.clone()
+        Muon([p], lr=0.1, **{"weight_decay": 0.5, "dtype": torch.float32, **settings}).step()  # type: ignore[arg-type]
+        after[name] = p.detach()
+    shrinks = (after["none"] - start) * start < 0
+    assert 0.2 < shrinks.float().mean() < 0.8
+    torch.testing.assert_close(after["cautious"], torch.where(shrinks, after["all"], after["none"]))
+    assert not torch.equal(after["all"], after["cautious"])
 
 
 def test_muon_passes_over_what_has_no_gradient() -> None:

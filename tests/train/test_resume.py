@@ -49,7 +49,11 @@ def assert_sound(run: Path) -> None:
 
 VARIANTS = {
     "adamw": {"gradient_accumulation_steps": 2, "model": {"dropout": 0.2}},
-    "muon": {"optimizer": "muon", "lr_schedule": "wsd", "model": {"dropout": 0.1, "tie_embeddings": "false"}},
+    "muon": {
+        **{"optimizer": "muon", "lr_schedule": "wsd", "cautious_decay": True, "weight_average": 0.9},
+        **{"length_warmup": 0.6, "align_documents": True, "init": "bigram"},
+        "model": {"dropout": 0.1, "tie_embeddings": "false"},
+    },
     "float16": {"dtype": "float16", "model": {"dropout": 0.1, "qk_norm": "true"}},
     "bfloat16": {"dtype": "bfloat16", "optimizer": "muon"},
 }

@@ -101,6 +101,22 @@ def test_every_optimizer_follows_the_schedule_from_its_own_peak(make: Callable[.
         assert muon.param_groups[0]["lr"] == pytest.approx(0.5 * expected / 1e-2)
 
 
+def test_short_rows_are_the_same_tokens_with_less_to_look_back_at(make: Callable[..., Stepper]) -> None:
+    """The first steps are those of a run with short rows: same loss, same gradient; the last are those of full rows."""
+    warm = make(length_warmup=0.4)  # 10 steps: two of quarters, two of halves
+    rows = warm.loader.rows(0)
+    short = torch.cat([rows[:, start : start + 9] for start in range(0, 32, 8)])
+    expected = warm.loss_sum(short).item() / 128
+    first = warm.step()
+    assert first.loss == pytest.approx(expected, rel=1e-5)
+    for _ in range(3):
+        warm.step()
+    at_full = make()
+    at_full.trainee.model.load_state_dict(warm.trainee.model.state_dict())
+    at_full.trainee.progress.step = 4
+    assert warm.step().loss == at_full.step().loss
+
+
 def test_a_learning_rate_of_zero_changes_no_weight(make: Callable[..., Stepper]) -> None:
     stepper = make(learning_rate=0, min_lr=0, optimizer="muon")
     before = weights(stepper)

@@ -1,0 +1,78 @@
+"""The counted start: its first guess is the smoothed bigram table, of the tokens that the run trains on alone."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from mini_llm.errors import UsageError
+from mini_llm.train.bigram_init import SMOOTHING, count_pairs, truncated_svd
+from mini_llm.train.config import TrainConfig
+from mini_llm.train.dataloader import TrainLoader
+from mini_llm.train.step import Stepper
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+@pytest.mark.parametrize("dim", [514, 640])
+def test_the_first_guess_is_the_smoothed_table(dim: int, make_config: MakeConfig) -> None:
+    """Against a dense table in float64; a model as wide as its vocabulary loses nothing by compressing the table."""
+    shape = {"dim": dim, "n_heads": 1, "n_kv_heads": 1, "n_layers": 1, "tie_embeddings": "false"}
+    stepper = Stepper(make_config(init="bigram", model=shape))
+    rows = np.concatenate([stepper.loader.rows(step).numpy() for step in range(10)])
+    pairs = np.zeros((512, 512))
+    np.add.at(pairs, (rows[:, :-1].ravel(), rows[:, 1:].ravel()), 1)
+    p = pairs.sum(0) + 0.5
+    p /= p.sum()
+    table = (pairs + SMOOTHING * p) / (pairs.sum(1, keepdims=True) + SMOOTHING)
+    with torch.no_grad():
+        guess = stepper.trainee.model(torch.arange(512)[:, None])[:, 0].double().softmax(-1).numpy()
+    seen = pairs.sum(1) > 0
+    assert seen.sum() > 50
+    excess = (table * np.log(table / guess)).sum(1)[seen]  # Kullback-Leibler, nats
+    assert np.average(excess, weights=pairs.sum(1)[seen]) < 0.01
+
+
+def test_it_begins_far_below_a_uniform_guess(make_config: MakeConfig) -> None:
+    shape = {"tie_embeddings": "false"}
+    first = {}
+    for init in ("normal", "bigram"):
+        stepper = Stepper(make_config(init=init, model=shape))
+        stepper.compile()
+        first[init] = stepper.step().loss
+    assert first["bigram"] < first["normal"] - 0.8
+
+
+def test_counts_are_those_of_the_steps_that_the_run_takes(make_config: MakeConfig) -> None:
+    loader: TrainLoader = Stepper(make_config()).loader
+    x, y, counts, p = count_pairs(loader, 3, 512)
+    rows = torch.cat([loader.rows(step) for step in range(3)])
+    dense = torch.zeros(512, 512)
+    dense.index_put_((x, y), counts)
+    expected = torch.zeros(512, 512).index_put_(
+        (rows[:, :-1].flatten(), rows[:, 1:].flatten()), torch.ones(rows[:, 1:].numel()), accumulate=True
+    )
+    assert torch.equal(dense, expected)
+    torch.testing.assert_close(p, (expected.sum(0) + 0.5) / (expected.sum() + 256))
+
+
+def test_the_svd_is_numpys() -> None:
+    torch.manual_seed(0)
+    dense = torch.randn(40, 3) @ torch.randn(3, 40) + 0.01 * torch.randn(40, 40)
+    row, column = dense.nonzero().T
+    left, right = truncated_svd(row, column, dense[row, column], 40, 3, torch.Generator().manual_seed(0))
+    u, s, vh = np.linalg.svd(dense.numpy())
+    np.testing.assert_allclose((left @ right.T).numpy(), (u[:, :3] * s[:3]) @ vh[:3], atol=1e-3)
+
+
+def test_the_same_seed_gives_the_same_start(make_config: MakeConfig) -> None:
+    a, b, other = (Stepper(make_config(init="bigram", model={"tie_embeddings": "false"}, seed=s)) for s in (1, 1, 2))
+    weights = [stepper.trainee.model.lm_head.weight for stepper in (a, b, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_tied_head_is_refused(make_config: MakeConfig) -> None:
+    with pytest.raises(UsageError, match=r"model\.tie_embeddings=false"):
+        make_config(init="bigram")
