@@ -60,7 +60,7 @@ def _measure(config: TrainConfig) -> Measured:
     log.info("dry run: building everything and doing one step at full size (compiling takes up to a minute) ...")
     store = TokenStore.open(config.data_dir)
     tokenizer = open_tokenizer(store, config)
-    stepper = Stepper(config)
+    stepper = Stepper(config.model_copy(update={"length_warmup": 0.0}))  # full rows take the most memory
     evaluator = Evaluator(
         store.split("val"),
         block_size=config.block_size,
