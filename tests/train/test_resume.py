@@ -271,8 +271,9 @@ def test_foreign_files_and_checkpoints_are_named_and_passed_over(
     run, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
     shutil.copytree(unbroken, run, symlinks=True)
     model = {**config.model.model_dump(), "dim": 64, "head_dim": None, "hidden_dim": None}
-    other = TrainConfig.model_validate({**config.model_dump(), "model": model, "out_dir": str(tmp_path / "other")})
-    shutil.move(train(other) / "checkpoints/step-00000012", checkpoints / "step-00000020")  # of another model
+    changes = {"model": model, "max_iters": 20, "out_dir": str(tmp_path / "other")}
+    other = TrainConfig.model_validate({**config.model_dump(), **changes})
+    shutil.move(train(other) / "checkpoints/step-00000020", checkpoints / "step-00000020")  # of another model
     shutil.copytree(checkpoints / "step-00000008", checkpoints / "step-00000016")  # of another step
     name = "training_state/optimizer.safetensors"  # a sound file of another step
     shutil.copy(checkpoints / "step-00000004" / name, checkpoints / "step-00000012" / name)
