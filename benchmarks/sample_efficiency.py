@@ -2,7 +2,7 @@
 
 The baseline is nanoGPT's: AdamW (0.9, 0.95), weight decay 0.1, warm-up, cosine to a tenth, gradients clipped at 1; its
 learning rate is the best of a sweep that runs first. Ours is what `--config` ships. Both see the same rows in the same
-order; what ours counts before its first step (`init: bigram`), it counts in the rows that it trains on and in no others.
+order; what ours counts before its first step (`init: bigram`), it counts in the rows that it trains on, and no others.
 The question is at which share of the baseline's tokens our recipe ends with the baseline's held-out loss: each share is
 a run of its own, whose schedule ends there, and nothing is read off the middle of a longer run.
 
