@@ -2,8 +2,9 @@
 
 The baseline is nanoGPT's: AdamW (0.9, 0.95), weight decay 0.1, warm-up, cosine to a tenth, gradients clipped at 1; its
 learning rate is the best of a sweep that runs first. Ours is what `--config` ships. Both see the same rows in the same
-order. The question is at which share of the baseline's tokens our recipe ends with the baseline's held-out loss: each
-share is a run of its own, whose schedule ends there, and nothing is read off the middle of a longer run.
+order; what ours counts before its first step (`init: bigram`), it counts in the rows that it trains on, and no others.
+The question is at which share of the baseline's tokens our recipe ends with the baseline's held-out loss: each share is
+a run of its own, whose schedule ends there, and nothing is read off the middle of a longer run.
 
     python benchmarks/sample_efficiency.py              # the demo's model and corpus, three seeds
     python benchmarks/sample_efficiency.py --quick      # a tiny model, one seed: what the table looks like
@@ -16,7 +17,6 @@ import argparse
 import hashlib
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -161,8 +161,6 @@ def main() -> None:
     model = ours.model.model_copy(update={"vocab_size": store.manifest.vocab_size})
     ours = ours.model_copy(update={"data_dir": str(store.folder), "model": model})
     result = measure(Runs(args.work, store, args.eval_rows), ours, args)
-    if not args.quick:
-        result["command"] = " ".join(["python benchmarks/sample_efficiency.py", *sys.argv[1:]])
     finish("sample_efficiency", result, as_json=args.json, device=pick_device(ours.device).type, keep=not args.quick)
 
 
@@ -206,6 +204,7 @@ def measure(runs: Runs, ours: TrainConfig, args: argparse.Namespace) -> dict[str
     return {
         "machine": machine(),
         "model": ours.model.model_dump(),
+        "settings": {key: getattr(args, key, None) for key in ("tokens", "rates", "shares", "eval_rows", "set")},
         "corpus_tokens": runs.store.split("train").n_tokens,
         "seeds": args.seeds,
         "baseline_sweep": {f"{rate:g}": loss for rate, loss in sweep.items()},
