@@ -17,7 +17,10 @@ def notebook() -> nbformat.NotebookNode:
     return found
 
 
-def test_it_runs_from_a_clean_kernel(notebook: nbformat.NotebookNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_from_a_clean_kernel(
+    notebook: nbformat.NotebookNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where its own folder goes
     monkeypatch.setenv("MINI_LLM_NOTEBOOK_MINUTES", "0.01")  # its own asserts hold after twenty steps too
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": NOTEBOOK.parent}}).execute()
     outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
