@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
-from mini_llm.errors import UsageError
+import torch
+
+from mini_llm import log
+from mini_llm.errors import UsageError, UserError
+from mini_llm.inference.compiled import KINDS, CompiledBackend, quantize
 from mini_llm.inference.eager import Backend, EagerBackend
+from mini_llm.inference.native import NoCompiler
 from mini_llm.model.transformer import Transformer
 
 NAMES = ("auto", "eager", "compiled", "cuda-graphs")
 
 
 def pick_backend(name: str, model: Transformer, *, int8: bool = False) -> Backend:
+    """Return the backend of that name for `model`; auto takes the fastest that works here.
+
+    Raises:
+        UsageError: no such backend, or not for this device or dtype.
+        UserError: `compiled` was asked for and there is no C compiler.
+    """
     if name not in NAMES:
         raise UsageError(f"backend '{name}' is not one of {', '.join(NAMES)}")
+    weight = model.lm_head.weight
+    compilable = weight.device.type == "cpu" and weight.dtype in KINDS
+    if name == "compiled" and not compilable:
+        raise UsageError(f"the compiled backend takes float32, bfloat16 or int8 on a CPU, not {weight.dtype} on {weight.device}")
+    if compilable and name in ("auto", "compiled"):
+        try:
+            return CompiledBackend(model, int8=int8)
+        except NoCompiler as problem:
+            if name == "compiled":
+                raise UserError(f"the compiled backend does not work: {problem}", "use --backend eager") from None
+            log.warn(f"texts are computed by plain PyTorch, slower: {problem}")
+    if int8:
+        round_weights(model)
     return EagerBackend(model)
+
+
+@torch.no_grad()
+def round_weights(model: Transformer) -> None:
+    """Give every matrix the values that int8 has for it: the text of int8, without its speed."""
+    for weight in model.parameters():
+        if weight.ndim == 2:
+            rounded, scale = quantize(weight)
+            weight.copy_(rounded * scale[:, None])
