@@ -14,7 +14,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("step.c")
 # The first set of flags that the compiler takes; without OpenMP one thread computes.
-TUNE = ["-O2", "-shared", "-fPIC"]
+TUNE = ["-O2", "-shared", "-fPIC", "-ffp-contract=off"]
 FLAGS = [
     [*TUNE, "-march=native", "-fopenmp"],
     [*TUNE, "-mcpu=native", "-fopenmp"],

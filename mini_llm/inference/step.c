@@ -49,13 +49,28 @@ typedef struct {
 
 // --- eight numbers at a time -----------------------------------------------------------------------------------------
 
-#ifdef __AVX2__  // one instruction, for which GCC 12 takes four
+// Named instructions, because a compiler may fuse a * b + c in one loop and not in the next, and they round differently;
+// -ffp-contract=off keeps it from doing so elsewhere.
+#if defined __AVX2__ && defined __FMA__
 #include <immintrin.h>
 #define WIDEN_16(half) ((u8)_mm256_cvtepu16_epi32((__m128i)half))
 #define WIDEN_8(bytes) ((i8)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)&bytes)))
+INLINE f8 fma8(f8 a, f8 b, f8 c) { return (f8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 #else
 #define WIDEN_16(half) __builtin_convertvector(half, u8)
 #define WIDEN_8(bytes) __builtin_convertvector(bytes, i8)
+#ifdef __aarch64__
+#include <arm_neon.h>
+INLINE f8 fma8(f8 a, f8 b, f8 c) {
+    float32x4_t half[6];
+    memcpy(half, &a, 32), memcpy(half + 2, &b, 32), memcpy(half + 4, &c, 32);
+    half[4] = vfmaq_f32(half[4], half[0], half[2]), half[5] = vfmaq_f32(half[5], half[1], half[3]);
+    memcpy(&c, half + 4, 32);
+    return c;
+}
+#else
+INLINE f8 fma8(f8 a, f8 b, f8 c) { return a * b + c; }
+#endif
 #endif
 
 INLINE f8 load(const void *data, size_t i, int kind) {
@@ -107,14 +122,13 @@ INLINE f8 exp8(f8 x) {
     const f8 shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
     f8 n = x * 1.44269504f + shift - shift;
     f8 r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    f8 y = all(1.0f / 5040);
-    y = y * r + 1.0f / 720;
-    y = y * r + 1.0f / 120;
-    y = y * r + 1.0f / 24;
-    y = y * r + 1.0f / 6;
-    y = y * r + 0.5f;
-    y = y * r + 1.0f;
-    y = y * r + 1.0f;
+    f8 y = fma8(all(1.0f / 5040), r, all(1.0f / 720));
+    y = fma8(y, r, all(1.0f / 120));
+    y = fma8(y, r, all(1.0f / 24));
+    y = fma8(y, r, all(1.0f / 6));
+    y = fma8(y, r, all(0.5f));
+    y = fma8(y, r, all(1.0f));
+    y = fma8(y, r, all(1.0f));
     i8 bits = (__builtin_convertvector(n, i8) + 127) << 23;
     f8 power;
     memcpy(&power, &bits, sizeof power);
@@ -124,7 +138,7 @@ INLINE f8 exp8(f8 x) {
 INLINE float dot(const float *x, const void *w, size_t offset, int n, int kind) {
     f8 acc = {0};
     int i = 0;
-    for (; i + 8 <= n; i += 8) acc += load(x, i, F32) * load(w, offset + i, kind);
+    for (; i + 8 <= n; i += 8) acc = fma8(load(x, i, F32), load(w, offset + i, kind), acc);
     float total = sum(acc);
     for (; i < n; i++) total += x[i] * load_1(w, offset + i, kind);
     return total;
@@ -150,7 +164,7 @@ INLINE void tile(float *out, size_t out_step, const float *x, const void *w, con
         UNROLL for (int t = 0; t < ROWS; t++) x8[t] = load(x + (size_t)t * n_in, i, F32);
         UNROLL for (int j = 0; j < OUT; j++) {
             f8 w8 = load(w, (size_t)j * n_in + i, kind);
-            UNROLL for (int t = 0; t < ROWS; t++) acc[j][t] += w8 * x8[t];
+            UNROLL for (int t = 0; t < ROWS; t++) acc[j][t] = fma8(w8, x8[t], acc[j][t]);
         }
     }
     UNROLL for (int j = 0; j < OUT; j++) UNROLL for (int t = 0; t < ROWS; t++) {
@@ -243,7 +257,8 @@ INLINE void attend(float *out, const float *q, const void *keys, const void *val
     for (; i + 32 <= K; i += 32) {
         f8 acc[4] = {{0}};
         for (int s = 0; s < n; s++)
-            UNROLL for (int j = 0; j < 4; j++) acc[j] += scores[s] * load(values, offset + (size_t)s * K + i + 8 * j, kind);
+            UNROLL for (int j = 0; j < 4; j++)
+                acc[j] = fma8(all(scores[s]), load(values, offset + (size_t)s * K + i + 8 * j, kind), acc[j]);
         UNROLL for (int j = 0; j < 4; j++) acc[j] *= share_of_1;
         memcpy(out + i, acc, sizeof acc);
     }
