@@ -26,7 +26,8 @@ def pick_backend(name: str, model: Transformer, *, int8: bool = False) -> Backen
     weight = model.lm_head.weight
     compilable = weight.device.type == "cpu" and weight.dtype in KINDS
     if name == "compiled" and not compilable:
-        raise UsageError(f"the compiled backend takes float32, bfloat16 or int8 on a CPU, not {weight.dtype} on {weight.device}")
+        found = f"{str(weight.dtype).removeprefix('torch.')} on {weight.device}"
+        raise UsageError(f"the compiled backend takes float32, bfloat16 or int8 on a CPU, not {found}")
     if compilable and name in ("auto", "compiled"):
         try:
             return CompiledBackend(model, int8=int8)

@@ -21,6 +21,7 @@ from mini_llm.errors import UserError
 from mini_llm.inference.continuation import Continuation, StopStrings
 from mini_llm.inference.darts import new_seed
 from mini_llm.inference.engine import Engine
+from mini_llm.inference.native import find_compiler
 from mini_llm.inference.params import SamplingParams
 from mini_llm.inference.request import Overflow, Request
 from mini_llm.tokenizer.tokenizer import StreamDecoder, Tokenizer
@@ -56,7 +57,7 @@ class Generator:
         self.device = pick_device(device)
         self.folder = resolve_checkpoint(checkpoint_path)
         self.tokenizer = Tokenizer.load(tokenizer_path or self.folder)
-        self.model = load_model(self.folder, device=self.device, dtype=self._pick_dtype(dtype))
+        self.model = load_model(self.folder, device=self.device, dtype=self._pick_dtype(dtype, backend))
         vocab_size = self.tokenizer.vocab_size
         if vocab_size > self.model.config.vocab_size:
             raise UserError(
@@ -155,15 +156,15 @@ class Generator:
         speed = text.n_tokens / (time.perf_counter() - started)
         log.note(f"{text.n_tokens} tokens, {speed:.1f} tokens/s ({text.finish_reason})")
 
-    def _pick_dtype(self, name: str) -> torch.dtype:
-        if name == "int8":  # the engine rounds them; what is computed with them is not rounded
-            return torch.float32 if self.device.type == "cpu" else pick_dtype("auto", self.device)
-        if name != "auto":
+    def _pick_dtype(self, name: str, backend: str) -> torch.dtype:
+        if name not in ("auto", "int8"):
             return pick_dtype(name, self.device)
         stored = stored_dtype(self.folder)
-        if stored == torch.bfloat16 and not has_bfloat16(self.device):
+        on_cpu = self.device.type == "cpu"
+        compiled = on_cpu and backend != "eager" and find_compiler() is not None  # reads bfloat16, computes in float32
+        if stored == torch.bfloat16 and not compiled and not has_bfloat16(self.device):
             return torch.float32
-        return torch.float32 if self.device.type == "cpu" and stored == torch.float16 else stored
+        return torch.float32 if on_cpu and stored == torch.float16 else stored
 
 
 def _listed_eos_ids(folder: Path) -> list[int]:

@@ -142,6 +142,9 @@ def test_ctrl_c_stops_an_answer_and_at_the_prompt_the_chat(
         while b"/exit" not in line:  # the last line of /help: the chat goes on
             assert line, "the chat has ended"
             line = process.stderr.readline()
+        os.set_blocking(process.stdout.fileno(), False)
+        process.stdout.read()  # the rest of this answer: what comes next is of the next one
+        os.set_blocking(process.stdout.fileno(), True)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     assert b"Traceback" not in process.stderr.read()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mini_llm.errors import UsageError, UserError
+from mini_llm.inference.compiled import quantize
 from mini_llm.inference.generate import Generator
 from mini_llm.inference.params import SamplingParams
 from mini_llm.inference.request import Request
@@ -116,6 +117,45 @@ def test_without_a_seed_texts_differ(generator: Generator) -> None:
     assert first != generator.generate("The", temperature=1.0)
 
 
+def test_a_text_of_a_batch_is_the_one_it_would_be_alone(generator: Generator) -> None:
+    sampling = SamplingParams(temperature=1.0)
+    batch = generator.generate_batch(["The", "The", "We the"], max_new_tokens=20, sampling=sampling, seed=3)
+    alone = [generator.generate(p, 20, 1.0, 0.95, seed=3 + n) for n, p in enumerate(["The", "The", "We the"])]
+    assert batch == alone
+    assert batch[0] != batch[1]
+
+
+def test_int8_without_a_compiler_has_the_same_weights(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model()
+    compiled = Generator(folder, device="cpu", dtype="int8")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    eager = Generator(folder, device="cpu", dtype="int8")
+    assert (compiled.engine.backend.name, eager.engine.backend.name) == ("compiled", "eager")
+    assert "plain PyTorch, slower: no C compiler" in capsys.readouterr().err
+    for plain, rounded in zip(compiled.model.parameters(), eager.model.parameters(), strict=True):
+        if plain.ndim == 2:
+            int8, scale = quantize(plain)
+            assert torch.equal(int8 * scale[:, None], rounded)
+    assert compiled.generate("The", 5, 0) == eager.generate("The", 5, 0)
+    with pytest.raises(UserError, match="no C compiler"):
+        Generator(folder, device="cpu", backend="compiled")
+
+
+def test_log_probabilities_come_with_the_text(generator: Generator) -> None:
+    text = generator.stream("The", 5, 0, logprobs=2)
+    list(text)
+    assert [entry.token_id == entry.likeliest[0][0] for entry in text.ids.logprobs] == [True] * 5
+
+
+def test_a_sliding_context_writes_on(make_model: MakeModel) -> None:
+    generator = Generator(make_model(max_seq_len=24), device="cpu")
+    stream = generator.stream("x" * 40, max_new_tokens=60, seed=1, context_overflow="slide")
+    list(stream)
+    assert (stream.n_tokens, stream.finish_reason) == (60, "length")
+
+
 def test_a_streams_tokens_are_not_changed_by_another_stream(generator: Generator) -> None:
     alone = list(generator.stream("The", temperature=1.0, seed=1))
     with_other = list(
@@ -211,10 +251,11 @@ def test_auto_dtype_is_the_stored_one_where_the_hardware_has_it(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, stored: torch.dtype
 ) -> None:  # fmt: skip
     folder = make_model(dtype=stored)
-    for has_bfloat16 in (True, False):
+    for has_bfloat16, backend in ((True, "eager"), (False, "eager"), (False, "auto")):
         monkeypatch.setattr("mini_llm.inference.generate.has_bfloat16", lambda _, answer=has_bfloat16: answer)
-        kept = stored == torch.bfloat16 and has_bfloat16
-        assert Generator(folder, device="cpu").model.lm_head.weight.dtype == (stored if kept else torch.float32)
+        kept = stored == torch.bfloat16 and (has_bfloat16 or backend == "auto")  # step.c reads bfloat16 on any CPU
+        generator = Generator(folder, device="cpu", backend=backend)
+        assert generator.model.lm_head.weight.dtype == (stored if kept else torch.float32)
     assert Generator(folder, device="cpu", dtype="bfloat16").model.lm_head.weight.dtype == torch.bfloat16
 
 
@@ -271,6 +312,10 @@ def test_a_folder_that_cannot_be_used_is_named(make_model: MakeModel, tmp_path: 
         Generator(make_model(), device="cuda:99")
     with pytest.raises(UsageError, match="dtype 'int4'"):
         Generator(make_model(), dtype="int4")
+    with pytest.raises(UsageError, match="backend 'abacus'"):
+        Generator(make_model(), backend="abacus")
+    with pytest.raises(UsageError, match="compiled backend takes float32, bfloat16 or int8 on a CPU, not float16"):
+        Generator(make_model(), device="cpu", dtype="float16", backend="compiled")
     with pytest.raises(UserError, match="no tokenizer folder"):
         Generator(make_model(), tokenizer_path=tmp_path / "nowhere")
 
