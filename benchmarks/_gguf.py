@@ -1,6 +1,6 @@
 """A Llama folder as GGUF, for llama.cpp: weights and shape, no vocabulary. Run by the Python that has `gguf`.
 
-    python benchmarks/_gguf.py FOLDER OUT.gguf bf16|q8_0
+python benchmarks/_gguf.py FOLDER OUT.gguf bf16|q8_0
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 
 

@@ -27,8 +27,8 @@ def with_sampling(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def with_options(**values: Any) -> None:
         numbers = {knob.name: values.pop(knob.name) for knob in knobs}
-        lists = {"logit_bias": read_biases(values.pop("logit_bias")), "banned_ids": tuple(values.pop("ban") or ())}
-        verb(sampling=SamplingParams(**numbers, **lists), **values)
+        biases, banned = read_biases(values.pop("logit_bias")), tuple(values.pop("ban") or ())
+        verb(sampling=SamplingParams(**numbers, logit_bias=biases, banned_ids=banned), **values)
 
     options = {knob.name: (_annotation(knob), knob.default) for knob in knobs}
     options |= {"logit_bias": (LogitBias, None), "ban": (Ban, None)}

@@ -7,6 +7,7 @@ import torch
 from mini_llm import log
 from mini_llm.errors import UsageError, UserError
 from mini_llm.inference.compiled import KINDS, CompiledBackend, quantize
+from mini_llm.inference.cuda_graphs import CudaGraphsBackend
 from mini_llm.inference.eager import Backend, EagerBackend
 from mini_llm.inference.native import NoCompiler
 from mini_llm.model.transformer import Transformer
@@ -14,7 +15,7 @@ from mini_llm.model.transformer import Transformer
 NAMES = ("auto", "eager", "compiled", "cuda-graphs")
 
 
-def pick_backend(name: str, model: Transformer, *, int8: bool = False) -> Backend:
+def pick_backend(name: str, model: Transformer, *, vocab_size: int, int8: bool = False) -> Backend:
     """Return the backend of that name for `model`; auto takes the fastest that works here.
 
     Raises:
@@ -37,6 +38,10 @@ def pick_backend(name: str, model: Transformer, *, int8: bool = False) -> Backen
             log.warn(f"texts are computed by plain PyTorch, slower: {problem}")
     if int8:
         round_weights(model)
+    if name == "cuda-graphs" and weight.device.type != "cuda":
+        raise UsageError(f"the backend cuda-graphs needs an NVIDIA GPU, the model is on {weight.device}")
+    if weight.device.type == "cuda" and name != "eager":
+        return CudaGraphsBackend(model, vocab_size)
     return EagerBackend(model)
 
 

@@ -11,7 +11,6 @@ from mini_llm import log
 from mini_llm.errors import UserError
 from mini_llm.inference.continuation import Continuation, StopStrings
 from mini_llm.inference.generate import Generator
-from mini_llm.inference.params import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 
 PROMPT = "you> "

@@ -6,13 +6,12 @@ float32 and bfloat16 weights stay where they are. int8 ones are made here: for e
 
 from __future__ import annotations
 
-import ctypes
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 
 import torch
 from torch import Tensor
 
-from mini_llm.inference.eager import Rows
+from mini_llm.inference.eager import Rows, blocks_of
 from mini_llm.inference.native import load_native
 from mini_llm.inference.slot_cache import SlotCache
 from mini_llm.model.rope import rope_tables
@@ -44,7 +43,13 @@ class _Model(Structure):
 
 
 class _Cache(Structure):
-    _fields_ = [("keys", c_void_p), ("values", c_void_p), ("n_slots", c_int64), ("n_places", c_int64), ("kind", c_int32)]
+    _fields_ = [
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("n_slots", c_int64),
+        ("n_places", c_int64),
+        ("kind", c_int32),
+    ]
 
 
 class _Rows(Structure):
@@ -72,10 +77,13 @@ class CompiledBackend:
     def __init__(self, model: Transformer, *, int8: bool = False) -> None:
         self.config, self.model = model.config, model
         weight = model.lm_head.weight
-        assert weight.device.type == "cpu" and weight.dtype in KINDS, f"{weight.dtype} on {weight.device}"
+        assert weight.device.type == "cpu", f"on {weight.device}"
+        assert weight.dtype in KINDS, f"of {weight.dtype}"
         self.device, self.int8 = weight.device, int8
         self.dtype = torch.int8 if int8 else weight.dtype
-        self.cache = SlotCache(model.config, self.device, torch.float32 if self.dtype == torch.float32 else torch.bfloat16)
+        self.cache = SlotCache(
+            model.config, self.device, torch.float32 if self.dtype == torch.float32 else torch.bfloat16
+        )
         self._library = load_native()
         self._library.scratch_size.restype = c_int64
         self._library.scratch_size.argtypes = [POINTER(_Model), c_int64, c_int64, c_int64]
@@ -116,16 +124,16 @@ class CompiledBackend:
         c = model.config
         embedding = self._matrix(model.model.embed_tokens.weight)
         layers = (_Layer * c.n_layers)()
-        for target, layer in zip(layers, model.model.layers, strict=True):
-            attention, mlp = layer.self_attn, layer.mlp  # type: ignore[union-attr]
+        for target, layer in zip(layers, blocks_of(model), strict=True):
+            attention, mlp = layer.self_attn, layer.mlp
             for name in ("q", "k", "v", "o"):
                 setattr(target, name, self._matrix(getattr(attention, f"{name}_proj").weight))
             for name in ("gate", "up", "down"):
                 setattr(target, name, self._matrix(getattr(mlp, f"{name}_proj").weight))
-            target.norm_1 = self._vector(layer.input_layernorm.weight)  # type: ignore[union-attr]
-            target.norm_2 = self._vector(layer.post_attention_layernorm.weight)  # type: ignore[union-attr]
-            target.q_norm = self._vector(attention.q_norm.weight) if c.qk_norm else None
-            target.k_norm = self._vector(attention.k_norm.weight) if c.qk_norm else None
+            target.norm_1 = self._vector(layer.input_layernorm.weight)
+            target.norm_2 = self._vector(layer.post_attention_layernorm.weight)
+            for name in ("q_norm", "k_norm"):
+                setattr(target, name, self._vector(getattr(attention, name).weight) if c.qk_norm else None)
         self._kept.append(layers)
         return _Model(
             c.n_layers, c.dim, c.n_heads, c.n_kv_heads, c.head_dim, c.hidden_dim, c.vocab_size, KINDS[self.dtype],

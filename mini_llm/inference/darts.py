@@ -7,7 +7,6 @@ same for a row of requests on any device.
 
 import secrets
 
-import torch
 from torch import Tensor
 
 STEP, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

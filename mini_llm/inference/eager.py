@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from mini_llm.inference.slot_cache import SlotCache, SlotView
 from mini_llm.model.transformer import Transformer
+from mini_llm.model.transformer_block import TransformerBlock
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Backend(Protocol):
     def run(self, rows: Rows) -> Tensor:
         """Write the rows' keys and values to the cache, which has the room; return scores (M, V), float32."""
         ...
+
+
+def blocks_of(model: Transformer) -> list[TransformerBlock]:
+    """Return the model's blocks under their own type, which nn.ModuleList forgets."""
+    return cast("list[TransformerBlock]", list(model.model.layers))
 
 
 class EagerBackend:
@@ -84,4 +90,4 @@ class EagerBackend:
 
         n_places = 1 + max(rows.positions[group[-1]] for group in batch)
         view = SlotView(self.cache, [rows.slots[group[0]] for group in batch], n_places)
-        return self.model.model(pick(rows.ids), view, pick(rows.positions))  # type: ignore[arg-type]
+        return self.model.model(pick(rows.ids), view, pick(rows.positions))

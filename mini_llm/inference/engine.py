@@ -1,8 +1,7 @@
 """The engine: many texts, one model. At each step every text gets its next token; texts join and leave at any step.
 
     engine = Engine(model, eos_ids={2})
-    handle = engine.submit(Request(prompt_ids=[1, 5, 9], max_new_tokens=20, seed=1))
-    for token_id in handle: ...
+    for token_id in engine.submit(Request(prompt_ids=[1, 5, 9], max_new_tokens=20, seed=1)): ...
 
 Ids in, ids out. Nobody waits for the others to finish: a text takes a free slot of the cache, a long prompt is read in
 chunks between the others' tokens, and what an earlier text left in a slot is not read again.
@@ -13,7 +12,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,35 +19,17 @@ from torch import Tensor
 
 from mini_llm.errors import UserError
 from mini_llm.inference.backends import pick_backend
-from mini_llm.inference.darts import dart
+from mini_llm.inference.cuda_graphs import WARM_UP, CudaGraphsBackend, Text
 from mini_llm.inference.eager import Rows
 from mini_llm.inference.history import History
 from mini_llm.inference.params import SamplingParams
-from mini_llm.inference.request import FinishReason, Handle, Job, Logprob, Request
-from mini_llm.inference.sampling import RowParams, sample
+from mini_llm.inference.picker import Picker, not_finite
+from mini_llm.inference.request import FinishReason, Handle, Job, Request, logprob_of
+from mini_llm.inference.slots import WORTH_KEEPING, Slot, choose_slot, slid
 from mini_llm.model.transformer import Transformer
 
 CHUNK = 128  # tokens of a prompt that are read in one step
-WORTH_KEEPING = 16  # a beginning in common of so many tokens is worth a slot of its own
-KEPT_SLOTS = 4  # as long as there are no more, a new conversation does not overwrite an old one
-
-
-@dataclass(eq=False)
-class Slot:
-    """A place for one text, and what the cache holds of it, also after the text has ended."""
-
-    index: int
-    known: list[int] = field(default_factory=list)  # ids whose keys and values are in the cache
-    unread: list[int] = field(default_factory=list)  # ids to be read next
-    job: Job | None = None
-    used: int = 0  # when, in submissions
-
-    def in_common(self, ids: list[int]) -> int:
-        """Return how many of `ids`, but the last, the cache holds already: the last one's scores are what comes next."""
-        n = 0
-        while n < min(len(self.known), len(ids) - 1) and self.known[n] == ids[n]:
-            n += 1
-        return n
+BURST = 8  # tokens that a GPU writes before the host looks at them
 
 
 class Engine:
@@ -81,7 +61,7 @@ class Engine:
         self.eos_ids = eos_ids
         self.source = source
         self.max_slots = max_slots
-        self.backend = pick_backend(backend, model, int8=int8)
+        self.backend = pick_backend(backend, model, vocab_size=self.vocab_size, int8=int8)
         self.slots: list[Slot] = []
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()  # guards jobs and the queue; told when ids have come
@@ -89,7 +69,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._submitted = 0
-        self._rows: tuple[list[SamplingParams], RowParams] | None = None
+        self._picker = Picker()
 
     # --- asking --------------------------------------------------------------------------------------------------
 
@@ -119,8 +99,7 @@ class Engine:
         """Make progress on behalf of a handle that has nothing to give: wait for the thread, or step."""
         with self._changed:
             if self._thread is not None:
-                while not (job.ready or job.ended or job.error):
-                    self._changed.wait()
+                self._changed.wait_for(lambda: job.ready or job.ended or job.error)
                 return
         self.step()
 
@@ -148,8 +127,7 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._closing or self._waiting or any(slot.job for slot in self.slots)):
-                    self._changed.wait()
+                self._changed.wait_for(lambda: self._closing or self._waiting or any(slot.job for slot in self.slots))
                 if self._closing:
                     return
             self.step()
@@ -168,7 +146,8 @@ class Engine:
             if not work:
                 return False
             try:
-                self._compute(work)
+                if not self._burst(work):
+                    self._compute(work)
             except Exception as problem:
                 self._fail([slot for slot, _ in work], problem)
             except BaseException:  # Ctrl-C ends the texts; what is known of them stays true
@@ -205,7 +184,7 @@ class Engine:
                 ids = list(job.request.prompt_ids)
                 if len(ids) >= self.config.max_seq_len:
                     ids = slid(ids, self.config.max_seq_len)
-                slot = self._choose_slot(ids)
+                slot = choose_slot(self.slots, ids, self.max_slots)
                 slot.job, slot.used = job, self._submitted
                 self._submitted += 1
             donor = max(self.slots, key=lambda other: other.in_common(ids))
@@ -217,17 +196,6 @@ class Engine:
                 self.backend.cache.copy_beginning(donor.index, slot.index, n)
             slot.known, slot.unread = ids[:n], ids[n:]
             job.n_reused = n
-
-    def _choose_slot(self, ids: list[int]) -> Slot:
-        """Return the free slot that holds most of `ids`; of equals, the one that has rested longest, or a new one."""
-        free = [slot for slot in self.slots if slot.job is None]
-        best = max(free, key=lambda slot: (slot.in_common(ids), -slot.used), default=None)
-        fits = best is not None and (not best.known or best.in_common(ids) >= min(WORTH_KEEPING, len(ids) - 1))
-        n_slots = len(self.slots)
-        if best is None or not fits and n_slots < min(KEPT_SLOTS, self.max_slots):
-            best = Slot(n_slots)
-            self.slots.append(best)
-        return best
 
     def _plan(self) -> list[tuple[Slot, int]]:
         """Return which slots read how many ids: one each, but for the longest waiting prompt, which gets a chunk."""
@@ -253,41 +221,57 @@ class Engine:
                 slot.known += slot.unread[:n]
                 slot.unread = slot.unread[n:]
             if done:
-                self._deliver(done, self._choose(done, logits_MV), logits_MV)
+                if not logits_MV.sum(-1).isfinite().all():  # one number a row: a NaN or an infinity spoils the sum
+                    raise not_finite(self.source, self.backend.dtype)
+                jobs = [slot.job for slot in done if slot.job]
+                self._deliver(done, self._picker.pick(jobs, logits_MV), logits_MV)
+
+    def _burst(self, work: list[tuple[Slot, int]]) -> bool:
+        """Let a GPU write several tokens of each text at once; tell whether it did.
+
+        Not where a prompt is being read or waits, or where a text's next scores depend on what the host knows.
+        """
+        backend = self.backend
+        jobs = [slot.job for slot, _ in work if slot.job]
+        simple = not any(job.history or job.request.logprobs is not None for job in jobs)
+        if not isinstance(backend, CudaGraphsBackend) or not backend.works or not simple or self._waiting:
+            return False
+        if any(n > 1 or len(slot.unread) > 1 for slot, n in work):
+            return False
+        room = self.config.max_seq_len - 1 - max(len(slot.known) for slot, _ in work)
+        n_steps = min(BURST, room, *(job.request.max_new_tokens - len(job.written) for job in jobs))
+        if n_steps < 1:
+            return False
+        texts = []
+        for slot in self.slots:
+            job, token_id = slot.job, (slot.unread or [0])[0]
+            rest = (0, 0, SamplingParams(temperature=0))
+            asked = (len(job.written), job.seed, job.request.sampling) if job else rest
+            texts.append(Text(token_id, len(slot.known), *asked))
+        self._reserve(max(text.position for text in texts) + n_steps + WARM_UP)
+        steps = backend.burst(texts, n_steps)
+        if steps is None:
+            return False
+        for chosen in steps:
+            running = [slot for slot, _ in work if slot.job is not None]
+            if any(chosen[slot.index] < 0 for slot in running):
+                raise not_finite(self.source, self.backend.dtype)
+            for slot in running:
+                slot.known += slot.unread
+            self._deliver(running, [chosen[slot.index] for slot in running], None)
+        return True
 
     def _reserve(self, n_places: int) -> None:
         self.backend.cache.reserve(len(self.slots), n_places)
 
-    def _choose(self, slots: list[Slot], logits_MV: Tensor) -> list[int]:
-        """Return the next token of each slot."""
-        if not logits_MV.sum(-1).isfinite().all():  # one number a row: a NaN or an infinity spoils the sum
-            overflow = ", or use dtype float32: float16 overflows" if self.backend.dtype == torch.float16 else ""
-            raise UserError(
-                f"the model in {self.source} computes NaN or infinite scores",
-                f"its weights are damaged: use an earlier checkpoint of the run{overflow}",
-            )
-        jobs = [slot.job for slot in slots if slot.job]
-        if logits_MV.device.type == "mps" and not all(job.request.sampling.greedy for job in jobs):
-            logits_MV = logits_MV.cpu()  # MPS has no float64
-        if any(job.history for job in jobs):
-            rows = [job.history.adjust(row.to(job.history.seen_V.device)) if job.history else row.float()
-                    for job, row in zip(jobs, logits_MV, strict=True)]  # fmt: skip
-            logits_MV = torch.stack([row.to(logits_MV.device) for row in rows])
-        params = [job.request.sampling for job in jobs]
-        if self._rows is None or self._rows[0] != params:
-            self._rows = (params, RowParams.of(params, logits_MV.device))
-        darts = [dart(job.seed, len(job.written)) for job in jobs]
-        dtype = torch.float32 if logits_MV.device.type == "mps" else torch.float64
-        return sample(logits_MV, self._rows[1], torch.tensor(darts, dtype=dtype, device=logits_MV.device)).tolist()
-
-    def _deliver(self, slots: list[Slot], token_ids: list[int], logits_MV: Tensor) -> None:
+    def _deliver(self, slots: list[Slot], token_ids: list[int], logits_MV: Tensor | None) -> None:
         """Hand each token to its text; end the texts that are finished."""
         with self._changed:
-            for slot, token_id, logits_V in zip(slots, token_ids, logits_MV, strict=True):
+            for row, (slot, token_id) in enumerate(zip(slots, token_ids, strict=True)):
                 job = slot.job
                 assert job is not None
-                if job.request.logprobs is not None:
-                    job.logprobs.append(logprob_of(token_id, logits_V, job.request.logprobs))
+                if job.request.logprobs is not None and logits_MV is not None:
+                    job.logprobs.append(logprob_of(token_id, logits_MV[row], job.request.logprobs))
                 if job.history is not None:
                     job.history.add(token_id)
                 job.written.append(token_id)
@@ -309,19 +293,3 @@ class Engine:
     def _end(self, slot: Slot, reason: FinishReason) -> None:
         if slot.job is not None:
             slot.job.ended, slot.job, slot.unread = reason, None, []
-
-
-def slid(ids: list[int], context: int) -> list[int]:
-    """Return what is kept of a text that has filled the context: its first tokens (1/16 of it) and its last half.
-
-    The beginning stays because attention leans on it (arXiv 2309.17453); the half is read again at its new positions.
-    """
-    return ids[: context // 16] + ids[-max(1, context // 2) :]
-
-
-def logprob_of(token_id: int, logits_V: Tensor, n_likeliest: int) -> Logprob:
-    """Return the token's log-probability and the `n_likeliest` tokens', under the model's plain softmax."""
-    logprobs_V = logits_V.float().log_softmax(-1)
-    best = logprobs_V.topk(min(n_likeliest, len(logprobs_V)))
-    likeliest = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    return Logprob(token_id, float(logprobs_V[token_id]), likeliest)

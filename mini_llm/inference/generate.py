@@ -1,6 +1,6 @@
 """Continue a text: the model's ids become text while they come.
 
-Three layers, each usable alone: engine.py (ids), continuation.py (pieces of whole characters), `generate` here (a string).
+Three layers, each usable alone: engine.py (ids), continuation.py (pieces of whole characters), `generate` (a string).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Generator:
         logprobs: int | None = None,
         **sampling: Any,
     ) -> Continuation:
-        """Return an iterator over the continuation, without the prompt; `sampling` is what `SamplingParams` takes besides.
+        """Return an iterator over the continuation, without the prompt; `sampling`: more of `SamplingParams`.
 
         It ends at a token that ends texts, before a stop string, after `max_new_tokens`, or where the context is full
         (or it slides: see `Request`). The same seed gives the same text; None draws a new one.

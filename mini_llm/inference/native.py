@@ -47,12 +47,15 @@ def load_native() -> ctypes.CDLL:
         raise NoCompiler("no C compiler (cc, gcc or clang) was found")
     key = "\n".join([SOURCE.read_text(encoding="utf-8"), compiler, str(FLAGS), sys.platform, _processor()])
     path = cache_folder() / f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    try:
-        if not path.exists():
-            _compile(compiler, path)
-        return ctypes.CDLL(str(path))
-    except OSError as problem:
-        raise NoCompiler(f"{path}: {problem}") from None
+    for _ in range(2):  # a damaged library is made anew, once
+        try:
+            if not path.exists():
+                _compile(compiler, path)
+            return ctypes.CDLL(str(path))
+        except OSError as problem:
+            reason = str(problem)
+            path.unlink(missing_ok=True)
+    raise NoCompiler(reason)
 
 
 def cache_folder() -> Path:
@@ -85,4 +88,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() + platform.machine()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}))
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    )

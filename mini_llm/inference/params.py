@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mini_llm.errors import UsageError
 
 
-def _knob(default: float, help: str) -> float:
+def _knob(default: float, help: str) -> Any:
     """Return a field with a line of help, which the command line shows."""
     return field(default=default, metadata={"help": help})
 

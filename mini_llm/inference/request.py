@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from threading import Condition
 from typing import Literal
 
+from torch import Tensor
+
 from mini_llm.errors import UsageError
 from mini_llm.inference.darts import new_seed
 from mini_llm.inference.history import History
@@ -48,6 +50,14 @@ class Logprob:
     token_id: int
     logprob: float
     likeliest: list[tuple[int, float]]  # (id, logprob), best first
+
+
+def logprob_of(token_id: int, logits_V: Tensor, n_likeliest: int) -> Logprob:
+    """Return the token's log-probability and the `n_likeliest` tokens', under the model's plain softmax."""
+    logprobs_V = logits_V.float().log_softmax(-1)
+    best = logprobs_V.topk(min(n_likeliest, len(logprobs_V)))
+    likeliest = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return Logprob(token_id, float(logprobs_V[token_id]), likeliest)
 
 
 class Job:

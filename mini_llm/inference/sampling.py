@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mini_llm.inference.params import SamplingParams
 
-CANDIDATES = 256  # the nucleus is looked for among so many first: on a CPU, sorting 32,000 scores takes milliseconds
+# The nucleus is looked for among so many tokens first: on a CPU, sorting 32,000 scores takes three milliseconds.
+CANDIDATES = (256, 4096)
 ALL = 2.0  # no sum of probabilities reaches this, however it is rounded
 
 Number = float | Tensor
@@ -41,9 +42,10 @@ def keep_top_k(logits: Tensor, k: int | Tensor) -> Tensor:
     """Keep the k highest scores; a tie with the k-th stays too."""
     if isinstance(k, int):
         kth = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
-    else:
+    else:  # on a GPU nothing may ask the host how large k is
         k = k.clamp(max=logits.shape[-1])
-        kth = logits.topk(int(k.max())).values.gather(-1, k - 1)
+        most = int(k.max()) if logits.device.type == "cpu" else logits.shape[-1]
+        kth = logits.topk(most).values.gather(-1, k - 1)
     return logits.masked_fill(logits < kth, -math.inf)
 
 
@@ -74,23 +76,30 @@ def keep_typical(logits: Tensor, p: Number) -> Tensor:
 
 
 def _keep_fewest(logits: Tensor, probabilities: Tensor, rank: Tensor, p: Number) -> Tensor:
-    """Keep the tokens of highest `rank` until their probabilities reach `p`."""
-    if logits.device.type == "cpu" and logits.shape[-1] > 2 * CANDIDATES:
-        ids = rank.topk(CANDIDATES, sorted=False).indices.sort(-1).values  # by id, so that the next sort is stable
-        order = ids.gather(-1, rank.gather(-1, ids).sort(descending=True, stable=True, dim=-1).indices)
-        mass = probabilities.gather(-1, order)
-        mass_before = mass.cumsum(-1) - mass
-        # Of tokens that are equal to the last candidate, others may have been left out: it must not be needed.
-        last = rank.gather(-1, order[..., -1:])
-        above_last = torch.where(rank.gather(-1, order) > last, mass, 0.0).sum(-1, keepdim=True)
-        needed = torch.where(torch.as_tensor(p) < 1, torch.as_tensor(p), 0.0)
-        if bool((above_last > needed + 1e-6).all()):
-            inside = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, order, mass_before < p)
-            return logits.masked_fill(~(inside | (torch.as_tensor(p) >= 1)), -math.inf)
+    """Keep the tokens of highest `rank` until their probabilities reach `p`; of equals, the lower id goes first."""
+    sizes = [n for n in CANDIDATES if 2 * n < logits.shape[-1]] if logits.device.type == "cpu" else []
+    for n in sizes:
+        if (filtered := _among_candidates(logits, probabilities, rank, torch.as_tensor(p), n)) is not None:
+            return filtered
     order = rank.sort(descending=True, stable=True, dim=-1).indices
     mass = probabilities.gather(-1, order)
     outside = torch.empty_like(mass, dtype=torch.bool).scatter_(-1, order, mass.cumsum(-1) - mass >= p)
     return logits.masked_fill(outside, -math.inf)
+
+
+def _among_candidates(logits: Tensor, probabilities: Tensor, rank: Tensor, p: Tensor, n: int) -> Tensor | None:
+    """Return what `_keep_fewest` does, found among the `n` highest ranks; None where they might not be enough."""
+    ids = rank.topk(n, sorted=False).indices.sort(-1).values  # by id, so that the next sort is stable
+    order = ids.gather(-1, rank.gather(-1, ids).sort(descending=True, stable=True, dim=-1).indices)
+    mass, ranks = probabilities.gather(-1, order), rank.gather(-1, order)
+    # Of tokens that are equal to the last candidate, others may have been left out: it must not be needed.
+    above_last = torch.where(ranks > ranks[..., -1:], mass, 0.0).sum(-1, keepdim=True)
+    cuts = p < 1
+    if not (above_last > torch.where(cuts, p + 1e-6, 0.0)).all():
+        return None
+    kept = torch.where(mass.cumsum(-1) - mass < p, logits.gather(-1, order), -math.inf)
+    filtered = torch.full_like(logits, -math.inf).scatter_(-1, order, kept)
+    return filtered if cuts.all() else torch.where(cuts, filtered, logits)
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,7 @@ class RowParams:
     temperature: Tensor
     greedy: Tensor
     all_greedy: bool
+    any_greedy: bool
     top_k: Tensor | None
     top_p: Tensor | None
     min_p: Tensor | None
@@ -107,7 +117,7 @@ class RowParams:
 
     @classmethod
     def of(cls, rows: Sequence[SamplingParams], device: torch.device | str = "cpu") -> "RowParams":
-        """Lay the settings of all rows side by side. A row that does not use a filter gets a number that does nothing."""
+        """Lay the settings of all rows side by side; where a row does not use a filter, its number does nothing."""
 
         def column(values: list[float], off: float, dtype: torch.dtype = torch.float32) -> Tensor | None:
             used = any(value != off for value in values)
@@ -118,6 +128,7 @@ class RowParams:
             temperature=temperature[:, None],
             greedy=torch.tensor([row.greedy for row in rows], device=device),
             all_greedy=all(row.greedy for row in rows),
+            any_greedy=any(row.greedy for row in rows),
             top_k=column([row.top_k or 2**31 for row in rows], 2**31, torch.long),
             top_p=column([row.top_p if row.top_p < 1 else ALL for row in rows], ALL),
             min_p=column([row.min_p for row in rows], 0.0),
@@ -154,4 +165,4 @@ def sample(logits_BV: Tensor, params: RowParams, darts_B: Tensor) -> Tensor:
     line_BV = shape_logits(logits_BV, params).softmax(-1).cumsum(-1, dtype=torch.float64)
     # `right` steps over tokens of probability 0: they take no room on the line.
     drawn_B = torch.searchsorted(line_BV, darts_B[:, None] * line_BV[:, -1:], right=True)[:, 0]
-    return torch.where(params.greedy, logits_BV.argmax(-1), drawn_B) if params.greedy.any() else drawn_B
+    return torch.where(params.greedy, logits_BV.argmax(-1), drawn_B) if params.any_greedy else drawn_B

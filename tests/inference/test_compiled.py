@@ -1,4 +1,4 @@
-"""step.c: the scores of the uncached model for any shape, the same bits in any company, and int8 within half a percent."""
+"""step.c: the scores of the uncached model for any shape, and the same bits in any company."""
 
 import random
 

@@ -107,7 +107,7 @@ def test_typical_keeps_those_nearest_to_the_expected_surprise(values: list[float
 def test_a_large_vocabulary_gives_the_same_nucleus_without_a_full_sort(
     seed: int, p: float, spread: float, ties: bool
 ) -> None:
-    logits = torch.randn(3, 5 * CANDIDATES, generator=torch.Generator().manual_seed(seed)) * spread
+    logits = torch.randn(3, 5 * CANDIDATES[-1] // 2, generator=torch.Generator().manual_seed(seed)) * spread
     logits = logits.round() if ties else logits
     for filtered, row in zip(keep_top_p(logits, p), logits, strict=True):
         probabilities = row.softmax(-1)
@@ -149,7 +149,11 @@ def test_only_tokens_that_passed_every_filter_are_sampled(
 def test_the_drawn_frequencies_pass_a_chi_square_test(params: SamplingParams) -> None:
     logits = torch.tensor([1.0, 0.0, -1.0, -math.inf, 2.0, 1.2, 0.3, -2.0])
     n = 40_000
-    drawn = sample(logits.expand(n, -1), RowParams.of([params] * n), torch.tensor([dart(7, i) for i in range(n)], dtype=torch.float64))
+    drawn = sample(
+        logits.expand(n, -1),
+        RowParams.of([params] * n),
+        torch.tensor([dart(7, i) for i in range(n)], dtype=torch.float64),
+    )
     expected = shape_logits(logits, params).double().softmax(-1) * n
     found = torch.bincount(drawn, minlength=len(logits)).double()
     possible = expected > 0
@@ -181,9 +185,7 @@ def test_rows_with_other_settings_change_nothing(seed: int, settings: list[Sampl
     logits = 3 * torch.randn(len(settings), 700, generator=torch.Generator().manual_seed(seed))
     thrown = torch.tensor([dart(seed, n) for n in range(len(settings))], dtype=torch.float64)
     together = sample(logits, RowParams.of(settings), thrown)
-    alone = [
-        sample(logits[n : n + 1], RowParams.of([params]), thrown[n : n + 1]) for n, params in enumerate(settings)
-    ]
+    alone = [sample(logits[n : n + 1], RowParams.of([params]), thrown[n : n + 1]) for n, params in enumerate(settings)]
     assert torch.equal(together, torch.cat(alone))
     assert torch.equal(
         shape_logits(logits, RowParams.of(settings))[0], shape_logits(logits[:1], RowParams.of(settings[:1]))[0]
