@@ -28,7 +28,12 @@ def with_sampling(verb: Callable[..., None]) -> Callable[..., None]:
     def with_options(**values: Any) -> None:
         numbers = {knob.name: values.pop(knob.name) for knob in knobs}
         biases, banned = read_biases(values.pop("logit_bias")), tuple(values.pop("ban") or ())
-        verb(sampling=SamplingParams(**numbers, logit_bias=biases, banned_ids=banned), **values)
+        try:
+            sampling = SamplingParams(**numbers, logit_bias=biases, banned_ids=banned)
+        except UsageError as problem:
+            knob = problem.message.partition("=")[0]
+            raise typer.BadParameter(problem.message, param_hint=f"--{knob.replace('_', '-')}") from None
+        verb(sampling=sampling, **values)
 
     options = {knob.name: (_annotation(knob), knob.default) for knob in knobs}
     options |= {"logit_bias": (LogitBias, None), "ban": (Ban, None)}
