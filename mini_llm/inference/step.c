@@ -21,6 +21,8 @@
 #define UNROLL _Pragma("GCC unroll 8")
 enum { F32, BF16, INT8 };
 enum { OUTS = 3, ROWS_MOST = 4 };  // a tile: 3 outputs x 4 rows of sums, 4 inputs: what 16 registers hold
+enum { PARTS = 4 };
+enum { AHEAD = 8192 };  // bytes that are asked for before they are needed: the processor alone looks less far
 enum { UNPACK = 16 };  // from so many rows on, weights are turned into float32 once and not once a tile
 
 typedef float f8 __attribute__((vector_size(32)));
@@ -154,25 +156,40 @@ INLINE Range share(int n, int unit, int thread, int n_threads) {  // a thread's 
     return (Range){from < n ? from : n, to < n ? to : n};
 }
 
-// out[t][o] (+)= scale[o] * w[o] . x[t] for OUT outputs from `o` and ROWS rows
+// out[t][o] (+)= scale[o] * w[o] . x[t] for OUT outputs from `o` and ROWS rows. Blocks of 8 go in turn to PARTS sums of 8,
+// so that one row's sums do not wait for each other. One row takes its weights as they lie in memory; a tile of more
+// rows makes one of the PARTS after the other, because its registers hold no more.
 INLINE void tile(float *out, size_t out_step, const float *x, const void *w, const float *scale, size_t o, int n_in,
                  int kind, int add, const int OUT, const int ROWS) {
-    f8 acc[OUTS][ROWS_MOST] = {{{0}}};
-    int i = 0;
-    for (; i + 8 <= n_in; i += 8) {
-        f8 x8[ROWS_MOST];
-        UNROLL for (int t = 0; t < ROWS; t++) x8[t] = load(x + (size_t)t * n_in, i, F32);
-        UNROLL for (int j = 0; j < OUT; j++) {
-            f8 w8 = load(w, (size_t)j * n_in + i, kind);
-            UNROLL for (int t = 0; t < ROWS; t++) acc[j][t] = fma8(w8, x8[t], acc[j][t]);
+    f8 total[OUTS][ROWS_MOST] = {{{0}}};
+    const int whole = n_in & ~7;
+    if (OUT == 1 && ROWS == 1) {
+        f8 acc[PARTS] = {{0}};
+        int i = 0;
+        for (; i + 8 * PARTS <= n_in; i += 8 * PARTS)
+            UNROLL for (int p = 0; p < PARTS; p++)
+                acc[p] = fma8(load(w, i + 8 * p, kind), load(x, i + 8 * p, F32), acc[p]);
+        UNROLL for (int p = 0; p < PARTS; p++)
+            if (i + 8 * p + 8 <= n_in) acc[p] = fma8(load(w, i + 8 * p, kind), load(x, i + 8 * p, F32), acc[p]);
+        UNROLL for (int p = 0; p < PARTS; p++) total[0][0] += acc[p];
+    } else {
+        for (int p = 0; p < PARTS; p++) {
+            f8 acc[OUTS][ROWS_MOST] = {{{0}}};
+            for (int i = 8 * p; i + 8 <= n_in; i += 8 * PARTS)
+                UNROLL for (int j = 0; j < OUT; j++) {
+                    f8 w8 = load(w, (size_t)j * n_in + i, kind);
+                    UNROLL for (int t = 0; t < ROWS; t++)
+                        acc[j][t] = fma8(w8, load(x, (size_t)t * n_in + i, F32), acc[j][t]);
+                }
+            UNROLL for (int j = 0; j < OUT; j++) UNROLL for (int t = 0; t < ROWS; t++) total[j][t] += acc[j][t];
         }
     }
     UNROLL for (int j = 0; j < OUT; j++) UNROLL for (int t = 0; t < ROWS; t++) {
-        float total = sum(acc[j][t]);
-        for (int k = i; k < n_in; k++) total += load_1(w, (size_t)j * n_in + k, kind) * x[(size_t)t * n_in + k];
-        if (scale) total *= scale[o + j];
+        float result = sum(total[j][t]);
+        for (int k = whole; k < n_in; k++) result += load_1(w, (size_t)j * n_in + k, kind) * x[(size_t)t * n_in + k];
+        if (scale) result *= scale[o + j];
         float *place = out + t * out_step + o + j;
-        *place = add ? *place + total : total;
+        *place = add ? *place + result : result;
     }
 }
 
@@ -210,7 +227,8 @@ static void product(float *out, size_t out_step, const float *x, int n, Matrix w
     static const size_t bytes[] = {4, 2, 1};
     for (int count, o = range.from; o < range.to; o += count) {
         const void *rows = (const char *)w.data + (size_t)o * n_in * bytes[kind];
-        count = range.to - o >= OUTS ? OUTS : 1;
+        count = n > 1 && range.to - o >= OUTS ? OUTS : 1;
+        for (size_t i = 0; i < count * n_in * bytes[kind]; i += 64) __builtin_prefetch((const char *)rows + AHEAD + i);
         int as = kind;
         if (kind != F32 && n >= UNPACK) unpack(unpacked, rows, (size_t)count * n_in, kind), rows = unpacked, as = F32;
         for (int step, t = 0; t < n; t += step) {
