@@ -156,26 +156,26 @@ INLINE Range share(int n, int unit, int thread, int n_threads) {  // a thread's 
     return (Range){from < n ? from : n, to < n ? to : n};
 }
 
-// out[t][o] (+)= scale[o] * w[o] . x[t] for OUT outputs from `o` and ROWS rows. Blocks of 8 go in turn to PARTS sums of 8,
-// so that one row's sums do not wait for each other. One row takes its weights as they lie in memory; a tile of more
-// rows makes one of the PARTS after the other, because its registers hold no more.
+// out[t][o] (+)= scale[o] * w[o] . x[t] for OUT outputs from `o` and ROWS rows. A row is cut into PARTS, each with a sum
+// of 8, so that the additions of a single row do not wait for each other: it takes all parts at once. A tile of more rows
+// takes one part after the other, because its registers hold no more.
 INLINE void tile(float *out, size_t out_step, const float *x, const void *w, const float *scale, size_t o, int n_in,
                  int kind, int add, const int OUT, const int ROWS) {
     f8 total[OUTS][ROWS_MOST] = {{{0}}};
-    const int whole = n_in & ~7;
+    const int whole = n_in & ~7, part = n_in / 8 / PARTS * 8;  // the last part takes what does not divide
     if (OUT == 1 && ROWS == 1) {
         f8 acc[PARTS] = {{0}};
-        int i = 0;
-        for (; i + 8 * PARTS <= n_in; i += 8 * PARTS)
+        for (int i = 0; i < part; i += 8)
             UNROLL for (int p = 0; p < PARTS; p++)
-                acc[p] = fma8(load(w, i + 8 * p, kind), load(x, i + 8 * p, F32), acc[p]);
-        UNROLL for (int p = 0; p < PARTS; p++)
-            if (i + 8 * p + 8 <= n_in) acc[p] = fma8(load(w, i + 8 * p, kind), load(x, i + 8 * p, F32), acc[p]);
+                acc[p] = fma8(load(w, p * part + i, kind), load(x, p * part + i, F32), acc[p]);
+        for (int i = PARTS * part; i < whole; i += 8)
+            acc[PARTS - 1] = fma8(load(w, i, kind), load(x, i, F32), acc[PARTS - 1]);
         UNROLL for (int p = 0; p < PARTS; p++) total[0][0] += acc[p];
     } else {
         for (int p = 0; p < PARTS; p++) {
             f8 acc[OUTS][ROWS_MOST] = {{{0}}};
-            for (int i = 8 * p; i + 8 <= n_in; i += 8 * PARTS)
+            const int end = p == PARTS - 1 ? whole : (p + 1) * part;
+            for (int i = p * part; i < end; i += 8)
                 UNROLL for (int j = 0; j < OUT; j++) {
                     f8 w8 = load(w, (size_t)j * n_in + i, kind);
                     UNROLL for (int t = 0; t < ROWS; t++)
