@@ -38,7 +38,7 @@ def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     """Return a function that times one training step and 16 decoded tokens in one dtype."""
     import torch
 
-    from mini_llm.inference.memory import new_cache
+    from mini_llm.model.kv_cache import KVCache
     from mini_llm.model.transformer import Transformer
     from mini_llm.train.config import TrainConfig
     from mini_llm.train.step import Stepper
@@ -63,7 +63,7 @@ def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     model = Transformer(config.model)
     model.init_weights(1)
     model.to(args.device, getattr(torch, args.worker)).eval()
-    cache = new_cache(model, 1, 512)
+    cache = KVCache(model.config, 1, 512, device=args.device, dtype=getattr(torch, args.worker))
 
     @torch.inference_mode()
     def decode() -> None:
