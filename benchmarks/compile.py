@@ -21,7 +21,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4, help="layers of width 384; default 4")
     parser.add_argument("--vocab", type=int, default=8192, help="default 8192")
     parser.add_argument("--batch", type=int, default=4, help="rows of 256 tokens; default 4")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each; default 7")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each; default 5")
     parser.add_argument("--quick", action="store_true", help="3 turns")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

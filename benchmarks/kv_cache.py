@@ -43,7 +43,7 @@ def main() -> None:
     import torch
 
     from mini_llm.config import load_config, shipped_config
-    from mini_llm.inference.memory import new_cache
+    from mini_llm.model.kv_cache import KVCache
     from mini_llm.model.transformer import Transformer
     from mini_llm.train.config import TrainConfig
 
@@ -56,7 +56,7 @@ def main() -> None:
     for length in LENGTHS[:-1] if args.quick else LENGTHS:
         ids = torch.randint(shape.vocab_size, (1, length), generator=torch.Generator().manual_seed(2)).to(args.device)
         with torch.inference_mode():
-            cache = new_cache(model, 1, length)
+            cache = KVCache(shape, 1, length, device=args.device)
             model(ids[:, :-1], cache=cache, last_only=True)
 
             def cached(cache: Any = cache, ids: Any = ids, length: int = length) -> Any:

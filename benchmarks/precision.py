@@ -22,15 +22,15 @@ DTYPES = ("float32", "bfloat16")
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--layers", type=int, default=8, help="layers of width 384; default 8")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each; default 5")
+    parser.add_argument("--layers", type=int, default=4, help="layers of width 384; default 4")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each; default 3")
     parser.add_argument("--compile", action="store_true", help="under torch.compile")
-    parser.add_argument("--quick", action="store_true", help="3 turns, 4 layers")
+    parser.add_argument("--quick", action="store_true", help="1 layer")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
-        args.rounds, args.layers = 3, 4
+        args.layers = 1
     return args
 
 
@@ -38,21 +38,21 @@ def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     """Return a function that times one training step and 16 decoded tokens in one dtype."""
     import torch
 
-    from mini_llm.inference.memory import new_cache
+    from mini_llm.model.kv_cache import KVCache
     from mini_llm.model.transformer import Transformer
     from mini_llm.train.config import TrainConfig
     from mini_llm.train.step import Stepper
 
     settings = {
-        "batch_size": 4,
-        "block_size": 256,
+        "batch_size": 2,
+        "block_size": 128,
         "device": args.device,
         "dtype": args.worker,
         "compile": args.compile,
         "model": {"n_layers": args.layers, "vocab_size": 8192, "max_seq_len": 512},
     }
     config = TrainConfig.model_validate(settings)
-    rows = torch.randint(8192, (4, 257), generator=torch.Generator().manual_seed(0))
+    rows = torch.randint(8192, (2, 129), generator=torch.Generator().manual_seed(0))
 
     class SameRows:
         def rows(self, step: int) -> Any:
@@ -63,7 +63,7 @@ def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     model = Transformer(config.model)
     model.init_weights(1)
     model.to(args.device, getattr(torch, args.worker)).eval()
-    cache = new_cache(model, 1, 512)
+    cache = KVCache(model.config, 1, 512, device=args.device, dtype=getattr(torch, args.worker))
 
     @torch.inference_mode()
     def decode() -> None:

@@ -17,6 +17,8 @@ import typer
 
 from mini_llm import __version__, cli_study, log
 from mini_llm.errors import Interrupted, UserError
+from mini_llm.inference.params import SamplingParams
+from mini_llm.options import with_sampling
 
 app = typer.Typer(
     help="Build a language model from scratch: raw text in, a talking model out.",
@@ -156,77 +158,93 @@ def train(
     run(resolved)
 
 
-Temperature = Annotated[float, typer.Option(help="0 picks the likeliest token; higher is more daring.", min=0.0)]
-TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0: all.", min=0)]
-TopP = Annotated[
-    float, typer.Option(help="Keep the likeliest tokens that together reach this probability.", min=0.0, max=1.0)
-]
-MinP = Annotated[
-    float, typer.Option(help="Drop tokens below this share of the likeliest one's probability.", min=0.0, max=1.0)
-]
-RepetitionPenalty = Annotated[float, typer.Option(help="Above 1 makes tokens that were seen less likely.", min=0.01)]
+class ContextOverflow(StrEnum):
+    """What to do where the context is full."""
+
+    stop = "stop"
+    slide = "slide"
+
+
+class BackendName(StrEnum):
+    """How a step is computed."""
+
+    auto = "auto"
+    eager = "eager"
+    compiled = "compiled"
+    cuda_graphs = "cuda-graphs"
+
+
 Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text; default: a new one each time.", min=0)]
 MaxNewTokens = Annotated[int, typer.Option(help="The longest answer, in tokens.", min=1)]
+Overflow = Annotated[
+    ContextOverflow, typer.Option(help="A full context ends the text, or slides: its beginning and last half stay.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, or int8 (weights in 8 bits).")]
+Backend = Annotated[BackendName, typer.Option(help="How to compute; auto takes the fastest that works.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint or any Llama folder.")]
 
 
 @app.command()
+@with_sampling
 def generate(
     run: RunArgument,
     prompt: Annotated[str, typer.Option(help="The text to go on from; '-' reads stdin.")],
+    sampling: SamplingParams,
     max_new_tokens: MaxNewTokens = 200,
-    temperature: Temperature = 0.8,
-    top_k: TopK = 0,
-    top_p: TopP = 0.95,
-    min_p: MinP = 0.0,
-    repetition_penalty: RepetitionPenalty = 1.0,
     stop: Stop = None,
     seed: Seed = None,
+    context_overflow: Overflow = ContextOverflow.stop,
     device: Device = "auto",
     dtype: Dtype = "auto",
     tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer's folder; default: the model's own.")] = None,
+    backend: Backend = BackendName.auto,
 ) -> None:
     """Continue a prompt, streaming the text (prompt included) to stdout."""
     from mini_llm.inference.generate import Generator
-    from mini_llm.inference.sampling import SamplingParams
 
     if prompt == "-":
         prompt = sys.stdin.read()
-    sampling = SamplingParams(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
+    generator = Generator(run, tokenizer, device=device, dtype=dtype, backend=backend)
+    generator.print_continuation(
+        prompt,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop=stop or [],
+        seed=seed,
+        context_overflow=context_overflow,
     )
-    generator = Generator(run, tokenizer, device=device, dtype=dtype)
-    generator.print_continuation(prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop or [], seed=seed)
 
 
 @app.command()
+@with_sampling
 def chat(
     run: RunArgument,
+    sampling: SamplingParams,
     system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
     max_new_tokens: MaxNewTokens = 512,
-    temperature: Temperature = 0.8,
-    top_k: TopK = 0,
-    top_p: TopP = 0.95,
-    min_p: MinP = 0.0,
-    repetition_penalty: RepetitionPenalty = 1.0,
     stop: Stop = None,
     seed: Seed = None,
+    context_overflow: Overflow = ContextOverflow.stop,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    backend: Backend = BackendName.auto,
 ) -> None:
     """Talk with a model in the terminal."""
     from mini_llm.inference.chat import chat as talk
     from mini_llm.inference.generate import Generator
-    from mini_llm.inference.sampling import SamplingParams
 
-    sampling = SamplingParams(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
+    generator = Generator(run, device=device, dtype=dtype, backend=backend)
+    talk(
+        generator,
+        system=system,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop=stop or [],
+        seed=seed,
+        context_overflow=context_overflow,
     )
-    generator = Generator(run, device=device, dtype=dtype)
-    talk(generator, system=system, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop or [], seed=seed)
 
 
 tokenizer_app.command("report")(cli_study.tokenizer_report)

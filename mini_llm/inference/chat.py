@@ -11,8 +11,6 @@ from mini_llm import log
 from mini_llm.errors import UserError
 from mini_llm.inference.continuation import Continuation, StopStrings
 from mini_llm.inference.generate import Generator
-from mini_llm.inference.memory import Memory
-from mini_llm.inference.sampling import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 
 PROMPT = "you> "
@@ -23,11 +21,10 @@ HELP = """\
 
 
 class Conversation:
-    """The messages so far, and what the model has read of them: each turn, only what is new is read."""
+    """The messages so far. Each turn asks with all of them; the engine reads only what is new."""
 
     def __init__(self, generator: Generator, system: str | None) -> None:
         self.generator = generator
-        self.memory = Memory()
         self.start(system)
 
     def start(self, system: str | None = None) -> None:
@@ -35,10 +32,8 @@ class Conversation:
         self.system = [] if system is None else [Message("system", system)]
         self.turns: list[Message] = []
 
-    def ask(
-        self, question: str, *, max_new_tokens: int, sampling: SamplingParams, stop: Sequence[str], seed: int | None
-    ) -> Continuation:
-        """Return the answer as it grows. `hear` it afterwards, whole or not.
+    def ask(self, question: str, *, max_new_tokens: int, seed: int | None, **options: Any) -> Continuation:
+        """Return the answer as it grows. `hear` it afterwards, whole or not. `options`: see `Generator.continue_ids`.
 
         Raises:
             UserError: the question alone is longer than the context; it is forgotten.
@@ -47,9 +42,7 @@ class Conversation:
         ids = self._fit(room=min(max_new_tokens, self.generator.model.config.max_seq_len // 4))
         seed = None if seed is None else seed + len(self.turns)  # the same question may get another answer
         try:
-            return self.generator.continue_ids(
-                ids, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, seed=seed, memory=self.memory
-            )
+            return self.generator.continue_ids(ids, max_new_tokens=max_new_tokens, seed=seed, **options)
         except UserError:
             self.turns.pop()
             raise
@@ -74,15 +67,7 @@ class Conversation:
         return ids
 
 
-def chat(
-    generator: Generator,
-    *,
-    system: str | None,
-    max_new_tokens: int,
-    sampling: SamplingParams,
-    stop: Sequence[str],
-    seed: int | None,
-) -> None:
+def chat(generator: Generator, *, system: str | None, stop: Sequence[str], **options: Any) -> None:
     """Read questions from stdin until it ends, or until /exit, and stream the answers to stdout.
 
     Raises:
@@ -110,7 +95,7 @@ def chat(
             case [word, *_] if word.startswith("/"):
                 log.warn(f"no command {word}; /help shows the commands")
             case _:
-                _answer(conversation, line, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, seed=seed)
+                _answer(conversation, line, stop=stop, **options)
 
 
 def _answer(conversation: Conversation, question: str, **options: Any) -> None:
@@ -125,9 +110,10 @@ def _answer(conversation: Conversation, question: str, **options: Any) -> None:
         for piece in answer:
             print(piece, end="", flush=True)
             said += piece
+    answer.cancel()
     print(flush=True)
     conversation.hear(said)
-    if answer.finish_reason == "length":
+    if answer.finish_reason in ("length", "context"):
         log.note(f"cut off after {answer.n_tokens} tokens")
 
 

@@ -1,9 +1,9 @@
 """From ids to text that may be shown: whole characters, and nothing of a stop string."""
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Literal
 
 from mini_llm.errors import UsageError
+from mini_llm.inference.request import FinishReason, Handle
 from mini_llm.tokenizer.tokenizer import StreamDecoder
 
 
@@ -45,31 +45,37 @@ class Continuation(Iterator[str]):
     """The text that follows a prompt, piece by piece. Joined, the pieces are the text; then ask `finish_reason`.
 
     Args:
-        ids: new tokens; the first one in `eos_ids` ends the text.
+        ids: new tokens; the first one in `eos_ids` ends the text. A `Handle` is cancelled where a stop string ends it.
         decoder: has seen the prompt already.
     """
 
     def __init__(
         self, ids: Iterator[int], decoder: StreamDecoder, stops: StopStrings, eos_ids: Collection[int]
     ) -> None:
-        self.finish_reason: Literal["stop", "length"] | None = None  # None: not finished
+        self.finish_reason: FinishReason | None = None  # None: not finished
         self.n_tokens = 0
-        self._pieces = self._decode(ids, decoder, stops, eos_ids)
+        self.ids = ids
+        self._pieces = self._decode(decoder, stops, eos_ids)
 
     def __next__(self) -> str:
         return next(self._pieces)
 
-    def _decode(
-        self, ids: Iterator[int], decoder: StreamDecoder, stops: StopStrings, eos_ids: Collection[int]
-    ) -> Iterator[str]:
+    def cancel(self) -> None:
+        """Compute no more of it."""
+        if isinstance(self.ids, Handle):
+            self.ids.cancel()
+
+    def _decode(self, decoder: StreamDecoder, stops: StopStrings, eos_ids: Collection[int]) -> Iterator[str]:
         ended = False
-        for token_id in ids:
+        for token_id in self.ids:
             self.n_tokens += 1
             ended = token_id in eos_ids
             if not ended and (piece := stops.push(decoder.push(token_id))):
                 yield piece
             if ended or stops.found:
+                self.cancel()
                 break
         if not stops.found and (rest := stops.push(decoder.flush()) + stops.flush()):
             yield rest
-        self.finish_reason = "stop" if ended or stops.found else "length"
+        reason = self.ids.finish_reason if isinstance(self.ids, Handle) else None
+        self.finish_reason = "stop" if ended or stops.found else reason or "length"

@@ -1,6 +1,6 @@
 """Continue a text: the model's ids become text while they come.
 
-Three layers, each usable alone: ids.py (ids), continuation.py (pieces of whole characters), `generate` here (a string).
+Three layers, each usable alone: engine.py (ids), continuation.py (pieces of whole characters), `generate` (a string).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from mini_llm.checkpoint import load_model, resolve_checkpoint, stored_dtype
 from mini_llm.device import has_bfloat16, pick_device, pick_dtype
 from mini_llm.errors import UserError
 from mini_llm.inference.continuation import Continuation, StopStrings
-from mini_llm.inference.ids import IdGenerator
-from mini_llm.inference.memory import Memory
-from mini_llm.inference.sampling import SamplingParams
+from mini_llm.inference.darts import new_seed
+from mini_llm.inference.engine import Engine
+from mini_llm.inference.native import find_compiler
+from mini_llm.inference.params import SamplingParams
+from mini_llm.inference.request import Overflow, Request
 from mini_llm.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -32,7 +34,10 @@ class Generator:
         checkpoint_path: a run folder, a checkpoint or any Llama folder.
         tokenizer_path: a tokenizer's folder; by default the checkpoint's own.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: float32, bfloat16, float16; auto is the type the weights are stored in, where the device computes in it.
+        dtype: float32, bfloat16, float16, or int8 (8-bit weights with a scale for each output; half of bfloat16's
+            bytes); auto is the type the weights are stored in, where the device computes in it.
+        backend: auto, eager, compiled (CPU) or cuda-graphs; see backends.py.
+        max_slots: so many texts are computed at once.
 
     Raises:
         UserError: a file is missing or damaged, or the tokenizer does not fit the model.
@@ -45,11 +50,14 @@ class Generator:
         tokenizer_path: Path | str | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        *,
+        backend: str = "auto",
+        max_slots: int = 32,
     ) -> None:
         self.device = pick_device(device)
         self.folder = resolve_checkpoint(checkpoint_path)
         self.tokenizer = Tokenizer.load(tokenizer_path or self.folder)
-        self.model = load_model(self.folder, device=self.device, dtype=self._pick_dtype(dtype))
+        self.model = load_model(self.folder, device=self.device, dtype=self._pick_dtype(dtype, backend))
         vocab_size = self.tokenizer.vocab_size
         if vocab_size > self.model.config.vocab_size:
             raise UserError(
@@ -58,7 +66,15 @@ class Generator:
                 "use the tokenizer that the model was trained with",
             )
         eos_ids = {*self.tokenizer.eos_ids, *_listed_eos_ids(self.folder)}
-        self.ids = IdGenerator(self.model, vocab_size=vocab_size, eos_ids=eos_ids, source=self.folder)
+        self.engine = Engine(
+            self.model,
+            vocab_size=vocab_size,
+            eos_ids=eos_ids,
+            source=self.folder,
+            backend=backend,
+            max_slots=max_slots,
+            int8=dtype == "int8",
+        )
 
     def generate(
         self, prompt: str, max_new_tokens: int = 50, temperature: float = 0.7, top_p: float = 0.9, **more: Any
@@ -73,26 +89,25 @@ class Generator:
         temperature: float = 0.7,
         top_p: float = 0.9,
         *,
-        top_k: int = 0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
+        context_overflow: Overflow = "stop",
+        logprobs: int | None = None,
+        **sampling: Any,
     ) -> Continuation:
-        """Return an iterator over the continuation, without the prompt; see `SamplingParams` for the numbers.
+        """Return an iterator over the continuation, without the prompt; `sampling`: more of `SamplingParams`.
 
-        It ends at a token that ends texts, before a stop string, after `max_new_tokens`, or where the context is full.
-        The same seed gives the same text; None draws a new one.
+        It ends at a token that ends texts, before a stop string, after `max_new_tokens`, or where the context is full
+        (or it slides: see `Request`). The same seed gives the same text; None draws a new one.
 
         Raises:
             UserError: the prompt fills the model's context, or the weights are damaged.
             UsageError: a number out of range, or an empty stop string.
         """
-        sampling = SamplingParams(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
-        )
+        params = SamplingParams(temperature=temperature, top_p=top_p, **sampling)
+        options = {"seed": seed, "context_overflow": context_overflow, "logprobs": logprobs}
         prompt_ids = self.encode_prompt(prompt)
-        return self.continue_ids(prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, seed=seed)
+        return self.continue_ids(prompt_ids, max_new_tokens=max_new_tokens, sampling=params, stop=stop, **options)
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Return the ids of a prompt, after those that the tokenizer puts first. An empty prompt becomes BOS."""
@@ -106,45 +121,32 @@ class Generator:
         return [start]
 
     def continue_ids(
-        self,
-        prompt_ids: list[int],
-        *,
-        max_new_tokens: int,
-        sampling: SamplingParams,
-        stop: str | Sequence[str] = (),
-        seed: int | None = None,
-        memory: Memory | None = None,
+        self, prompt_ids: list[int], *, sampling: SamplingParams, stop: str | Sequence[str] = (), **request: Any
     ) -> Continuation:
-        """Return an iterator over the text that follows `prompt_ids`; see `stream`, and `IdGenerator` for `memory`."""
+        """Return an iterator over the text that follows `prompt_ids`; `request` is what `Request` takes besides."""
         stops = StopStrings(stop)
-        new_ids = self.ids.stream(
-            prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, memory=memory
-        )
-        return self._decode(prompt_ids, new_ids, stops)
+        handle = self.engine.submit(Request(prompt_ids=prompt_ids, sampling=sampling, **request))
+        decoder = StreamDecoder(self.tokenizer)
+        for token_id in prompt_ids:  # some tokenizers drop the space of the first token that they decode
+            decoder.push(token_id)
+        return Continuation(handle, decoder, stops, self.engine.eos_ids)
 
-    def generate_batch(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        sampling: SamplingParams,
-        stop: str | Sequence[str] = (),
-        seed: int | None = None,
-    ) -> list[str]:
-        """Return each prompt with its continuation, all computed together. A text is cut at stop strings afterwards."""
-        prompt_ids = [self.encode_prompt(prompt) for prompt in prompts]
-        rows = self.ids.batch(prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
-        return [
-            prompt + "".join(self._decode(ids, iter(row), StopStrings(stop)))
-            for prompt, ids, row in zip(prompts, prompt_ids, rows, strict=True)
-        ]
+    def generate_batch(self, prompts: Sequence[str], *, seed: int | None = None, **options: Any) -> list[str]:
+        """Return each prompt with its continuation, computed together; `options` as of `continue_ids`.
 
-    def print_continuation(
-        self, prompt: str, *, max_new_tokens: int, sampling: SamplingParams, stop: Sequence[str], seed: int | None
-    ) -> None:
-        """Write the prompt and its continuation to stdout as it grows, then what it took to stderr."""
-        prompt_ids = self.encode_prompt(prompt)
-        text = self.continue_ids(prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, seed=seed)
+        Prompt number n gets the seed `seed + n`, and with it the text that it would get alone.
+        """
+        first = new_seed() if seed is None else seed
+        all_ids = [self.encode_prompt(prompt) for prompt in prompts]
+        texts = [self.continue_ids(ids, seed=first + n, **options) for n, ids in enumerate(all_ids)]
+        return [prompt + "".join(text) for prompt, text in zip(prompts, texts, strict=True)]
+
+    def print_continuation(self, prompt: str, **options: Any) -> None:
+        """Write the prompt and its continuation to stdout as it grows, then what it took to stderr.
+
+        `options` are those of `continue_ids`.
+        """
+        text = self.continue_ids(self.encode_prompt(prompt), **options)
         started = time.perf_counter()
         try:
             for piece in itertools.chain([prompt], text):
@@ -154,19 +156,15 @@ class Generator:
         speed = text.n_tokens / (time.perf_counter() - started)
         log.note(f"{text.n_tokens} tokens, {speed:.1f} tokens/s ({text.finish_reason})")
 
-    def _decode(self, prompt_ids: list[int], new_ids: Iterator[int], stops: StopStrings) -> Continuation:
-        decoder = StreamDecoder(self.tokenizer)
-        for token_id in prompt_ids:  # some tokenizers drop the space of the first token that they decode
-            decoder.push(token_id)
-        return Continuation(new_ids, decoder, stops, self.ids.eos_ids)
-
-    def _pick_dtype(self, name: str) -> torch.dtype:
-        if name != "auto":
+    def _pick_dtype(self, name: str, backend: str) -> torch.dtype:
+        if name not in ("auto", "int8"):
             return pick_dtype(name, self.device)
         stored = stored_dtype(self.folder)
-        if stored == torch.bfloat16 and not has_bfloat16(self.device):
+        on_cpu = self.device.type == "cpu"
+        compiled = on_cpu and backend != "eager" and find_compiler() is not None  # reads bfloat16, computes in float32
+        if stored == torch.bfloat16 and not compiled and not has_bfloat16(self.device):
             return torch.float32
-        return torch.float32 if self.device.type == "cpu" and stored == torch.float16 else stored
+        return torch.float32 if on_cpu and stored == torch.float16 else stored
 
 
 def _listed_eos_ids(folder: Path) -> list[int]:

@@ -13,6 +13,10 @@ class TokenEmbedding(nn.Embedding):
     PyTorch's own default, N(0, 1), would make the tied head's first loss 30 times too large.
     """
 
+    def reset_parameters(self) -> None:
+        """Start from zeros: to draw normal numbers for an empty model on the meta device, torch loads for a second."""
+        nn.init.zeros_(self.weight)
+
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Look up ids (B, T) and return their vectors (B, T, D)."""
         return super().forward(ids_BT)

@@ -93,12 +93,11 @@ class Stepper:
         lr = learning_rate(step, config)
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout is a function of (seed, step) too
         with attention_kernels(self.device, deterministic=config.deterministic):
-            loss_sum, n_targets = self._backward(step)
+            loss_1 = self._backward(step)
         for optimizer in trainee.optimizers:
             trainee.scaler.unscale_(optimizer)
         norm_1 = torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.grad_clip or math.inf)
-        loss, norm = torch.stack([loss_sum, norm_1]).tolist()  # the step's one wait for a GPU
-        loss /= n_targets
+        loss, norm = torch.stack([loss_1, norm_1]).tolist()  # the step's one wait for a GPU
         skipped = self._find_spike(loss, norm)
         if skipped is None:
             self._check_finite(loss, norm)
@@ -115,8 +114,8 @@ class Stepper:
         self.average.update(trainee.progress.step)
         return StepResult(loss, lr, norm, skipped)
 
-    def _backward(self, step: int) -> tuple[Tensor, int]:
-        """Add up the gradients of the mean loss over all target tokens; return their summed loss and number."""
+    def _backward(self, step: int) -> Tensor:
+        """Add up the gradients of the mean loss over all target tokens of the step; return that loss, on the device."""
         with torch.profiler.record_function("mini_llm: batch"):
             rows = self.ahead[1] if self.ahead and self.ahead[0] == step else self.loader.rows(step)
         if self.device.type == "cuda":
@@ -131,7 +130,7 @@ class Stepper:
             total += loss.detach()
         if self.device.type == "cuda":  # reads while the GPU computes
             self.ahead = step + 1, self.loader.rows(step + 1)
-        return total, n_targets
+        return total / n_targets
 
     def _find_spike(self, loss: float, norm: float) -> str | None:
         threshold, scaler = self.config.skip_spikes, self.trainee.scaler

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mini_llm"
 
 # From the top down. Parts in one set may import each other; each set of a layer is a stranger to the layer's others.
 LAYERS = [
-    [{"cli", "cli_study", "demo", "plan", "plot", "__init__", "__main__"}],
+    [{"cli", "cli_study", "demo", "options", "plan", "plot", "__init__", "__main__"}],
     [{"serve"}],
     [{"train"}, {"inference"}, {"export"}],
     [{"data"}, {"checkpoint"}],

@@ -7,6 +7,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+import torch
 
 from mini_llm.train.metrics import read_metrics
 
@@ -95,3 +96,24 @@ def test_the_demo_works_whole_and_goes_on_where_it_was(tmp_path: Path, run_cli: 
     assert other.returncode == 2
     assert "another corpus" in other.stderr
     assert (tmp_path / "demo" / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_int8_costs_less_than_half_a_percent_of_held_out_loss(line: Path) -> None:
+    from mini_llm.data.token_store import TokenStore
+    from mini_llm.inference.eager import Rows
+    from mini_llm.inference.generate import Generator
+
+    split = TokenStore.open(line / "tokens").split("val")
+    losses = {}
+    for dtype in ("float32", "int8"):
+        backend = Generator(line / "run", device="cpu", dtype=dtype).engine.backend
+        backend.cache.reserve(1, 256)
+        total = 0.0
+        for start in range(0, 16 * 256, 256):
+            ids = torch.tensor(split.read(start, 257).astype("int64"))
+            places = list(range(256))
+            scores = backend.run(Rows(ids[:-1].tolist(), [0] * 256, places, places))
+            total += float(torch.nn.functional.cross_entropy(scores, ids[1:]))
+        losses[dtype] = total / 16
+    assert losses["float32"] < 6
+    assert losses["int8"] == pytest.approx(losses["float32"], rel=0.005)

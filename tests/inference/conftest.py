@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from mini_llm.checkpoint import save_model
 from mini_llm.inference.generate import Generator
@@ -17,6 +18,9 @@ from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tokenizer.train import train_tokenizer
 
 MakeModel = Callable[..., Path]
+
+settings.register_profile("no clock", deadline=None)  # a busy machine is no failure
+settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="package", autouse=True)

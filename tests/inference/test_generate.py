@@ -1,6 +1,5 @@
 """Generation: greedy is argmax and transformers, cached is uncached, a batch is its rows, a seed decides."""
 
-import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mini_llm.errors import UsageError, UserError
+from mini_llm.inference.compiled import quantize
 from mini_llm.inference.generate import Generator
-from mini_llm.inference.ids import IdGenerator
-from mini_llm.inference.memory import Memory
-from mini_llm.inference.sampling import SamplingParams
+from mini_llm.inference.params import SamplingParams
+from mini_llm.inference.request import Request
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
@@ -23,8 +22,13 @@ GREEDY = SamplingParams(temperature=0)
 PROMPTS = ["", "The President", "We the people of the United States, ", "naïve 😀\n\tcafé", "x"]
 
 
+def new_ids(generator: Generator, prompt: str, n: int, sampling: SamplingParams, seed: int | None = None) -> list[int]:
+    ids = generator.encode_prompt(prompt)
+    return list(generator.engine.submit(Request(prompt_ids=ids, max_new_tokens=n, sampling=sampling, seed=seed)))
+
+
 def greedy_ids(generator: Generator, prompt: str, n: int = 24) -> list[int]:
-    return list(generator.ids.stream(generator.encode_prompt(prompt), max_new_tokens=n, sampling=GREEDY))
+    return new_ids(generator, prompt, n, GREEDY)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -52,17 +56,17 @@ def no_bytes(model: Transformer) -> None:
 def test_greedy_text_equals_transformers(make_model: MakeModel, shape: dict[str, object]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = make_model(seed=5, **shape)
+    folder = make_model(seed=5, max_seq_len=512, **shape)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ours = Generator(folder, device="cpu", dtype="float32")
     for prompt in PROMPTS[1:]:
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-        output = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0]
-        assert ours.encode_prompt(prompt) + greedy_ids(ours, prompt, n=64) == output.tolist()
+        output = model.generate(**inputs, max_new_tokens=256, do_sample=False)[0]
+        assert ours.encode_prompt(prompt) + greedy_ids(ours, prompt, n=256) == output.tolist()
         if "edit" in shape:  # transformers decodes half characters in another way
             expected = tokenizer.decode(output, skip_special_tokens=True)
-            assert ours.generate(prompt, max_new_tokens=64, temperature=0) == expected
+            assert ours.generate(prompt, max_new_tokens=256, temperature=0) == expected
 
 
 @settings(deadline=None, max_examples=25)
@@ -72,13 +76,8 @@ def test_streamed_pieces_are_whole_characters_and_make_the_text(
 ) -> None:
     options = {"max_new_tokens": 40, "temperature": temperature, "seed": seed}
     pieces = list(generator.stream(prompt, **options))
-    ids = generator.ids.stream(
-        generator.encode_prompt(prompt),
-        max_new_tokens=40,
-        sampling=SamplingParams(temperature=temperature, top_p=0.9),
-        seed=seed,
-    )
-    assert "".join(pieces) == generator.tokenizer.decode(list(ids))
+    ids = new_ids(generator, prompt, 40, SamplingParams(temperature=temperature, top_p=0.9), seed)
+    assert "".join(pieces) == generator.tokenizer.decode(ids)
     assert all(piece.encode("utf-8") for piece in pieces)
     assert generator.generate(prompt, **options) == prompt + "".join(pieces)
 
@@ -93,8 +92,8 @@ def test_a_batch_gives_each_row_its_own_end(make_model: MakeModel) -> None:
     prompts = ["a" * 25, "b"]
     together = generator.generate_batch(prompts, max_new_tokens=30, sampling=GREEDY, stop=["e"])
     assert together == [generator.generate(p, max_new_tokens=30, temperature=0, stop="e") for p in prompts]
-    rows = generator.ids.batch([generator.encode_prompt(p) for p in prompts], max_new_tokens=99, sampling=GREEDY)
-    assert [len(generator.encode_prompt(p)) + len(row) for p, row in zip(prompts, rows, strict=True)] == [40, 40]
+    for prompt in prompts:
+        assert len(generator.encode_prompt(prompt)) + len(greedy_ids(generator, prompt, n=99)) == 40
 
 
 def test_an_empty_batch_is_empty(generator: Generator) -> None:
@@ -118,6 +117,45 @@ def test_without_a_seed_texts_differ(generator: Generator) -> None:
     assert first != generator.generate("The", temperature=1.0)
 
 
+def test_a_text_of_a_batch_is_the_one_it_would_be_alone(generator: Generator) -> None:
+    sampling = SamplingParams(temperature=1.0)
+    batch = generator.generate_batch(["The", "The", "We the"], max_new_tokens=20, sampling=sampling, seed=3)
+    alone = [generator.generate(p, 20, 1.0, 0.95, seed=3 + n) for n, p in enumerate(["The", "The", "We the"])]
+    assert batch == alone
+    assert batch[0] != batch[1]
+
+
+def test_int8_without_a_compiler_has_the_same_weights(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model()
+    compiled = Generator(folder, device="cpu", dtype="int8")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    eager = Generator(folder, device="cpu", dtype="int8")
+    assert (compiled.engine.backend.name, eager.engine.backend.name) == ("compiled", "eager")
+    assert "plain PyTorch, slower: no C compiler" in capsys.readouterr().err
+    for plain, rounded in zip(compiled.model.parameters(), eager.model.parameters(), strict=True):
+        if plain.ndim == 2:
+            int8, scale = quantize(plain)
+            assert torch.equal(int8 * scale[:, None], rounded)
+    assert compiled.generate("The", 5, 0) == eager.generate("The", 5, 0)
+    with pytest.raises(UserError, match="no C compiler"):
+        Generator(folder, device="cpu", backend="compiled")
+
+
+def test_log_probabilities_come_with_the_text(generator: Generator) -> None:
+    text = generator.stream("The", 5, 0, logprobs=2)
+    list(text)
+    assert [entry.token_id == entry.likeliest[0][0] for entry in text.ids.logprobs] == [True] * 5
+
+
+def test_a_sliding_context_writes_on(make_model: MakeModel) -> None:
+    generator = Generator(make_model(max_seq_len=24), device="cpu")
+    stream = generator.stream("x" * 40, max_new_tokens=60, seed=1, context_overflow="slide")
+    list(stream)
+    assert (stream.n_tokens, stream.finish_reason) == (60, "length")
+
+
 def test_a_streams_tokens_are_not_changed_by_another_stream(generator: Generator) -> None:
     alone = list(generator.stream("The", temperature=1.0, seed=1))
     with_other = list(
@@ -130,10 +168,9 @@ def test_the_repetition_penalty_counts_prompt_and_text(generator: Generator) -> 
     prompt = "The President"
     ids = generator.encode_prompt(prompt)
     sampling = SamplingParams(temperature=0, repetition_penalty=1e6)  # a seen token is never the best again
-    new = list(generator.ids.stream(ids, max_new_tokens=50, sampling=sampling))
+    new = new_ids(generator, prompt, 50, sampling)
     assert len(set(new)) == len(new)
     assert not set(new) & set(ids)
-    assert generator.ids.batch([ids], max_new_tokens=50, sampling=sampling) == [new]
 
 
 def test_max_new_tokens_and_reason(generator: Generator) -> None:
@@ -147,7 +184,7 @@ def test_the_context_is_filled_to_its_last_token(make_model: MakeModel) -> None:
     prompt_ids = generator.encode_prompt("The President")
     stream = generator.stream("The President", max_new_tokens=1000, temperature=0)
     list(stream)
-    assert (stream.n_tokens, stream.finish_reason) == (24 - len(prompt_ids), "length")
+    assert (stream.n_tokens, stream.finish_reason) == (24 - len(prompt_ids), "context")
     full = "x" * 40
     n_tokens = len(generator.encode_prompt(full))
     with pytest.raises(UserError, match=f"prompt has {n_tokens} tokens and the model's context is 24"):
@@ -194,29 +231,9 @@ def test_eos_ids_of_generation_config_count(make_model: MakeModel, small_tokeniz
 
 @settings(deadline=None, max_examples=20)
 @given(texts=st.lists(st.text("abc ", max_size=30), min_size=1, max_size=4))
-def test_a_shared_memory_changes_no_answer(generator: Generator, texts: list[str]) -> None:
-    memory = Memory()
-    for text in texts:
-        ids = generator.encode_prompt(text)
-        with_memory = list(generator.ids.stream(ids, max_new_tokens=10, sampling=GREEDY, memory=memory))
-        assert with_memory == greedy_ids(generator, text, n=10)
-
-
-def test_memory_reads_only_what_is_new(generator: Generator) -> None:
-    memory = Memory()
-    ids = generator.encode_prompt("We the people")
-    cache, unread = memory.recall(ids, generator.model, n_slots=100)
-    assert unread == ids
-    new = list(itertools.islice(generator.ids.stream(ids, max_new_tokens=9, sampling=GREEDY, memory=memory), 5))
-    assert memory.ids == ids + new[:4]
-    same_cache, unread = memory.recall([*ids, *new[:2], 9, 9], generator.model, n_slots=50)
-    assert same_cache is cache
-    assert unread == [9, 9]
-    _, unread = memory.recall(ids, generator.model, n_slots=100)
-    assert unread == ids[-1:], "the last one is read again, for its scores"
-    larger, unread = memory.recall(ids, generator.model, n_slots=101)
-    assert larger.max_len == 128, "twice as large, but not above the context"
-    assert unread == ids
+def test_what_was_read_before_changes_no_answer(generator: Generator, make_model: MakeModel, texts: list[str]) -> None:
+    fresh = Generator(generator.folder, device="cpu")
+    assert [greedy_ids(generator, text, n=10) for text in texts] == [greedy_ids(fresh, text, n=10) for text in texts]
 
 
 def test_an_id_beyond_the_tokenizer_is_never_chosen(make_model: MakeModel) -> None:
@@ -234,10 +251,11 @@ def test_auto_dtype_is_the_stored_one_where_the_hardware_has_it(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, stored: torch.dtype
 ) -> None:  # fmt: skip
     folder = make_model(dtype=stored)
-    for has_bfloat16 in (True, False):
+    for has_bfloat16, backend in ((True, "eager"), (False, "eager"), (False, "auto")):
         monkeypatch.setattr("mini_llm.inference.generate.has_bfloat16", lambda _, answer=has_bfloat16: answer)
-        kept = stored == torch.bfloat16 and has_bfloat16
-        assert Generator(folder, device="cpu").model.lm_head.weight.dtype == (stored if kept else torch.float32)
+        kept = stored == torch.bfloat16 and (has_bfloat16 or backend == "auto")  # step.c reads bfloat16 on any CPU
+        generator = Generator(folder, device="cpu", backend=backend)
+        assert generator.model.lm_head.weight.dtype == (stored if kept else torch.float32)
     assert Generator(folder, device="cpu", dtype="bfloat16").model.lm_head.weight.dtype == torch.bfloat16
 
 
@@ -294,6 +312,10 @@ def test_a_folder_that_cannot_be_used_is_named(make_model: MakeModel, tmp_path: 
         Generator(make_model(), device="cuda:99")
     with pytest.raises(UsageError, match="dtype 'int4'"):
         Generator(make_model(), dtype="int4")
+    with pytest.raises(UsageError, match="backend 'abacus'"):
+        Generator(make_model(), backend="abacus")
+    with pytest.raises(UsageError, match="compiled backend takes float32, bfloat16 or int8 on a CPU, not float16"):
+        Generator(make_model(), device="cpu", dtype="float16", backend="compiled")
     with pytest.raises(UserError, match="no tokenizer folder"):
         Generator(make_model(), tokenizer_path=tmp_path / "nowhere")
 
@@ -318,11 +340,6 @@ def test_a_damaged_file_is_named(make_model: MakeModel, name: str, damage: str, 
 def test_a_tokenizer_larger_than_the_model_is_refused(make_model: MakeModel) -> None:
     with pytest.raises(UserError, match=r"has 400 tokens, the model in .* knows 300"):
         Generator(make_model(vocab_size=300), device="cpu")
-
-
-def test_ids_can_be_generated_without_any_file(generator: Generator) -> None:
-    ids = IdGenerator(generator.model, vocab_size=400, eos_ids=(), source="memory")
-    assert len(list(ids.stream([1], max_new_tokens=12, sampling=GREEDY))) == 12
 
 
 def test_a_folder_written_by_transformers_generates_the_same_text(tmp_path: Path) -> None:

@@ -25,10 +25,15 @@ def test_stdout_holds_prompt_and_text_and_stderr_the_rest(run_cli: RunCli, folde
 
 
 def test_a_prompt_from_stdin_and_every_option(run_cli: RunCli, folder: Path, generator: Generator) -> None:
-    flags = ["--seed", 5, "--temperature", 0.9, "--top-k", 50, "--top-p", 0.8, "--min-p", 0.01]
-    result = run_cli("generate", folder, *flags, "--repetition-penalty", 1.5, "--prompt", "-", stdin="We the\npeople")
+    flags = ["--seed", 5, "--temperature", 0.9, "--top-k", 50, "--top-p", 0.8, "--min-p", 0.01, "--typical-p", 0.9]
+    flags += ["--repetition-penalty", 1.5, "--presence-penalty", 0.1, "--frequency-penalty", 0.2]
+    flags += ["--logit-bias", "300=2.5", "--logit-bias", "301=-1", "--ban", 302, "--ban", 303, "--backend", "eager"]
+    flags += ["--context-overflow", "slide", "--max-new-tokens", 150]
+    result = run_cli("generate", folder, *flags, "--prompt", "-", stdin="We the\npeople")
     expected = generator.generate(
-        "We the\npeople", 200, 0.9, 0.8, top_k=50, min_p=0.01, repetition_penalty=1.5, seed=5
+        "We the\npeople", 150, 0.9, 0.8, top_k=50, min_p=0.01, typical_p=0.9, repetition_penalty=1.5,
+        presence_penalty=0.1, frequency_penalty=0.2, logit_bias={300: 2.5, 301: -1}, banned_ids=[302, 303],
+        seed=5, context_overflow="slide",
     )  # fmt: skip
     assert result.stdout == expected + "\n"
 
@@ -39,6 +44,9 @@ def test_a_prompt_from_stdin_and_every_option(run_cli: RunCli, folder: Path, gen
         (["nowhere", "--prompt", "x"], 1, "no such folder"),
         (["FOLDER", "--prompt", "x", "--top-p", 0], 2, "top_p=0.0 must be"),
         (["FOLDER", "--prompt", "x", "--stop", ""], 2, "stop string must not be empty"),
+        (["FOLDER", "--prompt", "x", "--logit-bias", "the=1"], 2, "--logit-bias 'the=1' must be ID=NUMBER"),
+        (["FOLDER", "--prompt", "x", "--ban", 400], 2, "token id 400 does not exist"),
+        (["FOLDER", "--prompt", "x" * 300], 1, "--context-overflow slide"),
         (["FOLDER"], 2, "--prompt"),
     ],
 )

@@ -9,12 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mini_llm.errors import UsageError
+from mini_llm.inference.darts import dart
+from mini_llm.inference.params import SamplingParams
 from mini_llm.inference.sampling import (
-    SamplingParams,
+    CANDIDATES,
+    RowParams,
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    keep_typical,
     penalize_repetition,
+    penalize_written,
     sample,
     shape_logits,
 )
@@ -23,8 +28,10 @@ logit_lists = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40)
 seeds = st.integers(0, 2**31)
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def draw(logits: torch.Tensor, params: SamplingParams, seed: int = 0, n: int = 1) -> torch.Tensor:
+    """Return n tokens picked from the scores (V,)."""
+    thrown = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return sample(logits.expand(n, -1), RowParams.of([params] * n), thrown)
 
 
 def softmax(logits: list[float]) -> np.ndarray:
@@ -71,20 +78,51 @@ def test_repetition_penalty_lowers_seen_tokens_of_both_signs(
     np.testing.assert_allclose(result.numpy(), np.array(expected, dtype=np.float32), rtol=1e-5)
 
 
+@given(logit_lists, st.floats(-2, 2), st.floats(-2, 2), st.data())
+def test_presence_and_frequency_count_what_was_written(
+    values: list[float], presence: float, frequency: float, data: st.DataObject
+) -> None:
+    counts = data.draw(st.lists(st.integers(0, 5), min_size=len(values), max_size=len(values)))
+    expected = [v - (presence if c else 0) - frequency * c for v, c in zip(values, counts, strict=True)]
+    result = penalize_written(torch.tensor(values), torch.tensor(counts), presence, frequency)
+    np.testing.assert_allclose(result.numpy(), np.array(expected, dtype=np.float32), rtol=1e-5, atol=1e-4)
+
+
+@given(logit_lists, st.floats(1e-3, 0.999))
+def test_typical_keeps_those_nearest_to_the_expected_surprise(values: list[float], p: float) -> None:
+    probabilities = softmax(values)
+    surprise = -np.log(probabilities)
+    distance = abs(surprise - (probabilities * surprise).sum())
+    ids = kept(keep_typical(torch.tensor(values), p))
+    assert ids
+    assert probabilities[list(ids)].sum() >= p - 1e-5
+    outside = np.delete(distance, list(ids))
+    assert max(distance[list(ids)]) <= min(outside, default=math.inf) + 1e-3, "nobody outside is more typical"
+    farthest = max(ids, key=lambda i: distance[i])
+    ties = [i for i in ids if abs(distance[i] - distance[farthest]) < 1e-3]
+    assert probabilities[list(ids)].sum() - max(probabilities[ties]) < p + 1e-5, "it stops as soon as p is reached"
+
+
+@given(seeds, st.floats(0.01, 0.9999), st.sampled_from([0.5, 2.0, 6.0]), st.booleans())
+def test_a_large_vocabulary_gives_the_same_nucleus_without_a_full_sort(
+    seed: int, p: float, spread: float, ties: bool
+) -> None:
+    logits = torch.randn(3, 5 * CANDIDATES[-1] // 2, generator=torch.Generator().manual_seed(seed)) * spread
+    logits = logits.round() if ties else logits
+    for filtered, row in zip(keep_top_p(logits, p), logits, strict=True):
+        probabilities = row.softmax(-1)
+        order = np.lexsort((np.arange(len(row)), -probabilities.numpy()))  # of equals, the lower id first
+        mass_before = np.cumsum(probabilities.numpy()[order], dtype=np.float64) - probabilities.numpy()[order]
+        expected = order[mass_before < p]
+        assert len(kept(filtered) ^ set(expected.tolist())) <= 1, "one may differ by rounding at the edge"
+    alone = torch.stack([keep_top_p(row, p) for row in logits])
+    assert torch.equal(keep_top_p(logits, p), alone)
+
+
 @given(logit_lists, seeds)
-def test_temperature_zero_is_argmax_and_draws_nothing(values: list[float], seed: int) -> None:
-    rng = generator(seed)
-    before = rng.get_state()
+def test_temperature_zero_is_argmax(values: list[float], seed: int) -> None:
     params = SamplingParams(temperature=0, top_k=3, top_p=0.5, min_p=0.2)
-    assert sample(torch.tensor(values), params, rng) == int(np.argmax(np.array(values, dtype=np.float32)))
-    assert torch.equal(rng.get_state(), before)
-
-
-def test_temperature_zero_comes_after_the_repetition_penalty() -> None:
-    logits, seen = torch.tensor([2.0, 1.5, -1.0]), torch.tensor([True, False, False])
-    params = SamplingParams(temperature=0, repetition_penalty=2.0)
-    assert sample(logits, params, generator(), seen) == 1
-    assert sample(logits, params, generator()) == 0
+    assert draw(torch.tensor(values), params, seed) == int(np.argmax(np.array(values, dtype=np.float32)))
 
 
 @given(logit_lists, seeds, st.floats(0.01, 3), st.integers(0, 50), st.floats(0.01, 1), st.floats(0, 1))
@@ -95,18 +133,34 @@ def test_only_tokens_that_passed_every_filter_are_sampled(
     logits = torch.tensor(values)
     allowed = kept(shape_logits(logits, params))
     assert allowed
-    rng = generator(seed)
-    assert {int(sample(logits, params, rng)) for _ in range(5)} <= allowed
+    assert set(draw(logits, params, seed, n=5).tolist()) <= allowed
 
 
-def test_frequencies_are_the_softmax() -> None:
-    logits = torch.tensor([1.0, 0.0, -1.0, -math.inf, 2.0])
-    params = SamplingParams(temperature=0.7, top_p=1.0)
-    draws = sample(logits.expand(40_000, -1), params, generator())
-    frequencies = torch.bincount(draws, minlength=5) / len(draws)
-    # The standard error of a frequency is at most 0.5 / sqrt(40000) = 0.0025.
-    torch.testing.assert_close(frequencies, (logits / 0.7).softmax(-1), atol=0.01, rtol=0)
-    assert frequencies[3] == 0
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(temperature=0.7, top_p=1.0),
+        SamplingParams(temperature=1.3, top_p=0.9, top_k=6),
+        SamplingParams(temperature=1.0, top_p=1.0, min_p=0.1),
+        SamplingParams(temperature=1.0, top_p=1.0, typical_p=0.7),
+    ],
+    ids=["softmax", "top-k, top-p", "min-p", "typical"],
+)
+def test_the_drawn_frequencies_pass_a_chi_square_test(params: SamplingParams) -> None:
+    logits = torch.tensor([1.0, 0.0, -1.0, -math.inf, 2.0, 1.2, 0.3, -2.0])
+    n = 40_000
+    drawn = sample(
+        logits.expand(n, -1),
+        RowParams.of([params] * n),
+        torch.tensor([dart(7, i) for i in range(n)], dtype=torch.float64),
+    )
+    expected = shape_logits(logits, params).double().softmax(-1) * n
+    found = torch.bincount(drawn, minlength=len(logits)).double()
+    possible = expected > 0
+    assert not found[~possible].any()
+    chi_square = float(((found - expected)[possible] ** 2 / expected[possible]).sum())
+    # 99.9 % of chi-square values with 1 to 6 degrees of freedom are below these.
+    assert chi_square < [0, 10.83, 13.82, 16.27, 18.47, 20.52, 22.46][int(possible.sum()) - 1]
 
 
 @given(st.lists(logit_lists.filter(lambda v: len(v) >= 5).map(lambda v: v[:5]), min_size=1, max_size=4))
@@ -117,25 +171,38 @@ def test_a_batch_is_filtered_row_by_row(rows: list[list[float]]) -> None:
         torch.testing.assert_close(filtered, shape_logits(torch.tensor(row), params))
 
 
-@given(logit_lists, seeds)
-def test_the_same_seed_picks_the_same_tokens(values: list[float], seed: int) -> None:
-    logits = torch.tensor(values)
-    first, second = generator(seed), generator(seed)
-    for _ in range(3):
-        assert sample(logits, SamplingParams(), first) == sample(logits, SamplingParams(), second)
+SETTINGS = [
+    SamplingParams(),
+    SamplingParams(temperature=0),
+    SamplingParams(top_p=1.0, top_k=3),
+    SamplingParams(top_p=0.5, min_p=0.2),
+    SamplingParams(top_p=1.0, typical_p=0.6, temperature=2),
+]
+
+
+@given(seeds, st.lists(st.sampled_from(SETTINGS), min_size=2, max_size=6))
+def test_rows_with_other_settings_change_nothing(seed: int, settings: list[SamplingParams]) -> None:
+    logits = 3 * torch.randn(len(settings), 700, generator=torch.Generator().manual_seed(seed))
+    thrown = torch.tensor([dart(seed, n) for n in range(len(settings))], dtype=torch.float64)
+    together = sample(logits, RowParams.of(settings), thrown)
+    alone = [sample(logits[n : n + 1], RowParams.of([params]), thrown[n : n + 1]) for n, params in enumerate(settings)]
+    assert torch.equal(together, torch.cat(alone))
+    assert torch.equal(
+        shape_logits(logits, RowParams.of(settings))[0], shape_logits(logits[:1], RowParams.of(settings[:1]))[0]
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_scores_are_sampled_in_float32(dtype: torch.dtype) -> None:
     # In bfloat16 the sum over 32,000 equal tokens would stop growing at 1/256 of the way.
-    draws = sample(torch.zeros(200, 32_000, dtype=dtype), SamplingParams(temperature=1, top_p=1.0), generator())
+    draws = draw(torch.zeros(32_000, dtype=dtype), SamplingParams(temperature=1, top_p=1.0), n=200)
     assert 13_000 < draws.float().mean() < 19_000
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-9, 1e-3, 1e9])
 def test_extreme_temperatures_stay_finite(temperature: float) -> None:
     logits = torch.tensor([30.0, -30.0, 29.0])
-    token = int(sample(logits, SamplingParams(temperature=temperature), generator()))
+    token = int(draw(logits, SamplingParams(temperature=temperature)))
     assert token in ({0} if temperature < 1 else {0, 1, 2})
 
 
@@ -154,6 +221,9 @@ def test_extreme_temperatures_stay_finite(temperature: float) -> None:
         ("min_p", 1.5),
         ("repetition_penalty", 0.0),
         ("repetition_penalty", -1.0),
+        ("typical_p", 0.0),
+        ("presence_penalty", math.inf),
+        ("frequency_penalty", math.nan),
     ],
 )
 def test_values_out_of_range_are_named(name: str, value: float) -> None:
@@ -161,8 +231,13 @@ def test_values_out_of_range_are_named(name: str, value: float) -> None:
         SamplingParams(**{name: value})
 
 
-def test_a_token_of_probability_zero_is_never_picked(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = torch.tensor([-math.inf, 1.0, -math.inf])
-    for draw in (0.0, 1 - 2**-53):  # the lowest and the highest number that can be drawn
-        monkeypatch.setattr(torch, "rand", lambda shape, draw=draw, **_: torch.full(shape, draw, dtype=torch.float64))
-        assert sample(logits, SamplingParams(temperature=1, top_p=1.0), generator()) == 1
+def test_a_wrong_bias_is_named() -> None:
+    with pytest.raises(UsageError, match="logit_bias=3=nan"):
+        SamplingParams(logit_bias={3: math.nan})
+
+
+def test_a_token_of_probability_zero_is_never_picked() -> None:
+    logits = torch.tensor([[-math.inf, 1.0, -math.inf]])
+    params = RowParams.of([SamplingParams(temperature=1, top_p=1.0)])
+    for lowest_or_highest in (0.0, 1 - 2**-53):
+        assert sample(logits, params, torch.tensor([lowest_or_highest], dtype=torch.float64)) == 1

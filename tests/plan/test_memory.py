@@ -11,9 +11,8 @@ from mini_llm.train.config import TrainConfig
 
 SHAPE = ["device=cpu", "compile=false", "model.vocab_size=512", "model.n_heads=4", "block_size=256"]
 RUNS = {
-    "many rows": ["batch_size=16", "model.dim=128", "model.n_layers=6"],
-    "large vocabulary": ["batch_size=8", "model.dim=128", "model.n_layers=2", "model.vocab_size=16000"],
-    "large weights": ["batch_size=1", "model.dim=768", "model.n_layers=4", "block_size=64"],
+    "many tokens": ["batch_size=8", "model.dim=128", "model.n_layers=6", "model.vocab_size=8000"],
+    "large weights": ["batch_size=1", "model.dim=512", "model.n_layers=4", "block_size=64"],
 }
 
 

@@ -1,0 +1,298 @@
+"""The engine: many texts, one model. At each step every text gets its next token; texts join and leave at any step.
+
+    engine = Engine(model, eos_ids={2})
+    for token_id in engine.submit(Request(prompt_ids=[1, 5, 9], max_new_tokens=20, seed=1)): ...
+
+Ids in, ids out. Nobody waits for the others to finish: a text takes a free slot of the cache, a long prompt is read in
+chunks between the others' tokens, and what an earlier text left in a slot is not read again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mini_llm.errors import UserError
+from mini_llm.inference.backends import pick_backend
+from mini_llm.inference.cuda_graphs import WARM_UP, CudaGraphsBackend, Text
+from mini_llm.inference.eager import Rows
+from mini_llm.inference.history import History
+from mini_llm.inference.params import SamplingParams
+from mini_llm.inference.picker import Picker, not_finite
+from mini_llm.inference.request import FinishReason, Handle, Job, Request, logprob_of
+from mini_llm.inference.slots import WORTH_KEEPING, Slot, choose_slot, slid
+from mini_llm.model.transformer import Transformer
+
+CHUNK = 128  # tokens of a prompt that are read in one step
+BURST = 8  # tokens that a GPU writes before the host looks at them
+
+
+class Engine:
+    """A model that goes on from lists of ids, many at once.
+
+    Args:
+        model: on its device, in eval mode.
+        vocab_size: ids from here on are never chosen; a model may have more rows than its tokenizer has tokens.
+        eos_ids: after one of these, nothing follows.
+        source: where the weights are from, for error messages.
+        backend: auto, eager, compiled or cuda-graphs.
+        max_slots: so many texts are computed at once; more of them wait.
+        int8: weights are rounded to 8 bits, a scale for each output.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        vocab_size: int | None = None,
+        eos_ids: Collection[int] = (),
+        source: Path | str = "memory",
+        backend: str = "auto",
+        max_slots: int = 32,
+        int8: bool = False,
+    ) -> None:
+        self.config = model.config
+        self.vocab_size = vocab_size or model.config.vocab_size
+        self.eos_ids = eos_ids
+        self.source = source
+        self.max_slots = max_slots
+        self.backend = pick_backend(backend, model, vocab_size=self.vocab_size, int8=int8)
+        self.slots: list[Slot] = []
+        self._waiting: deque[Job] = deque()
+        self._changed = threading.Condition()  # guards jobs and the queue; told when ids have come
+        self._stepping = threading.Lock()  # one step at a time
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._submitted = 0
+        self._picker = Picker()
+
+    def submit(self, request: Request) -> Handle:
+        """Queue a request and return the handle of its ids; from any thread.
+
+        Raises:
+            UserError: the prompt fills the context, and may not slide.
+            UsageError: a biased or banned id that does not exist.
+        """
+        context = self.config.max_seq_len
+        if len(request.prompt_ids) >= context and request.context_overflow == "stop":
+            raise UserError(
+                f"the prompt has {len(request.prompt_ids)} tokens and the model's context is {context}: "
+                "no room to go on",
+                "use a shorter prompt, or let the context slide: --context-overflow slide",
+            )
+        job = Job(request)
+        if request.sampling.looks_back:
+            job.history = History(request.sampling, request.prompt_ids, self.vocab_size, self.backend.device)
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify_all()
+        return Handle(job, self._advance, self._changed)
+
+    def _advance(self, job: Job) -> None:
+        """Make progress on behalf of a handle that has nothing to give: wait for the thread, or step."""
+        with self._changed:
+            if self._thread is not None:
+                self._changed.wait_for(lambda: job.ready or job.ended or job.error)
+                return
+        self.step()
+
+    def start(self) -> None:
+        """Run the steps in a thread of their own, until `close`."""
+        assert self._thread is None, "the engine has been started already"
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="mini-llm engine", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, and all texts that are not finished with the reason `cancelled`."""
+        thread = self._thread
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if thread is not None:
+            thread.join()
+        with self._changed:
+            self._thread = None
+            for job in [*self._waiting, *(slot.job for slot in self.slots if slot.job)]:
+                job.cancelled = True
+        self._drop_cancelled()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._waiting or any(slot.job for slot in self.slots))
+                if self._closing:
+                    return
+            self.step()
+
+    def step(self) -> bool:
+        """Read a chunk of one prompt and the last token of each text; choose the texts' next tokens.
+
+        Returns whether there was anything to do. What goes wrong is raised where the texts' handles are read.
+        """
+        with self._stepping:
+            self._drop_cancelled()
+            self._admit()
+            work = self._plan()
+            if not work:
+                return False
+            try:
+                if not self._burst(work):
+                    self._compute(work)
+            except Exception as problem:
+                self._fail([slot for slot, _ in work], problem)
+            except BaseException:  # Ctrl-C ends the texts; what is known of them stays true
+                with self._changed:
+                    for slot, _ in work:
+                        self._end(slot, "cancelled")
+                raise
+            return True
+
+    def _fail(self, slots: list[Slot], problem: Exception) -> None:
+        with self._changed:
+            for slot in slots:
+                if slot.job is not None:
+                    slot.job.error, slot.job, slot.known = problem, None, []
+            self._changed.notify_all()
+
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            for slot in self.slots:
+                if slot.job is not None and slot.job.cancelled:
+                    self._end(slot, "cancelled")
+            for job in [job for job in self._waiting if job.cancelled]:
+                self._waiting.remove(job)
+                job.ended = "cancelled"
+            self._changed.notify_all()
+
+    def _admit(self) -> None:
+        """Give waiting texts a slot, as long as there are free ones."""
+        while True:
+            with self._changed:
+                if not self._waiting or sum(slot.job is not None for slot in self.slots) >= self.max_slots:
+                    return
+                job = self._waiting.popleft()
+                ids = list(job.request.prompt_ids)
+                if len(ids) >= self.config.max_seq_len:
+                    ids = slid(ids, self.config.max_seq_len)
+                slot = choose_slot(self.slots, ids, self.max_slots)
+                slot.job, slot.used = job, self._submitted
+                self._submitted += 1
+            donor = max(self.slots, key=lambda other: other.in_common(ids))
+            n = slot.in_common(ids)
+            if donor.in_common(ids) >= n + WORTH_KEEPING:
+                n = donor.in_common(ids)
+                slot.known = []
+                self._reserve(n)
+                self.backend.cache.copy_beginning(donor.index, slot.index, n)
+            slot.known, slot.unread = ids[:n], ids[n:]
+            job.n_reused = n
+
+    def _plan(self) -> list[tuple[Slot, int]]:
+        """Return which slots read how many ids: one for each text, and prompts of up to a chunk in all.
+
+        The longest waiting one gets a chunk, others join where they fit: a prompt is cut alike, whoever else is there.
+        """
+        busy = [slot for slot in self.slots if slot.job is not None]
+        work, room = [(slot, 1) for slot in busy if len(slot.unread) == 1], CHUNK
+        for slot in sorted((slot for slot in busy if len(slot.unread) > 1), key=lambda slot: slot.used):
+            n = min(CHUNK, len(slot.unread))
+            if n <= room:
+                work.append((slot, n))
+                room -= n
+        return work
+
+    def _compute(self, work: list[tuple[Slot, int]]) -> None:
+        rows, done = Rows([], [], [], []), []
+        for slot, n in work:
+            start = len(slot.known)
+            rows.ids.extend(slot.unread[:n])
+            rows.slots.extend([slot.index] * n)
+            rows.positions.extend(range(start, start + n))
+            if n == len(slot.unread):
+                rows.wanted.append(len(rows.ids) - 1)
+                done.append(slot)
+        self._reserve(1 + max(rows.positions))
+        with torch.inference_mode():
+            logits_MV = self.backend.run(rows)[:, : self.vocab_size] if done else self.backend.run(rows)
+            for slot, n in work:
+                slot.known += slot.unread[:n]
+                slot.unread = slot.unread[n:]
+            if done:
+                if not logits_MV.sum(-1).isfinite().all():  # one number a row: a NaN or an infinity spoils the sum
+                    raise not_finite(self.source, self.backend.dtype)
+                jobs = [slot.job for slot in done if slot.job]
+                self._deliver(done, self._picker.pick(jobs, logits_MV), logits_MV)
+
+    def _burst(self, work: list[tuple[Slot, int]]) -> bool:
+        """Let a GPU write several tokens of each text at once; tell whether it did.
+
+        Not where a prompt is being read or waits, or where a text's next scores depend on what the host knows.
+        """
+        backend = self.backend
+        jobs = [slot.job for slot, _ in work if slot.job]
+        simple = not any(job.history or job.request.logprobs is not None for job in jobs)
+        if not isinstance(backend, CudaGraphsBackend) or not backend.works or not simple or self._waiting:
+            return False
+        if any(n > 1 or len(slot.unread) > 1 for slot, n in work):
+            return False
+        room = self.config.max_seq_len - 1 - max(len(slot.known) for slot, _ in work)
+        n_steps = min(BURST, room, *(job.request.max_new_tokens - len(job.written) for job in jobs))
+        if n_steps < 1:
+            return False
+        texts = []
+        for slot in self.slots:
+            job, token_id = slot.job, (slot.unread or [0])[0]
+            rest = (0, 0, SamplingParams(temperature=0))
+            asked = (len(job.written), job.seed, job.request.sampling) if job else rest
+            texts.append(Text(token_id, len(slot.known), *asked))
+        self._reserve(max(text.position for text in texts) + n_steps + WARM_UP)
+        steps = backend.burst(texts, n_steps)
+        if steps is None:
+            return False
+        for chosen in steps:
+            running = [slot for slot, _ in work if slot.job is not None]
+            if any(chosen[slot.index] < 0 for slot in running):
+                raise not_finite(self.source, self.backend.dtype)
+            for slot in running:
+                slot.known += slot.unread
+            self._deliver(running, [chosen[slot.index] for slot in running], None)
+        return True
+
+    def _reserve(self, n_places: int) -> None:
+        self.backend.cache.reserve(len(self.slots), n_places)
+
+    def _deliver(self, slots: list[Slot], token_ids: list[int], logits_MV: Tensor | None) -> None:
+        """Hand each token to its text; end the texts that are finished."""
+        with self._changed:
+            for row, (slot, token_id) in enumerate(zip(slots, token_ids, strict=True)):
+                job = slot.job
+                assert job is not None
+                if job.request.logprobs is not None and logits_MV is not None:
+                    job.logprobs.append(logprob_of(token_id, logits_MV[row], job.request.logprobs))
+                if job.history is not None:
+                    job.history.add(token_id)
+                job.written.append(token_id)
+                job.ready.append(token_id)
+                slot.unread = [token_id]
+                if token_id in self.eos_ids and not job.request.ignore_eos:
+                    self._end(slot, "stop")
+                elif len(job.written) >= job.request.max_new_tokens:
+                    self._end(slot, "length")
+                elif len(slot.known) + 1 >= self.config.max_seq_len:
+                    if job.request.context_overflow == "stop":
+                        self._end(slot, "context")
+                    else:
+                        ids = slid(slot.known + slot.unread, self.config.max_seq_len)
+                        n = slot.in_common(ids)
+                        slot.known, slot.unread = ids[:n], ids[n:]
+            self._changed.notify_all()
+
+    def _end(self, slot: Slot, reason: FinishReason) -> None:
+        if slot.job is not None:
+            slot.job.ended, slot.job, slot.unread = reason, None, []

@@ -1,0 +1,88 @@
+"""A KV cache for many texts at once: each has a slot of its own and its own length, and joins and leaves at will.
+
+Place s of a slot holds the token at position s, so what lies beyond a text's end is never seen: its position is in the
+future. The room grows by doubling, so that nobody pays for a context that nobody uses.
+Letters: L layers, B slots, J key/value heads, S places, K head width, T new tokens, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mini_llm.model.config import ModelConfig
+
+FIRST_BUCKET = 256  # places; then 512, 1024, ...
+
+
+class SlotCache:
+    """Keys and values of up to `n_slots` texts of up to `n_places` tokens."""
+
+    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+        self.config = config
+        self.n_slots = self.n_places = 0
+        self.keys_LBJSK = self.values_LBJSK = self._empty(0, 0, device, dtype)
+
+    def _empty(self, n_slots: int, n_places: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        c = self.config
+        return torch.zeros((c.n_layers, n_slots, c.n_kv_heads, n_places, c.head_dim), device=device, dtype=dtype)
+
+    def reserve(self, n_slots: int, n_places: int) -> bool:
+        """Make room for at least so much and keep what is there; tell whether the tensors are new ones."""
+        n_places = min(bucket(n_places), max(self.config.max_seq_len, n_places))
+        if n_slots <= self.n_slots and n_places <= self.n_places:
+            return False
+        B, S = self.n_slots, self.n_places
+        self.n_slots = max(1 << (n_slots - 1).bit_length(), B)  # doubling here too: each growth copies all
+        self.n_places = max(n_places, S)
+        for name in ("keys_LBJSK", "values_LBJSK"):
+            old = getattr(self, name)
+            new = self._empty(self.n_slots, self.n_places, old.device, old.dtype)
+            new[:, :B, :, :S] = old
+            setattr(self, name, new)
+        return True
+
+    def copy_beginning(self, source: int, target: int, length: int) -> None:
+        """Give slot `target` the first `length` tokens of slot `source`."""
+        for tensor in (self.keys_LBJSK, self.values_LBJSK):
+            tensor[:, target, :, :length] = tensor[:, source, :, :length]
+
+
+def bucket(n_places: int) -> int:
+    """Return the next power of two, and at least 256."""
+    return max(FIRST_BUCKET, 1 << (n_places - 1).bit_length())
+
+
+class SlotView:
+    """Some slots of a SlotCache as the cache that `Transformer.forward` takes: T new tokens for each slot.
+
+    Args:
+        slots: which ones; B of them.
+        n_places: so many places of each are looked at.
+    """
+
+    padded = True  # the mask decides who sees whom, never a short cut
+
+    def __init__(self, cache: SlotCache, slots: Sequence[int], n_places: int) -> None:
+        self.cache, self.n_places = cache, n_places
+        self.slots_B1 = torch.tensor(slots, device=cache.keys_LBJSK.device)[:, None]
+
+    def extend(self, positions_BT: Tensor) -> Tensor:
+        """Take the places for tokens at these positions; return the positions (B, S) that the places stand for."""
+        self.positions_BT = positions_BT
+        return torch.arange(self.n_places, device=positions_BT.device).expand(len(positions_BT), -1)
+
+    def store(self, layer: int, k_BJTK: Tensor, v_BJTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Write one layer's new keys and values to their places; return those of all places looked at."""
+        found = []
+        for tensor_LBJSK, new_BJTK in ((self.cache.keys_LBJSK, k_BJTK), (self.cache.values_LBJSK, v_BJTK)):
+            tensor_BJSK = tensor_LBJSK[layer]
+            tensor_BJSK[self.slots_B1, :, self.positions_BT] = new_BJTK.transpose(1, 2)
+            if len(self.slots_B1) == 1:
+                slot = int(self.slots_B1)
+                found.append(tensor_BJSK[slot : slot + 1, :, : self.n_places])
+            else:
+                found.append(tensor_BJSK[self.slots_B1[:, 0], :, : self.n_places])
+        return found[0], found[1]

@@ -1,0 +1,60 @@
+"""Compiling step.c: once, into the user's cache; what cannot be compiled is said in a sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from mini_llm.inference import native
+from mini_llm.inference.native import NoCompiler, cache_folder, load_native
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "mini-llm"
+
+
+def test_it_is_compiled_once_and_for_the_user_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_native()
+    (made,) = cache.iterdir()
+    assert cache.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
+    load_native()
+    assert list(cache.iterdir()) == [made]
+
+
+def test_another_processor_gets_code_of_its_own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+    monkeypatch.setattr(native, "_compile", lambda _, path: made.append(path))
+    for processor in ("one", "another"):
+        monkeypatch.setattr(native, "_processor", lambda name=processor: name)
+        with pytest.raises(NoCompiler):
+            load_native()
+    assert len(set(made)) == 2
+
+
+def test_a_damaged_library_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_it, junk = native._compile, [b"not a library", b""]
+
+    def damaged(compiler: str, path: Path) -> None:
+        path.write_bytes(junk.pop())
+        monkeypatch.setattr(native, "_compile", compile_it)
+
+    monkeypatch.setattr(native, "_compile", damaged)
+    load_native()
+    (made,) = cache.iterdir()
+    assert made.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_compiler_that_works_it_says_so(compiler: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", compiler)
+    with pytest.raises(NoCompiler, match=r"no C compiler|false cannot compile step\.c"):
+        load_native()
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_where_no_folder_can_be_made_a_temporary_one_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert cache_folder().is_dir()
