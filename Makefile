@@ -20,8 +20,9 @@ help:  ## say what there is
 demo: .venv/.demo  ## train a small model on real English in minutes, and read what it writes
 	$(BIN)/python -m mini_llm demo $(ARGS)
 
+# One process a core, each with one thread: threads that wait for each other's cores are slower than none.
 test: .venv/.test  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
 
 check: .venv/.dev  ## lint, format, types, import layers
 	$(BIN)/python -m ruff check .

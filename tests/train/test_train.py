@@ -273,7 +273,7 @@ def test_a_run_that_diverges_stops_with_advice_and_sound_weights(settings, tmp_p
 def break_loss_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     backward = step_module.Stepper._backward
     monkeypatch.setattr(
-        step_module.Stepper, "_backward", lambda s, n: math.nan if n == step else backward(s, n)
+        step_module.Stepper, "_backward", lambda s, n: backward(s, n) * (math.nan if n == step else 1)
     )  # fmt: skip
 
 
