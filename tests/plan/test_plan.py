@@ -15,7 +15,7 @@ from mini_llm.plan.report import check_parameters, fits, make_plan
 from mini_llm.train.config import TrainConfig
 
 PARAMETERS = {  # those of Llama are the published ones
-    "demo": 3_933_888,
+    "demo": 5_506_752,
     "mini-50m": 50_049_408,
     "mini-80m": 79_319_552,
     "125m": 124_635_456,
