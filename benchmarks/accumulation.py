@@ -26,12 +26,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4, help="layers of width 256; default 4")
     parser.add_argument("--rounds", type=int, default=2, help="timed steps of each; default 2")
     parser.add_argument("--compile", action="store_true", help="under torch.compile")
-    parser.add_argument("--quick", action="store_true", help="8 rows")
+    parser.add_argument("--quick", action="store_true", help="4 rows")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
-        args.rows = 8
+        args.rows = 4
     return args
 
 
