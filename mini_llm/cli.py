@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
@@ -60,7 +61,10 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-) -> None: ...
+) -> None:
+    # For GNU OpenMP, before torch loads it: a thread that waits for another soon gives its core away. Its own default is
+    # 300,000 spins; beside another busy program a text then came a third as fast (docs/LOG.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @app.command()
