@@ -62,8 +62,8 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    # For GNU OpenMP, before torch loads it: a thread that waits for another soon gives its core away. Its own default is
-    # 300,000 spins; beside another busy program a text then came a third as fast (docs/LOG.md).
+    # For GNU OpenMP, before torch loads it: a thread that waits for another soon gives its core away. By default it
+    # spins 300,000 times, and beside another busy program a text came a third as fast (docs/LOG.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
