@@ -170,6 +170,24 @@ def take_turns(
     return {name: values for name, values in answers.items() if name not in skipped}, skipped
 
 
+def stepper_of_same_rows(settings: dict[str, Any]) -> Any:
+    """Return a `Stepper` that trains on the same random rows in every step, so that it needs no token store."""
+    import torch
+
+    from mini_llm.train.config import TrainConfig
+    from mini_llm.train.step import Stepper
+
+    config = TrainConfig.model_validate(settings)
+    shape = (config.rows_per_step, config.block_size + 1)
+    rows = torch.randint(config.model.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+
+    class SameRows:
+        def rows(self, step: int) -> Any:
+            return rows
+
+    return Stepper(config, SameRows())  # type: ignore[arg-type]
+
+
 def median(values: Iterable[float]) -> float:
     """Return the middle value: a hiccup of the machine does not move it."""
     return statistics.median(values)

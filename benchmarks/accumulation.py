@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _harness import finish, machine, median, serve, table, take_turns
+from _harness import finish, machine, median, serve, stepper_of_same_rows, table, take_turns
 
 PIECES = (1, 2, 4, 8, 16)
 
@@ -37,11 +37,7 @@ def parse() -> argparse.Namespace:
 
 def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     """Return a function that does one training step and tells its time, loss and the peak so far."""
-    import torch
-
     from mini_llm.device import memory_gb
-    from mini_llm.train.config import TrainConfig
-    from mini_llm.train.step import Stepper
 
     settings = {
         "batch_size": args.rows // args.worker,
@@ -51,13 +47,7 @@ def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
         "compile": args.compile,
         "model": {"dim": 256, "n_heads": 4, "n_layers": args.layers, "vocab_size": 8192, "max_seq_len": 256},
     }
-    rows = torch.randint(8192, (args.rows, 257), generator=torch.Generator().manual_seed(0))
-
-    class SameRows:
-        def rows(self, step: int) -> Any:
-            return rows
-
-    stepper = Stepper(TrainConfig.model_validate(settings), SameRows())  # type: ignore[arg-type]
+    stepper = stepper_of_same_rows(settings)
     stepper.compile()
 
     def sample() -> dict[str, Any]:

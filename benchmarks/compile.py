@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _harness import finish, machine, median, pair_ratio, serve, table, take_turns
+from _harness import finish, machine, median, pair_ratio, serve, stepper_of_same_rows, table, take_turns
 
 MODES = ("eager", "compiled")
 
@@ -33,11 +33,6 @@ def parse() -> argparse.Namespace:
 
 def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     """Return a function that times one training step."""
-    import torch
-
-    from mini_llm.train.config import TrainConfig
-    from mini_llm.train.step import Stepper
-
     settings = {
         "batch_size": args.batch,
         "block_size": 256,
@@ -46,13 +41,7 @@ def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
         "compile": args.worker == "compiled",
         "model": {"n_layers": args.layers, "vocab_size": args.vocab, "max_seq_len": 256},
     }
-    rows = torch.randint(args.vocab, (args.batch, 257), generator=torch.Generator().manual_seed(0))
-
-    class SameRows:
-        def rows(self, step: int) -> Any:
-            return rows
-
-    stepper = Stepper(TrainConfig.model_validate(settings), SameRows())  # type: ignore[arg-type]
+    stepper = stepper_of_same_rows(settings)
     start = time.perf_counter()
     stepper.compile()
     stepper.step()
