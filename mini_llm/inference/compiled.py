@@ -1,12 +1,13 @@
 """The step on a CPU: step.c, and this side of the fence: the model's weights and a step's rows as C sees them.
 
 float32 and bfloat16 weights stay where they are. int8 ones are made here: for each output the largest weight becomes
-127. Activations are float32 in every case; the cache is float32 for float32 weights, else bfloat16.
+127; where they are multiplied, activations are int16, the largest of a row 32767. Everything else is float32; the cache
+is float32 for float32 weights, else bfloat16.
 """
 
 from __future__ import annotations
 
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, addressof, c_float, c_int32, c_int64, c_void_p
 
 import torch
 from torch import Tensor
@@ -99,23 +100,21 @@ class CompiledBackend:
         n, cache, threads = len(rows.ids), self.cache, torch.get_num_threads()
         if len(self._cos) < cache.n_places:
             self._cos, self._sin = (
-                table[0, 0] for table in rope_tables(torch.arange(cache.n_places)[None], self.config, torch.float32)
+                table[0, 0].contiguous()
+                for table in rope_tables(torch.arange(cache.n_places)[None], self.config, torch.float32)
             )
         size = self._library.scratch_size(self._c_model, n, cache.n_places, threads)
         if len(self._scratch) < size:
             self._scratch = torch.empty(size)
         logits_MV = torch.empty(len(rows.wanted), self.config.vocab_size)
-        positions = torch.tensor(rows.positions)
-        numbers = torch.tensor([rows.ids, rows.slots, rows.positions], dtype=torch.int32)
-        wanted = torch.tensor(rows.wanted, dtype=torch.int32)
-        cos, sin = self._cos[positions], self._sin[positions]
+        numbers = [(c_int32 * len(values))(*values) for values in (rows.ids, rows.slots, rows.positions, rows.wanted)]
         c_cache = _Cache(
             cache.keys_LBJSK.data_ptr(), cache.values_LBJSK.data_ptr(), cache.n_slots, cache.n_places,
             KINDS[cache.keys_LBJSK.dtype],
         )  # fmt: skip
         c_rows = _Rows(
-            n, len(rows.wanted), *(row.data_ptr() for row in numbers), wanted.data_ptr(),
-            cos.data_ptr(), sin.data_ptr(), logits_MV.data_ptr(), self._scratch.data_ptr(),
+            n, len(rows.wanted), *(addressof(values) for values in numbers),
+            self._cos.data_ptr(), self._sin.data_ptr(), logits_MV.data_ptr(), self._scratch.data_ptr(),
         )  # fmt: skip
         self._library.step(self._c_model, c_cache, c_rows, threads)
         return logits_MV

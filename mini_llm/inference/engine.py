@@ -9,6 +9,7 @@ chunks between the others' tokens, and what an earlier text left in a slot is no
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Collection
@@ -224,7 +225,7 @@ class Engine:
                 slot.known += slot.unread[:n]
                 slot.unread = slot.unread[n:]
             if done:
-                if not logits_MV.sum(-1).isfinite().all():  # one number a row: a NaN or an infinity spoils the sum
+                if not math.isfinite(logits_MV.sum().item()):  # a NaN or an infinity spoils the sum
                     raise not_finite(self.source, self.backend.dtype)
                 jobs = [slot.job for slot in done if slot.job]
                 self._deliver(done, self._picker.pick(jobs, logits_MV), logits_MV)

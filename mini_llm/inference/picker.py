@@ -14,7 +14,7 @@ from mini_llm.errors import UserError
 from mini_llm.inference.darts import dart
 from mini_llm.inference.params import SamplingParams
 from mini_llm.inference.request import Job
-from mini_llm.inference.sampling import RowParams, sample
+from mini_llm.inference.sampling import RowParams, likeliest, sample
 
 
 def not_finite(source: Path | str, dtype: torch.dtype) -> UserError:
@@ -47,6 +47,8 @@ class Picker:
             logits_MV = torch.stack([logits_V.to(device).float() for logits_V in adjusted])
         if self._rows is None or self._params != params:
             self._params, self._rows = params, RowParams.of(params, device)
+        if self._rows.all_greedy:
+            return likeliest(logits_MV).tolist()
         dtype = torch.float32 if device.type == "mps" else torch.float64  # on MPS all are greedy: no dart is thrown
         thrown_M = torch.tensor([dart(job.seed, len(job.written)) for job in jobs], dtype=dtype, device=device)
         return sample(logits_MV, self._rows, thrown_M).tolist()

@@ -1,7 +1,8 @@
 // One step of the model in C: N rows in, scores out. A row is one token, the slot whose text it continues, its position.
 //
 // A text's tokens are computed one number after the other at the speed at which the weights come from memory, so each
-// weight is read once for all rows, as it is stored (float32, bfloat16 or int8), and becomes a float32 in a register.
+// weight is read once for all rows, as it is stored. A float32 or bfloat16 one becomes a float32 in a register; an int8 one
+// meets its row rounded to int16, because whole numbers are multiplied and added 16 at a time.
 // Every sum is taken in the same order whatever else is computed beside it: 8 partial sums along the row, then their
 // sum. So a text does not depend on its neighbours, on the cut of its prompt, or on the number of threads.
 //
@@ -20,16 +21,19 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 enum { F32, BF16, INT8 };
-enum { OUTS = 3, ROWS_MOST = 4 };  // a tile: 3 outputs x 4 rows of sums, 4 inputs: what 16 registers hold
-enum { PARTS = 4 };
-enum { AHEAD = 8192 };  // bytes that are asked for before they are needed: the processor alone looks less far
-enum { UNPACK = 16 };  // from so many rows on, weights are turned into float32 once and not once a tile
+enum { OUTS_MOST = 4, ROWS_MOST = 4 };  // a tile: 4 outputs of one row, or 3 of up to 4 rows: what 16 registers hold
+enum { UNIT = 12 };  // outputs of a thread, and a multiple of them: what tiles of 3 and of 4 fill
+enum { UNPACK = 16 };  // from so many rows on, bfloat16 weights are turned into float32 once and not once a tile
+enum { EXACT = 4096 };  // so many products of an int8 (127 at most) and an int16 fit 8 sums of 32 bits
 
+typedef float f4 __attribute__((vector_size(16)));
 typedef float f8 __attribute__((vector_size(32)));
 typedef int32_t i8 __attribute__((vector_size(32)));
 typedef uint32_t u8 __attribute__((vector_size(32)));
 typedef uint16_t h8 __attribute__((vector_size(16)));
-typedef int8_t b8 __attribute__((vector_size(8)));
+typedef int16_t s8 __attribute__((vector_size(16)));
+typedef int16_t s16 __attribute__((vector_size(32)));
+typedef int8_t b16 __attribute__((vector_size(16)));
 
 typedef struct { const void *data; const float *scale; } Matrix;  // (out, in); scale (out) where it is INT8
 typedef struct { Matrix q, k, v, o, gate, up, down; const float *norm_1, *norm_2, *q_norm, *k_norm; } Layer;
@@ -44,7 +48,7 @@ typedef struct { void *keys, *values; int64_t n_slots, n_places; int32_t kind; }
 typedef struct {
     int32_t n, n_wanted;
     const int32_t *ids, *slots, *positions, *wanted;
-    const float *cos, *sin;  // (N, K/2)
+    const float *cos, *sin;  // (S, K/2): for each position
     float *logits;           // (n_wanted, V)
     float *scratch;          // see scratch_size
 } Rows;
@@ -56,11 +60,18 @@ typedef struct {
 #if defined __AVX2__ && defined __FMA__
 #include <immintrin.h>
 #define WIDEN_16(half) ((u8)_mm256_cvtepu16_epi32((__m128i)half))
-#define WIDEN_8(bytes) ((i8)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)&bytes)))
+#define WIDEN_8(bytes) ((s16)_mm256_cvtepi8_epi16((__m128i)bytes))
 INLINE f8 fma8(f8 a, f8 b, f8 c) { return (f8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE i8 dot_add(i8 sums, s16 a, s16 b) { return sums + (i8)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
 #else
 #define WIDEN_16(half) __builtin_convertvector(half, u8)
-#define WIDEN_8(bytes) __builtin_convertvector(bytes, i8)
+#define WIDEN_8(bytes) __builtin_convertvector(bytes, s16)
+INLINE i8 dot_add(i8 sums, s16 a, s16 b) {  // 16 products, two to each sum
+    s8 half[4];
+    memcpy(half, &a, 32), memcpy(half + 2, &b, 32);
+    for (int i = 0; i < 2; i++) sums += __builtin_convertvector(half[i], i8) * __builtin_convertvector(half[i + 2], i8);
+    return sums;
+}
 #ifdef __aarch64__
 #include <arm_neon.h>
 INLINE f8 fma8(f8 a, f8 b, f8 c) {
@@ -79,15 +90,11 @@ INLINE f8 load(const void *data, size_t i, int kind) {
     f8 x;
     if (kind == F32) {
         memcpy(&x, (const float *)data + i, sizeof x);
-    } else if (kind == BF16) {
+    } else {
         h8 half;
         memcpy(&half, (const uint16_t *)data + i, sizeof half);
         u8 bits = WIDEN_16(half) << 16;
         memcpy(&x, &bits, sizeof x);
-    } else {
-        b8 bytes;
-        memcpy(&bytes, (const int8_t *)data + i, sizeof bytes);
-        x = __builtin_convertvector(WIDEN_8(bytes), f8);
     }
     return x;
 }
@@ -115,7 +122,12 @@ INLINE f8 all(float x) { return (f8){x, x, x, x, x, x, x, x}; }
 
 INLINE f8 choose(i8 mask, f8 yes, f8 no) { return (f8)(((i8)yes & mask) | ((i8)no & ~mask)); }
 
-INLINE float sum(f8 x) { return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7])); }
+INLINE float sum(f8 x) {
+    f4 half[2];
+    memcpy(half, &x, sizeof x);
+    f4 s = half[0] + half[1];
+    return (s[0] + s[1]) + (s[2] + s[3]);
+}
 
 // e^x: 2^n times the Taylor series on [-ln 2 / 2, ln 2 / 2], whose first term left out is below 1e-8.
 INLINE f8 exp8(f8 x) {
@@ -156,87 +168,139 @@ INLINE Range share(int n, int unit, int thread, int n_threads) {  // a thread's 
     return (Range){from < n ? from : n, to < n ? to : n};
 }
 
-// out[t][o] (+)= scale[o] * w[o] . x[t] for OUT outputs from `o` and ROWS rows. A row is cut into PARTS, each with a sum
-// of 8, so that the additions of a single row do not wait for each other: it takes all parts at once. A tile of more rows
-// takes one part after the other, because its registers hold no more.
-INLINE void tile(float *out, size_t out_step, const float *x, const void *w, const float *scale, size_t o, int n_in,
-                 int kind, int add, const int OUT, const int ROWS) {
-    f8 total[OUTS][ROWS_MOST] = {{{0}}};
-    const int whole = n_in & ~7, part = n_in / 8 / PARTS * 8;  // the last part takes what does not divide
-    if (OUT == 1 && ROWS == 1) {
-        f8 acc[PARTS] = {{0}};
-        for (int i = 0; i < part; i += 8)
-            UNROLL for (int p = 0; p < PARTS; p++)
-                acc[p] = fma8(load(w, p * part + i, kind), load(x, p * part + i, F32), acc[p]);
-        for (int i = PARTS * part; i < whole; i += 8)
-            acc[PARTS - 1] = fma8(load(w, i, kind), load(x, i, F32), acc[PARTS - 1]);
-        UNROLL for (int p = 0; p < PARTS; p++) total[0][0] += acc[p];
-    } else {
-        for (int p = 0; p < PARTS; p++) {
-            f8 acc[OUTS][ROWS_MOST] = {{{0}}};
-            const int end = p == PARTS - 1 ? whole : (p + 1) * part;
-            for (int i = p * part; i < end; i += 8)
-                UNROLL for (int j = 0; j < OUT; j++) {
-                    f8 w8 = load(w, (size_t)j * n_in + i, kind);
-                    UNROLL for (int t = 0; t < ROWS; t++)
-                        acc[j][t] = fma8(w8, load(x, (size_t)t * n_in + i, F32), acc[j][t]);
-                }
-            UNROLL for (int j = 0; j < OUT; j++) UNROLL for (int t = 0; t < ROWS; t++) total[j][t] += acc[j][t];
+// What a product reads: n rows x of n_in numbers; for int8 weights each row also as whole numbers times its scale.
+typedef struct { const float *x; const int16_t *whole; const float *scale; float *room; int n, n_in; } Inputs;
+
+// Rows as int16: the largest number of each becomes 32767. A row that has a NaN or an infinity gets the scale NaN.
+static Inputs inputs_of(const float *x, int n, int n_in, int kind, float *room) {
+    if (kind != INT8) return (Inputs){x, NULL, NULL, room, n, n_in};
+    int16_t *whole = (int16_t *)(room + n);
+    for (int t = 0; t < n; t++) {
+        const float *row = x + (size_t)t * n_in;
+        f8 largest = {0}, poison = {0};
+        float most = 0, spoilt = 0;
+        int i = 0;
+        for (; i + 8 <= n_in; i += 8) {
+            f8 v = load(row, i, F32), size = (f8)((i8)v & 0x7FFFFFFF);
+            largest = choose(size > largest, size, largest);
+            poison += v * 0.0f;
+        }
+        for (int j = 0; j < 8; j++) most = largest[j] > most ? largest[j] : most;
+        for (; i < n_in; i++) most = fabsf(row[i]) > most ? fabsf(row[i]) : most, spoilt += row[i] * 0.0f;
+        const float to_whole = most > 0 ? 32767 / most : 0;
+        room[t] = most / 32767 + sum(poison) + spoilt;
+        for (i = 0; i + 8 <= n_in; i += 8) {
+            const f8 shift = all(12582912.0f);  // as in exp8
+            i8 rounded = __builtin_convertvector(load(row, i, F32) * to_whole + shift - shift, i8);
+            h8 half = __builtin_convertvector(rounded, h8);
+            memcpy(whole + (size_t)t * n_in + i, &half, sizeof half);
+        }
+        for (; i < n_in; i++) whole[(size_t)t * n_in + i] = (int16_t)rintf(row[i] * to_whole);
+    }
+    return (Inputs){x, whole, room, room, n, n_in};
+}
+
+// The weights of a tile: its outputs are `gap` apart, and their rows of weights `step` numbers.
+typedef struct { const void *data; const float *scale; size_t step; int gap; } Weights;
+
+// out[t][j * gap] (+)= w[j] . x[t] for OUT outputs and ROWS rows from `t0`
+INLINE void tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int kind, int add, const int OUT,
+                 const int ROWS) {
+    f8 acc[OUTS_MOST][ROWS_MOST] = {{{0}}};
+    const int n_in = in.n_in, whole = n_in & ~7;
+    const float *x = in.x + (size_t)t0 * n_in;
+    for (int i = 0; i < whole; i += 8) {
+        f8 w8[OUTS_MOST];
+        UNROLL for (int j = 0; j < OUT; j++) w8[j] = load(w.data, j * w.step + i, kind);
+        UNROLL for (int t = 0; t < ROWS; t++) {
+            f8 x8 = load(x, (size_t)t * n_in + i, F32);
+            UNROLL for (int j = 0; j < OUT; j++) acc[j][t] = fma8(w8[j], x8, acc[j][t]);
         }
     }
     UNROLL for (int j = 0; j < OUT; j++) UNROLL for (int t = 0; t < ROWS; t++) {
-        float result = sum(total[j][t]);
-        for (int k = whole; k < n_in; k++) result += load_1(w, (size_t)j * n_in + k, kind) * x[(size_t)t * n_in + k];
-        if (scale) result *= scale[o + j];
-        float *place = out + t * out_step + o + j;
+        float result = sum(acc[j][t]);
+        for (int k = whole; k < n_in; k++) result += load_1(w.data, j * w.step + k, kind) * x[(size_t)t * n_in + k];
+        float *place = out + t * out_step + j * w.gap;
         *place = add ? *place + result : result;
     }
 }
 
-typedef void Tile(float *out, size_t out_step, const float *x, const void *w, const float *scale, size_t o, int n_in,
-                  int add);
-#define TILE_OF(name, kind, OUT, ROWS)                                                                                 \
-    static void name(float *out, size_t out_step, const float *x, const void *w, const float *scale, size_t o,         \
-                     int n_in, int add) {                                                                              \
-        tile(out, out_step, x, w, scale, o, n_in, kind, add, OUT, ROWS);                                               \
+// The same of whole numbers: exact for EXACT inputs, then their sum goes on as float32.
+INLINE void whole_tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int add, const int OUT,
+                       const int ROWS) {
+    f8 total[OUTS_MOST][ROWS_MOST] = {{{0}}};
+    const int n_in = in.n_in, whole = n_in & ~15;
+    const int8_t *weights = w.data;
+    const int16_t *x = in.whole + (size_t)t0 * n_in;
+    for (int from = 0; from < whole; from += EXACT) {
+        i8 acc[OUTS_MOST][ROWS_MOST] = {{{0}}};
+        const int end = from + EXACT < whole ? from + EXACT : whole;
+        for (int i = from; i < end; i += 16) {
+            s16 w16[OUTS_MOST], x16;
+            UNROLL for (int j = 0; j < OUT; j++) {
+                b16 bytes;
+                memcpy(&bytes, weights + j * w.step + i, sizeof bytes);
+                w16[j] = WIDEN_8(bytes);
+            }
+            UNROLL for (int t = 0; t < ROWS; t++) {
+                memcpy(&x16, x + (size_t)t * n_in + i, sizeof x16);
+                UNROLL for (int j = 0; j < OUT; j++) acc[j][t] = dot_add(acc[j][t], w16[j], x16);
+            }
+        }
+        UNROLL for (int j = 0; j < OUT; j++) UNROLL for (int t = 0; t < ROWS; t++)
+            total[j][t] += __builtin_convertvector(acc[j][t], f8);
     }
-TILE_OF(f32_1x1, F32, 1, 1) TILE_OF(f32_3x1, F32, OUTS, 1) TILE_OF(f32_3x2, F32, OUTS, 2) TILE_OF(f32_3x4, F32, OUTS, 4)
-TILE_OF(bf16_1x1, BF16, 1, 1) TILE_OF(bf16_3x1, BF16, OUTS, 1) TILE_OF(bf16_3x2, BF16, OUTS, 2)
-TILE_OF(bf16_3x4, BF16, OUTS, 4)
-TILE_OF(int8_1x1, INT8, 1, 1) TILE_OF(int8_3x1, INT8, OUTS, 1) TILE_OF(int8_3x2, INT8, OUTS, 2)
-TILE_OF(int8_3x4, INT8, OUTS, 4)
-static Tile *const TILES[3][4] = {  // [kind]: 1 output x 1 row, then OUTS outputs x 1, 2 and 4 rows
-    {f32_1x1, f32_3x1, f32_3x2, f32_3x4}, {bf16_1x1, bf16_3x1, bf16_3x2, bf16_3x4}, {int8_1x1, int8_3x1, int8_3x2, int8_3x4}};
-
-static void unpack(float *out, const void *w, size_t n, int kind) {
-    size_t i = 0;
-    for (; kind == BF16 && i + 8 <= n; i += 8) {
-        f8 w8 = load(w, i, BF16);
-        memcpy(out + i, &w8, sizeof w8);
+    UNROLL for (int j = 0; j < OUT; j++) UNROLL for (int t = 0; t < ROWS; t++) {
+        int rest = 0;
+        for (int k = whole; k < n_in; k++) rest += weights[j * w.step + k] * x[(size_t)t * n_in + k];
+        float result = (sum(total[j][t]) + rest) * (w.scale[j * w.gap] * in.scale[t0 + t]);
+        float *place = out + t * out_step + j * w.gap;
+        *place = add ? *place + result : result;
     }
-    for (; kind == INT8 && i + 8 <= n; i += 8) {
-        f8 w8 = load(w, i, INT8);
-        memcpy(out + i, &w8, sizeof w8);
-    }
-    for (; i < n; i++) out[i] = load_1(w, i, kind);
 }
 
-// out (n, n_out) (+)= x (n, n_in) w^T, outputs of `range` alone
-static void product(float *out, size_t out_step, const float *x, int n, Matrix w, Range range, int n_in, int kind,
-                    int add, float *unpacked) {
-    static const size_t bytes[] = {4, 2, 1};
-    for (int count, o = range.from; o < range.to; o += count) {
-        const void *rows = (const char *)w.data + (size_t)o * n_in * bytes[kind];
-        count = n > 1 && range.to - o >= OUTS ? OUTS : 1;
-        for (size_t i = 0; i < count * n_in * bytes[kind]; i += 64) __builtin_prefetch((const char *)rows + AHEAD + i);
-        int as = kind;
-        if (kind != F32 && n >= UNPACK) unpack(unpacked, rows, (size_t)count * n_in, kind), rows = unpacked, as = F32;
-        for (int step, t = 0; t < n; t += step) {
-            step = count == 1 ? 1 : n - t >= 4 ? 4 : n - t >= 2 ? 2 : 1;
-            Tile *tile = TILES[as][count == 1 ? 0 : step == 4 ? 3 : step];
-            tile(out + t * out_step, out_step, x + (size_t)t * n_in, rows, w.scale, o, n_in, add);
-        }
+typedef void Tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int add);
+#define TILE_OF(kind, OUT, ROWS)                                                                                       \
+    static void kind##_##OUT##x##ROWS(float *out, size_t out_step, Inputs in, int t0, Weights w, int add) {            \
+        if (kind == INT8) whole_tile(out, out_step, in, t0, w, add, OUT, ROWS);                                        \
+        else tile(out, out_step, in, t0, w, kind, add, OUT, ROWS);                                                     \
     }
+#define TILES_OF(kind) TILE_OF(kind, 1, 1) TILE_OF(kind, 4, 1) TILE_OF(kind, 3, 1) TILE_OF(kind, 3, 2) TILE_OF(kind, 3, 4)
+#define NAMES_OF(kind) {kind##_1x1, kind##_4x1, kind##_3x1, kind##_3x2, kind##_3x4}
+TILES_OF(F32) TILES_OF(BF16) TILES_OF(INT8)
+static Tile *const TILES[3][5] = {NAMES_OF(F32), NAMES_OF(BF16), NAMES_OF(INT8)};
+
+static void unpack(float *out, const void *w, size_t first, int n) {  // bfloat16
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        f8 w8 = load(w, first + i, BF16);
+        memcpy(out + i, &w8, sizeof w8);
+    }
+    for (; i < n; i++) out[i] = load_1(w, first + i, BF16);
+}
+
+// `outs` outputs, `gap` apart, from `o` on, of all rows
+static void outputs(float *out, size_t out_step, Inputs in, Matrix w, int o, int outs, int gap, int kind, int add) {
+    static const size_t bytes[] = {4, 2, 1};
+    const size_t first = (size_t)o * in.n_in, step = (size_t)gap * in.n_in;
+    Weights weights = {(const char *)w.data + first * bytes[kind], w.scale ? w.scale + o : NULL, step, gap};
+    if (kind == BF16 && in.n >= UNPACK) {
+        for (int j = 0; j < outs; j++) unpack(in.room + j * in.n_in, w.data, first + j * step, in.n_in);
+        weights.data = in.room, weights.step = in.n_in, kind = F32;
+    }
+    for (int rows, t = 0; t < in.n; t += rows) {
+        rows = outs < 3 ? 1 : in.n - t >= 4 ? 4 : in.n - t >= 2 ? 2 : 1;
+        int which = outs == 1 ? 0 : outs == 4 ? 1 : rows == 4 ? 4 : rows + 1;
+        TILES[kind][which](out + t * out_step + o, out_step, in, t, weights, add);
+    }
+}
+
+// out (n, n_out) (+)= in (n, n_in) w^T, outputs of `range` alone. The rows of weights that are read side by side are far
+// apart: the processor looks ahead within a page, and reads several pages faster than one.
+static void product(float *out, size_t out_step, Inputs in, Matrix w, Range range, int kind, int add) {
+    const int outs = in.n == 1 ? 4 : 3, gap = (range.to - range.from) / outs;
+    for (int o = range.from; o < range.from + gap; o++) outputs(out, out_step, in, w, o, outs, gap, kind, add);
+    for (int o = range.from + gap * outs; o < range.to; o++) outputs(out, out_step, in, w, o, 1, 0, kind, add);
 }
 
 // --- the parts of a layer --------------------------------------------------------------------------------------------
@@ -254,14 +318,42 @@ static void turn(float *x, const float *cos, const float *sin, int head_dim) {  
     }
 }
 
+// scores[s] = scale * q . keys[s], four places at once, far apart as in `product`
+INLINE void score(float *scores, const float *q, const void *keys, size_t offset, int n, int K, int kind, float scale) {
+    const int quarter = n / 4, whole = K & ~7;
+    for (int s = 0; s < quarter; s++) {
+        f8 acc[4] = {{0}};
+        for (int i = 0; i < whole; i += 8)
+            UNROLL for (int j = 0; j < 4; j++)
+                acc[j] = fma8(load(q, i, F32), load(keys, offset + (size_t)(s + j * quarter) * K + i, kind), acc[j]);
+        for (int j = 0; j < 4; j++) {
+            float total = sum(acc[j]);
+            for (int i = whole; i < K; i++) total += q[i] * load_1(keys, offset + (size_t)(s + j * quarter) * K + i, kind);
+            scores[s + j * quarter] = scale * total;
+        }
+    }
+    for (int s = 4 * quarter; s < n; s++) scores[s] = scale * dot(q, keys, offset + (size_t)s * K, K, kind);
+}
+
+// 8 * VECTORS columns of out = factor * weights . values
+INLINE void mix(float *out, const float *weights, const void *values, size_t offset, int n, int K, int kind, float factor,
+                const int VECTORS) {
+    f8 acc[8] = {{0}};
+    for (int s = 0; s < n; s++)
+        UNROLL for (int j = 0; j < VECTORS; j++)
+            acc[j] = fma8(all(weights[s]), load(values, offset + (size_t)s * K + 8 * j, kind), acc[j]);
+    UNROLL for (int j = 0; j < VECTORS; j++) {
+        acc[j] *= factor;
+        memcpy(out + 8 * j, acc + j, sizeof acc[j]);
+    }
+}
+
 // out (K) = softmax(q . keys / sqrt(K)) values, over n places; `scores` has room for n + 8 numbers
 INLINE void attend(float *out, const float *q, const void *keys, const void *values, size_t offset, int n, int K,
                    int kind, float *scores) {
-    float scale = 1.0f / sqrtf((float)K), highest = -INFINITY;
-    for (int s = 0; s < n; s++) {
-        scores[s] = scale * dot(q, keys, offset + (size_t)s * K, K, kind);
-        highest = scores[s] > highest ? scores[s] : highest;
-    }
+    float highest = -INFINITY;
+    score(scores, q, keys, offset, n, K, kind, 1.0f / sqrtf((float)K));
+    for (int s = 0; s < n; s++) highest = scores[s] > highest ? scores[s] : highest;
     for (int s = n; s < n + 8; s++) scores[s] = -INFINITY;
     f8 totals = {0};
     for (int s = 0; s < n; s += 8) {
@@ -270,16 +362,11 @@ INLINE void attend(float *out, const float *q, const void *keys, const void *val
         memcpy(scores + s, &weights, sizeof weights);
         totals += weights;
     }
-    float share_of_1 = 1.0f / sum(totals);
+    const float share_of_1 = 1.0f / sum(totals);
     int i = 0;
-    for (; i + 32 <= K; i += 32) {
-        f8 acc[4] = {{0}};
-        for (int s = 0; s < n; s++)
-            UNROLL for (int j = 0; j < 4; j++)
-                acc[j] = fma8(all(scores[s]), load(values, offset + (size_t)s * K + i + 8 * j, kind), acc[j]);
-        UNROLL for (int j = 0; j < 4; j++) acc[j] *= share_of_1;
-        memcpy(out + i, acc, sizeof acc);
-    }
+    for (; i + 64 <= K; i += 64) mix(out + i, scores, values, offset + i, n, K, kind, share_of_1, 8);
+    for (; i + 32 <= K; i += 32) mix(out + i, scores, values, offset + i, n, K, kind, share_of_1, 4);
+    for (; i + 8 <= K; i += 8) mix(out + i, scores, values, offset + i, n, K, kind, share_of_1, 1);
     for (; i < K; i++) {
         float acc = 0;
         for (int s = 0; s < n; s++) acc += scores[s] * load_1(values, offset + (size_t)s * K + i, kind);
@@ -299,15 +386,17 @@ static void swiglu(float *gate, const float *up, int n) {  // gate = silu(gate) 
 
 // --- the step --------------------------------------------------------------------------------------------------------
 
-static size_t unpacked_size(const Model *m) {
-    int widest = m->dim > m->hidden_dim ? m->dim : m->hidden_dim, heads = m->n_heads * m->head_dim;
-    return (size_t)OUTS * (widest > heads ? widest : heads);
+// How many floats a thread needs to turn weights (bfloat16) or n rows (int8) into what is multiplied.
+static int64_t room_size(const Model *m, int64_t n) {
+    int64_t widest = m->dim > m->hidden_dim ? m->dim : m->hidden_dim, heads = (int64_t)m->n_heads * m->head_dim;
+    widest = widest > heads ? widest : heads;
+    return m->kind == INT8 ? n * (1 + (widest + 1) / 2) : OUTS_MOST * widest;
 }
 
 // How many floats the scratch memory of a step of n rows over n_places places holds.
 int64_t scratch_size(const Model *m, int64_t n, int64_t n_places, int64_t n_threads) {
     int64_t heads = (int64_t)m->n_heads * m->head_dim, kv = (int64_t)m->n_kv_heads * m->head_dim;
-    return n * (2 * m->dim + 2 * heads + 2 * kv + 2 * m->hidden_dim) + n_threads * (n_places + 8 + (int64_t)unpacked_size(m));
+    return n * (2 * m->dim + 2 * heads + 2 * kv + 2 * m->hidden_dim) + n_threads * (n_places + 8 + room_size(m, n));
 }
 
 static void work(const Model *m, const Cache *cache, const Rows *rows, int thread, int n_threads) {
@@ -315,11 +404,12 @@ static void work(const Model *m, const Cache *cache, const Rows *rows, int threa
     float *x = rows->scratch, *normed = x + (size_t)N * D, *q = normed + (size_t)N * D, *mixed = q + (size_t)N * H * K;
     float *k = mixed + (size_t)N * H * K, *v = k + (size_t)N * J * K, *gate = v + (size_t)N * J * K;
     float *up = gate + (size_t)N * F, *own = up + (size_t)N * F;
-    own += (size_t)thread * (cache->n_places + 8 + unpacked_size(m));
-    float *scores = own, *unpacked = own + cache->n_places + 8;
-    const Range my_rows = share(N, 1, thread, n_threads), my_D = share(D, OUTS, thread, n_threads);
-    const Range my_heads = share(N * H, 1, thread, n_threads), my_F = share(F, OUTS, thread, n_threads);
-    const Range my_q = share(H * K, OUTS, thread, n_threads), my_kv = share(J * K, OUTS, thread, n_threads);
+    own += (size_t)thread * (cache->n_places + 8 + room_size(m, N));
+    float *scores = own, *room = own + cache->n_places + 8;
+    Inputs in;
+    const Range my_rows = share(N, 1, thread, n_threads), my_D = share(D, UNIT, thread, n_threads);
+    const Range my_heads = share(N * H, 1, thread, n_threads), my_F = share(F, UNIT, thread, n_threads);
+    const Range my_q = share(H * K, UNIT, thread, n_threads), my_kv = share(J * K, UNIT, thread, n_threads);
 
     for (int t = my_rows.from; t < my_rows.to; t++)
         for (int i = 0; i < D; i++) {
@@ -331,9 +421,10 @@ static void work(const Model *m, const Cache *cache, const Rows *rows, int threa
         for (int t = my_rows.from; t < my_rows.to; t++)
             rms_norm(normed + (size_t)t * D, x + (size_t)t * D, layer->norm_1, D, m->eps);
         BARRIER;
-        product(q, (size_t)H * K, normed, N, layer->q, my_q, D, m->kind, 0, unpacked);
-        product(k, (size_t)J * K, normed, N, layer->k, my_kv, D, m->kind, 0, unpacked);
-        product(v, (size_t)J * K, normed, N, layer->v, my_kv, D, m->kind, 0, unpacked);
+        in = inputs_of(normed, N, D, m->kind, room);
+        product(q, (size_t)H * K, in, layer->q, my_q, m->kind, 0);
+        product(k, (size_t)J * K, in, layer->k, my_kv, m->kind, 0);
+        product(v, (size_t)J * K, in, layer->v, my_kv, m->kind, 0);
         BARRIER;
         const size_t heads_before = (size_t)l * cache->n_slots * J;
         Range my_new = share(N * J, 1, thread, n_threads);
@@ -341,7 +432,7 @@ static void work(const Model *m, const Cache *cache, const Rows *rows, int threa
             int t = i / J, j = i % J;
             float *key = k + (size_t)i * K, *value = v + (size_t)i * K;
             if (layer->k_norm) rms_norm(key, key, layer->k_norm, K, m->eps);
-            turn(key, rows->cos + (size_t)t * (K / 2), rows->sin + (size_t)t * (K / 2), K);
+            turn(key, rows->cos + rows->positions[t] * (K / 2), rows->sin + rows->positions[t] * (K / 2), K);
             size_t head = heads_before + (size_t)rows->slots[t] * J + j;
             size_t place = (head * cache->n_places + rows->positions[t]) * K;
             for (int c = 0; c < K; c++) {
@@ -354,23 +445,24 @@ static void work(const Model *m, const Cache *cache, const Rows *rows, int threa
             int t = i / H, h = i % H;
             float *query = q + (size_t)i * K, *out = mixed + (size_t)i * K;
             if (layer->q_norm) rms_norm(query, query, layer->q_norm, K, m->eps);
-            turn(query, rows->cos + (size_t)t * (K / 2), rows->sin + (size_t)t * (K / 2), K);
+            turn(query, rows->cos + rows->positions[t] * (K / 2), rows->sin + rows->positions[t] * (K / 2), K);
             size_t offset = (heads_before + (size_t)rows->slots[t] * J + h / (H / J)) * cache->n_places * K;
             if (cache->kind == F32) attend(out, query, cache->keys, cache->values, offset, rows->positions[t] + 1, K, F32, scores);
             else attend(out, query, cache->keys, cache->values, offset, rows->positions[t] + 1, K, BF16, scores);
         }
         BARRIER;
-        product(x, D, mixed, N, layer->o, my_D, H * K, m->kind, 1, unpacked);
+        product(x, D, inputs_of(mixed, N, H * K, m->kind, room), layer->o, my_D, m->kind, 1);
         BARRIER;
         for (int t = my_rows.from; t < my_rows.to; t++)
             rms_norm(normed + (size_t)t * D, x + (size_t)t * D, layer->norm_2, D, m->eps);
         BARRIER;
-        product(gate, F, normed, N, layer->gate, my_F, D, m->kind, 0, unpacked);
-        product(up, F, normed, N, layer->up, my_F, D, m->kind, 0, unpacked);
+        in = inputs_of(normed, N, D, m->kind, room);
+        product(gate, F, in, layer->gate, my_F, m->kind, 0);
+        product(up, F, in, layer->up, my_F, m->kind, 0);
         for (int t = 0; t < N; t++)
             swiglu(gate + (size_t)t * F + my_F.from, up + (size_t)t * F + my_F.from, my_F.to - my_F.from);
         BARRIER;
-        product(x, D, gate, N, layer->down, my_D, F, m->kind, 1, unpacked);
+        product(x, D, inputs_of(gate, N, F, m->kind, room), layer->down, my_D, m->kind, 1);
         BARRIER;
     }
     Range my_wanted = share(rows->n_wanted, 1, thread, n_threads);
@@ -378,8 +470,8 @@ static void work(const Model *m, const Cache *cache, const Rows *rows, int threa
         rms_norm(normed + (size_t)i * D, x + (size_t)rows->wanted[i] * D, m->norm, D, m->eps);
     BARRIER;
     if (rows->n_wanted)
-        product(rows->logits, m->vocab_size, normed, rows->n_wanted, m->head,
-                share(m->vocab_size, OUTS, thread, n_threads), D, m->kind, 0, unpacked);
+        product(rows->logits, m->vocab_size, inputs_of(normed, rows->n_wanted, D, m->kind, room), m->head,
+                share(m->vocab_size, UNIT, thread, n_threads), m->kind, 0);
 }
 
 void step(const Model *m, const Cache *cache, const Rows *rows, int64_t n_threads) {

@@ -1,5 +1,6 @@
 """step.c: the scores of the uncached model for any shape, and the same bits in any company."""
 
+import math
 import random
 
 import pytest
@@ -97,6 +98,25 @@ def test_int8_is_what_its_rounded_weights_give() -> None:
             weight.copy_(rounded * scale[:, None])
     reference = model(torch.tensor([ids]))[0]
     assert (scores - reference).norm() / reference.norm() < 0.01
+
+
+def test_int8_multiplies_wide_rows_of_equal_sign_without_overflow() -> None:
+    # 5,003 products of 127 and 32767 each exceed what 32 bits hold, and no vector divides them.
+    wide = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 5003}
+    model, ids = make(**wide), text(6)
+    for name, weight in model.named_parameters():
+        if "mlp" in name:
+            weight.fill_(1.0)
+    scores = read(CompiledBackend(model, int8=True), ids, [3])
+    eager = read(EagerBackend(model), ids, [])
+    assert (scores - eager).norm() / eager.norm() < 0.02
+
+
+def test_an_infinite_activation_is_not_hidden_by_int8() -> None:
+    for spoilt in (math.nan, math.inf):
+        model, ids = make(), text(3)
+        model.model.layers[0].input_layernorm.weight[1] = spoilt
+        assert not read(CompiledBackend(model, int8=True), ids, []).isfinite().any()
 
 
 def test_a_row_of_zeros_survives_int8() -> None:
