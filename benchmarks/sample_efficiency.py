@@ -59,9 +59,11 @@ def nanogpt(ours: TrainConfig, rate: float) -> TrainConfig:
 
 
 def with_tokens(config: TrainConfig, tokens: float) -> TrainConfig:
-    """Return `config` with a schedule that ends after `tokens`."""
+    """Return `config` with a schedule that ends after `tokens`, and that counts no others."""
     steps = max(1, round(tokens / config.tokens_per_step))
-    return config.model_copy(update={"max_iters": steps, "warmup_iters": min(config.warmup_iters, max(1, steps // 10))})
+    warmup = min(config.warmup_iters, max(1, steps // 10))
+    counted = steps * config.tokens_per_step
+    return config.model_copy(update={"max_iters": steps, "warmup_iters": warmup, "init_tokens": counted})
 
 
 class Runs:

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Collection
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mini_llm.errors import UserError
@@ -219,16 +218,17 @@ class Engine:
                 rows.wanted.append(len(rows.ids) - 1)
                 done.append(slot)
         self._reserve(1 + max(rows.positions))
-        with torch.inference_mode():
-            logits_MV = self.backend.run(rows)[:, : self.vocab_size] if done else self.backend.run(rows)
-            for slot, n in work:
-                slot.known += slot.unread[:n]
-                slot.unread = slot.unread[n:]
-            if done:
-                if not math.isfinite(logits_MV.sum().item()):  # a NaN or an infinity spoils the sum
-                    raise not_finite(self.source, self.backend.dtype)
-                jobs = [slot.job for slot in done if slot.job]
-                self._deliver(done, self._picker.pick(jobs, logits_MV), logits_MV)
+        logits_MV = self.backend.run(rows)
+        for slot, n in work:
+            slot.known += slot.unread[:n]
+            slot.unread = slot.unread[n:]
+        if done:
+            if self.vocab_size < logits_MV.shape[-1]:
+                logits_MV = logits_MV[:, : self.vocab_size]
+            if not math.isfinite(logits_MV.sum().item()):  # a NaN or an infinity spoils the sum
+                raise not_finite(self.source, self.backend.dtype)
+            jobs = [slot.job for slot in done if slot.job]
+            self._deliver(done, self._picker.pick(jobs, logits_MV), logits_MV)
 
     def _burst(self, work: list[tuple[Slot, int]]) -> bool:
         """Let a GPU write several tokens of each text at once; tell whether it did.

@@ -16,21 +16,20 @@ from torch import Tensor
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.dataloader import TrainLoader
 
-SMOOTHING = 10.0  # how many times a token must be seen before its own successors outweigh the average text's
-MAX_TOKENS = 20_000_000  # are counted: more would change little and cost minutes
+SMOOTHING = 100.0  # how many times a token must be seen before its own successors outweigh the average text's
 EMBEDDING_STD = 0.1  # smaller, and the blocks' first steps drown it; larger, and it learns too slowly (docs/LOG.md)
 
 
 @torch.no_grad()
-def init_bigram(model: Transformer, loader: TrainLoader, steps: int, seed: int) -> None:
-    """Set embedding and head so that the model's first guess is the smoothed bigram table of the first `steps` steps.
+def init_bigram(model: Transformer, loader: TrainLoader, n_tokens: int, seed: int) -> None:
+    """Set embedding and head so that the model's first guess is the smoothed bigram table of its first training rows.
 
-    Only tokens that the run trains on are counted. logits(y | x) = rmsnorm(embedding[x]) . head[y] then is about
+    `n_tokens` are counted, or the training split, each token once. logits(y | x) = rmsnorm(embedding[x]) . head[y] then is about
     log((count(x, y) + a p(y)) / (count(x) + a)) up to a constant of x; p is the frequency of tokens, a the smoothing.
     """
     V, D = model.lm_head.weight.shape
     generator = torch.Generator().manual_seed(seed)
-    x_P, y_P, count_P, p_V = count_pairs(loader, steps, V)
+    x_P, y_P, count_P, p_V = count_pairs(loader, n_tokens, V)
     seen_V = torch.zeros(V).index_add_(0, x_P, count_P)
     # Against p(y) alone, seen pairs gain log(1 + count / (a p)) and all others nothing: a sparse matrix. Frequent
     # tokens matter more: rows and columns are weighted by the root of how often they come.
@@ -59,10 +58,13 @@ def init_bigram(model: Transformer, loader: TrainLoader, steps: int, seed: int) 
             weight.zero_()
 
 
-def count_pairs(loader: TrainLoader, steps: int, vocab_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the pairs (x, y) of neighbours in the first `steps` steps, how often each comes, and p(y), smoothed."""
+def count_pairs(loader: TrainLoader, n_tokens: int, vocab_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the pairs (x, y) of neighbours in the first `n_tokens`, how often each comes, and p(y), smoothed.
+
+    Whole steps are read, one at least, and of the first epoch alone.
+    """
     tokens_per_step = loader.rows_per_step * loader.block_size
-    steps = min(steps, max(1, MAX_TOKENS // tokens_per_step))
+    steps = max(1, min(n_tokens // tokens_per_step, loader.rows_per_epoch // loader.rows_per_step))
     stride = max(1, 2_000_000 // tokens_per_step)  # steps counted at once: sorting all at once would take gigabytes
     keys, counts = torch.empty(0, dtype=torch.int64), torch.empty(0)
     uses = torch.full((vocab_size,), 0.5)  # no token is impossible

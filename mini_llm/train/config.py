@@ -31,6 +31,7 @@ class TrainConfig(Config):
 
     # Optimizer
     init: Literal["normal", "bigram"] = "normal"  # bigram: embedding and head start from counted pairs of tokens
+    init_tokens: int = Field(20_000_000, ge=1)  # of the training text that are counted: more would change little
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for matrices, AdamW for embeddings and norms
     learning_rate: float = Field(6e-4, ge=0)  # AdamW's peak
     base_dim: int | None = Field(None, ge=1)  # model.dim that learning_rate was tuned at; unset: model.dim

@@ -71,7 +71,7 @@ class Stepper:
         model = Transformer(config.model)
         model.init_weights(config.seed)
         if config.init == "bigram":
-            init_bigram(model, self.loader, config.max_iters, config.seed)
+            init_bigram(model, self.loader, config.init_tokens, config.seed)
         model.to(self.device).train()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.trainee = Trainee(model, build_optimizers(model, config), scaler, Progress())
