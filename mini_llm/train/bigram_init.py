@@ -24,8 +24,8 @@ EMBEDDING_STD = 0.1  # smaller, and the blocks' first steps drown it; larger, an
 def init_bigram(model: Transformer, loader: TrainLoader, n_tokens: int, seed: int) -> None:
     """Set embedding and head so that the model's first guess is the smoothed bigram table of its first training rows.
 
-    `n_tokens` are counted, or the training split, each token once. logits(y | x) = rmsnorm(embedding[x]) . head[y] then is about
-    log((count(x, y) + a p(y)) / (count(x) + a)) up to a constant of x; p is the frequency of tokens, a the smoothing.
+    `n_tokens` are counted, or the training split, each token once. Then logits(y | x) = rmsnorm(embedding[x]) . head[y]
+    is about log((count(x, y) + a p(y)) / (count(x) + a)) up to a constant of x; p: frequency of tokens, a: smoothing.
     """
     V, D = model.lm_head.weight.shape
     generator = torch.Generator().manual_seed(seed)
