@@ -190,6 +190,14 @@ Backend = Annotated[BackendName, typer.Option(help="How to compute; auto takes t
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint or any Llama folder.")]
 
 
+def _prepare_for(device: str, backend: BackendName) -> None:
+    """Let the other core compile what a CPU will need, before torch is imported."""
+    from mini_llm.inference.native import compile_meanwhile
+
+    if device in ("auto", "cpu") and backend in (BackendName.auto, BackendName.compiled):
+        compile_meanwhile()
+
+
 @app.command()
 @with_sampling
 def generate(
@@ -206,6 +214,7 @@ def generate(
     backend: Backend = BackendName.auto,
 ) -> None:
     """Continue a prompt, streaming the text (prompt included) to stdout."""
+    _prepare_for(device, backend)
     from mini_llm.inference.generate import Generator
 
     if prompt == "-":
@@ -236,6 +245,7 @@ def chat(
     backend: Backend = BackendName.auto,
 ) -> None:
     """Talk with a model in the terminal."""
+    _prepare_for(device, backend)
     from mini_llm.inference.chat import chat as talk
     from mini_llm.inference.generate import Generator
 

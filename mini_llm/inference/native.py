@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("step.c")
@@ -22,6 +24,9 @@ FLAGS = [
     [*TUNE, "-mcpu=native"],
     [*TUNE],
 ]
+
+
+_compiling = threading.Lock()
 
 
 class NoCompiler(Exception):
@@ -42,20 +47,40 @@ def load_native() -> ctypes.CDLL:
     Raises:
         NoCompiler: there is no C compiler, or it does not take the source.
     """
-    compiler = find_compiler()
-    if compiler is None:
-        raise NoCompiler("no C compiler (cc, gcc or clang) was found")
-    key = "\n".join([SOURCE.read_text(encoding="utf-8"), compiler, str(FLAGS), sys.platform, _processor()])
-    path = cache_folder() / f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     for _ in range(2):  # a damaged library is made anew, once
+        path = _compiled()
         try:
-            if not path.exists():
-                _compile(compiler, path)
             return ctypes.CDLL(str(path))
         except OSError as problem:
             reason = str(problem)
             path.unlink(missing_ok=True)
     raise NoCompiler(reason)
+
+
+def compile_meanwhile() -> None:
+    """Compile step.c in a thread of its own, if it is not there yet: the caller imports torch, which takes longer.
+
+    The library is not loaded: torch's own OpenMP must come first. What goes wrong is told by `load_native`.
+    """
+
+    def attempt() -> None:
+        with suppress(NoCompiler, OSError):
+            _compiled()
+
+    threading.Thread(target=attempt, name="mini-llm compiler").start()
+
+
+def _compiled() -> Path:
+    """Return where the compiled step.c is, after compiling it if need be; a second caller waits for the first."""
+    compiler = find_compiler()
+    if compiler is None:
+        raise NoCompiler("no C compiler (cc, gcc or clang) was found")
+    key = "\n".join([SOURCE.read_text(encoding="utf-8"), compiler, str(FLAGS), sys.platform, _processor()])
+    path = cache_folder() / f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    with _compiling:
+        if not path.exists():
+            _compile(compiler, path)
+    return path
 
 
 def cache_folder() -> Path:

@@ -34,7 +34,11 @@ def rope_tables(positions_BT: Tensor, config: ModelConfig, dtype: torch.dtype) -
     Angles are float32: in bfloat16, with 8 bits of mantissa, positions above 256 would share an angle.
     """
     angles_BTK = positions_BT[..., None].float() * rope_frequencies(config, positions_BT.device)
-    cos_B1TK, sin_B1TK = _cos_and_sin(angles_BTK[:, None])
+    angles_B1TK = angles_BTK[:, None]
+    if torch.compiler.is_compiling():
+        cos_B1TK, sin_B1TK = _cos_and_sin(angles_B1TK)
+    else:  # the first call of an operation of one's own imports the compiler: two seconds
+        cos_B1TK, sin_B1TK = angles_B1TK.cos(), angles_B1TK.sin()
     return cos_B1TK.to(dtype), sin_B1TK.to(dtype)
 
 

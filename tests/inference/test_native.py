@@ -1,5 +1,8 @@
 """Compiling step.c: once, into the user's cache; what cannot be compiled is said in a sentence."""
 
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,30 @@ def test_where_no_folder_can_be_made_a_temporary_one_serves(tmp_path: Path, monk
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert cache_folder().is_dir()
+
+
+def test_it_is_compiled_in_the_meantime_and_not_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_it, calls = native._compile, []
+
+    def counted(compiler: str, path: Path) -> None:
+        calls.append(path)
+        compile_it(compiler, path)
+
+    monkeypatch.setattr(native, "_compile", counted)
+    native.compile_meanwhile()
+    load_native()  # waits for the thread, or is what the thread waits for
+    for thread in threading.enumerate():
+        if thread.name == "mini-llm compiler":
+            thread.join()
+    assert len(calls) == 1
+    monkeypatch.setenv("CC", "false")
+    native.compile_meanwhile()  # says nothing: load_native will
+
+
+def test_the_first_token_waits_for_no_compiler_of_torch(folder: Path) -> None:
+    code = (
+        "import sys; from mini_llm.inference.generate import Generator; "
+        "Generator(sys.argv[1], device='cpu').generate('The', max_new_tokens=2); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(folder)], check=False).returncode == 0
