@@ -2,8 +2,8 @@
 
     python benchmarks/cold_start.py [--quick] [--json]
 
-`mini-llm generate` on the 50M model (random weights, bfloat16), as a new process each time: with the step compiled before,
-and with an empty cache, so that a C compiler must run first. Beside it what `import torch` alone takes, in turns.
+`mini-llm generate` on the 50M model (random weights, bfloat16), as a new process each time: with the step compiled
+before, and with an empty cache, so that C must be compiled first. Beside it what `import torch` alone takes, in turns.
 """
 
 from __future__ import annotations
