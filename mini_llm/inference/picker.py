@@ -14,7 +14,8 @@ from mini_llm.errors import UserError
 from mini_llm.inference.darts import dart
 from mini_llm.inference.params import SamplingParams
 from mini_llm.inference.request import Job
-from mini_llm.inference.sampling import RowParams, likeliest, sample
+from mini_llm.inference.row_sampling import pick_one
+from mini_llm.inference.sampling import RowParams, sample
 
 
 def not_finite(source: Path | str, dtype: torch.dtype) -> UserError:
@@ -45,10 +46,11 @@ class Picker:
                 for job, logits_V in zip(jobs, logits_MV, strict=True)
             ]
             logits_MV = torch.stack([logits_V.to(device).float() for logits_V in adjusted])
+        if device.type == "cpu":
+            darts = [0.0 if job.request.sampling.greedy else dart(job.seed, len(job.written)) for job in jobs]
+            return [pick_one(*row) for row in zip(logits_MV.float(), params, darts, strict=True)]
         if self._rows is None or self._params != params:
             self._params, self._rows = params, RowParams.of(params, device)
-        if self._rows.all_greedy:
-            return likeliest(logits_MV).tolist()
         dtype = torch.float32 if device.type == "mps" else torch.float64  # on MPS all are greedy: no dart is thrown
         thrown_M = torch.tensor([dart(job.seed, len(job.written)) for job in jobs], dtype=dtype, device=device)
         return sample(logits_MV, self._rows, thrown_M).tolist()

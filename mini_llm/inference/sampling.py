@@ -161,15 +161,8 @@ def sample(logits_BV: Tensor, params: RowParams, darts_B: Tensor) -> Tensor:
     """
     logits_BV = logits_BV.float()
     if params.all_greedy:
-        return likeliest(logits_BV)
+        return logits_BV.argmax(-1)
     line_BV = shape_logits(logits_BV, params).softmax(-1).cumsum(-1, dtype=torch.float64)
     # `right` steps over tokens of probability 0: they take no room on the line.
     drawn_B = torch.searchsorted(line_BV, darts_B[:, None] * line_BV[:, -1:], right=True)[:, 0]
-    return torch.where(params.greedy, likeliest(logits_BV), drawn_B) if params.any_greedy else drawn_B
-
-
-def likeliest(logits_BV: Tensor) -> Tensor:
-    """Return the id of the highest score of each row, int64 (B,): the first of equals."""
-    if logits_BV.device.type == "cpu":  # 4 microseconds for 32,000 scores, where torch's own takes 39
-        return torch.from_numpy(logits_BV.numpy().argmax(-1))
-    return logits_BV.argmax(-1)
+    return torch.where(params.greedy, logits_BV.argmax(-1), drawn_B) if params.any_greedy else drawn_B
