@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
 import platform
@@ -47,9 +48,10 @@ def load_native() -> ctypes.CDLL:
     Raises:
         NoCompiler: there is no C compiler, or it does not take the source.
     """
+    compiler, path = _compiler_and_library()
     for _ in range(2):  # a damaged library is made anew, once
-        path = _compiled()
         try:
+            _compile_once(compiler, path)
             return ctypes.CDLL(str(path))
         except OSError as problem:
             reason = str(problem)
@@ -65,22 +67,24 @@ def compile_meanwhile() -> None:
 
     def attempt() -> None:
         with suppress(NoCompiler, OSError):
-            _compiled()
+            _compile_once(*_compiler_and_library())
 
     threading.Thread(target=attempt, name="mini-llm compiler").start()
 
 
-def _compiled() -> Path:
-    """Return where the compiled step.c is, after compiling it if need be; a second caller waits for the first."""
+def _compiler_and_library() -> tuple[str, Path]:
     compiler = find_compiler()
     if compiler is None:
         raise NoCompiler("no C compiler (cc, gcc or clang) was found")
     key = "\n".join([SOURCE.read_text(encoding="utf-8"), compiler, str(FLAGS), sys.platform, _processor()])
-    path = cache_folder() / f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    return compiler, cache_folder() / f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+
+
+def _compile_once(compiler: str, path: Path) -> None:
+    """Compile, if the library is not there yet; a second caller waits for the first."""
     with _compiling:
         if not path.exists():
             _compile(compiler, path)
-    return path
 
 
 def cache_folder() -> Path:
@@ -89,8 +93,13 @@ def cache_folder() -> Path:
     try:
         (root / "mini-llm").mkdir(mode=0o700, parents=True, exist_ok=True)
         return root / "mini-llm"
-    except OSError:  # a home that cannot be written: compiled anew each time
-        return Path(tempfile.mkdtemp(prefix="mini-llm-"))
+    except OSError:  # a home that cannot be written: compiled anew by each process
+        return _temporary_folder()
+
+
+@functools.cache
+def _temporary_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="mini-llm-"))
 
 
 def _compile(compiler: str, path: Path) -> None:

@@ -57,10 +57,20 @@ def test_without_a_compiler_that_works_it_says_so(compiler: str, cache: Path, mo
     assert not cache.exists() or not list(cache.iterdir())
 
 
+def test_a_full_disk_is_a_reason_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(native, "_compile", full)
+    with pytest.raises(NoCompiler, match="no space left"):
+        load_native()
+
+
 def test_where_no_folder_can_be_made_a_temporary_one_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert cache_folder().is_dir()
+    assert cache_folder() == cache_folder()  # what is compiled meanwhile is what is loaded
 
 
 def test_it_is_compiled_in_the_meantime_and_not_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
