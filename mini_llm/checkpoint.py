@@ -168,7 +168,11 @@ def verify_checkpoint(folder: Path) -> None:
     for name, expected in _read_json(folder / CHECKSUMS).items():
         if not (folder / name).is_file():
             raise DamagedCheckpoint(f"{folder / name} is missing", "use another checkpoint of the same run")
-        if sha256_of(folder / name) != expected:
+        try:
+            found = sha256_of(folder / name)
+        except OSError as problem:
+            raise DamagedCheckpoint(f"cannot read {folder / name}: {problem.strerror}") from None
+        if found != expected:
             raise DamagedCheckpoint(
                 f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}",
                 f"use another checkpoint of the same run, or delete {CHECKSUMS} if you changed the file yourself",
@@ -279,7 +283,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing", "this is not a model folder") from None
     except OSError as problem:
-        raise UserError(f"cannot read {path}: {problem.strerror}") from None
+        raise DamagedCheckpoint(f"cannot read {path}: {problem.strerror}") from None
     except (ValueError, RecursionError):
         raise DamagedCheckpoint(f"{path} is damaged: it is not JSON") from None
     if not isinstance(values, dict):

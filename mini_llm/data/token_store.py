@@ -10,6 +10,7 @@ tokenizer/          the tokenizer that wrote it
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
 import json
 import mmap
@@ -107,6 +108,12 @@ class TokenStore:
     def tokenizer_folder(self) -> Path:
         """The store's own copy of the tokenizer that wrote it."""
         return self.folder / "tokenizer"
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of the tokenizer and of the training text: what a model learns from."""
+        shards = "".join(shard.sha256 for shard in self.manifest.splits["train"].shards)
+        return {"tokenizer": self.manifest.tokenizer_hash, "text": hashlib.sha256(shards.encode()).hexdigest()}
 
     def split(self, name: Literal["train", "val"]) -> TokenSplit:
         """Return the tokens of "train" or "val".

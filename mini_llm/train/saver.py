@@ -123,4 +123,4 @@ class Saver:
         also_keep = {snapshot.state["best_step"]}
         if self.config.always_save_checkpoint:
             also_keep |= {step for step, _ in list_checkpoints(self.run) if step % self.config.eval_interval == 0}
-        prune_checkpoints(self.run, self.config.keep_last, also_keep)
+        prune_checkpoints(self.run, snapshot.step, self.config.keep_last, also_keep)
