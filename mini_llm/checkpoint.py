@@ -44,7 +44,9 @@ def resolve_checkpoint(path: Path | str) -> Path:
     if not path.exists():
         raise UserError(f"no such folder: {path}", "train a model first: mini-llm demo, or mini-llm train --config ...")
     for candidate in (path, path / "latest", path / "run" / "latest"):  # the demo's folder holds the run's
-        folder = candidate.parent / read_pointer(candidate) if candidate.is_file() else candidate
+        # Followed once: `latest` may move on between the reading of two files.
+        is_pointer = candidate.is_file() or candidate.is_symlink()
+        folder = candidate.parent / read_pointer(candidate) if is_pointer else candidate
         if (folder / "config.json").is_file():
             return folder
     raise UserError(

@@ -113,7 +113,15 @@ def test_a_precision_can_be_named() -> None:
 
 @pytest.mark.parametrize(
     ("card", "peak"),
-    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12), ("T1000", None)],
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", None),
+        ("NVIDIA L4", 121e12),
+        ("T1000", None),
+    ],
 )
 def test_peaks_of_gpus(card: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: card)

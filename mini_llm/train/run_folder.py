@@ -41,7 +41,9 @@ def open_run(config: TrainConfig) -> Iterator[Path]:
             shutil.rmtree(leftover)
         for leftover in run.glob(".*.tmp*"):
             leftover.unlink()
-        write_text(run / "config.yaml", dump_config(config))
+        write_text(
+            run / "config.yaml", dump_config(config.model_copy(update={"resume": True}))
+        )  # what it begins, it goes on with
         yield run
 
 

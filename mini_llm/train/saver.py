@@ -76,6 +76,7 @@ class Saver:
     def repair_pointers(self, progress: Progress) -> None:
         """After resuming, make `latest` and `best` what they were at that step, whatever has become of them since."""
         write_pointer(self.run / "latest", checkpoint_folder(self.run, progress.step))
+        (self.run / "best").unlink(missing_ok=True)
         if progress.best_step is not None:
             self.mark_best(progress.best_step)
 

@@ -257,7 +257,8 @@ class Trainer:
         if step > self.saved_step:
             self._save()
         self.saver.wait()
-        message = f"saved step {step:,} in {self.folder}; the same command goes on from there"
+        same = "the same command" if self.config.resume else "the same command without --no-resume"
+        message = f"saved step {step:,} in {self.folder}; {same} goes on from there"
         if step == 0:
             message = "stopped before the first step was done: there is nothing to save"
         if self.stop_signal is not None:

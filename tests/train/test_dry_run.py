@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from mini_llm import log
-from mini_llm.errors import UserError
+from mini_llm.device import forget_peak_memory, memory_gb
+from mini_llm.errors import UsageError, UserError
 from mini_llm.train import dry_run as dry_run_module
 from mini_llm.train import step as step_module
 from mini_llm.train.config import TrainConfig
@@ -80,6 +82,23 @@ def test_a_disk_too_small_is_told_before(make_config: MakeConfig, monkeypatch: p
     monkeypatch.setattr(dry_run_module.shutil, "disk_usage", lambda _: Usage(1_000_000))
     dry_run(make_config())
     assert any("free, the checkpoints need about" in line for line in said)
+
+
+def test_it_refuses_the_folder_of_another_run(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config())
+    with pytest.raises(UsageError, match="holds a run of another model"):
+        dry_run(make_config(model={"n_layers": 1}))
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file"):
+        dry_run(make_config(tmp_path / "file"))
+
+
+def test_memory_of_an_attempt_that_failed_does_not_count(make_config: MakeConfig) -> None:
+    big = torch.ones(10**8)
+    before = memory_gb(torch.device("cpu"))
+    del big
+    forget_peak_memory(torch.device("cpu"))
+    assert memory_gb(torch.device("cpu")) < before - 0.3
 
 
 @pytest.mark.parametrize("changes", [{"data_dir": "/nonexistent"}, {"device": "abacus"}, {"model": {"vocab_size": 5}}])
