@@ -82,6 +82,7 @@ class CompiledBackend:
         assert weight.dtype in KINDS, f"of {weight.dtype}"
         self.device, self.int8 = weight.device, int8
         self.dtype = torch.int8 if int8 else weight.dtype
+        self.whole_chunks = False
         self.cache = SlotCache(
             model.config, self.device, torch.float32 if self.dtype == torch.float32 else torch.bfloat16
         )
