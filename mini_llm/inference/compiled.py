@@ -76,7 +76,7 @@ class CompiledBackend:
     name = "compiled"
 
     def __init__(self, model: Transformer, *, int8: bool = False) -> None:
-        self.config, self.model = model.config, model
+        self.config = model.config
         weight = model.lm_head.weight
         assert weight.device.type == "cpu", f"on {weight.device}"
         assert weight.dtype in KINDS, f"of {weight.dtype}"

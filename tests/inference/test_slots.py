@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mini_llm.inference.request import Job, Request
-from mini_llm.inference.slot_cache import SlotCache
+from mini_llm.inference.slot_cache import SlotCache, SlotView
 from mini_llm.inference.slots import Slot, choose_slot
 from mini_llm.model.config import ModelConfig
 
@@ -60,3 +60,13 @@ def test_a_cache_that_finds_no_memory_stays_as_it_was(monkeypatch: pytest.Monkey
     assert cache.values_LBJSK[:, 0, :, :256].eq(3).all()
     assert not cache.values_LBJSK[:, 0, :, 256:].any(), "spare places hold nothing"
     assert not cache.reserve(4, 512)
+
+
+def test_a_view_of_one_slot_asks_the_device_nothing() -> None:
+    config = ModelConfig(dim=16, n_layers=1, n_heads=2, vocab_size=50, max_seq_len=64)
+    cache = SlotCache(config, torch.device("meta"), torch.float32)  # a device that has no answers
+    cache.reserve(2, 64)
+    view = SlotView(cache, [1], 10)
+    view.extend(torch.zeros((1, 1), dtype=torch.long, device="meta"))
+    new = torch.zeros((1, 2, 1, 8), device="meta")
+    assert view.store(0, new, new)[0].shape == (1, 2, 10, 8)
