@@ -108,7 +108,7 @@ class RowParams:
             greedy=torch.tensor([row.greedy for row in rows], device=device),
             all_greedy=all(row.greedy for row in rows),
             any_greedy=any(row.greedy for row in rows),
-            top_k=column([row.top_k or 2**31 for row in rows], 2**31, torch.long),
+            top_k=column([min(row.top_k or 2**31, 2**31) for row in rows], 2**31, torch.long),
             top_p=column([row.top_p if row.top_p < 1 else ALL for row in rows], ALL),
             min_p=column([row.min_p for row in rows], 0.0),
             typical_p=column([row.typical_p if row.typical_p < 1 else ALL for row in rows], ALL),

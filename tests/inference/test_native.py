@@ -66,6 +66,16 @@ def test_a_full_disk_is_a_reason_and_no_crash(monkeypatch: pytest.MonkeyPatch) -
         load_native()
 
 
+def test_a_compiler_that_hangs_is_a_reason_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("CC", str(slow))
+    monkeypatch.setattr(native, "PATIENCE", 0.1)
+    with pytest.raises(NoCompiler, match=r"slow has not compiled step\.c after 0\.1 seconds"):
+        load_native()
+
+
 def test_where_no_folder_can_be_made_a_temporary_one_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
