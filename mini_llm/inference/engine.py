@@ -150,6 +150,7 @@ class Engine:
             for slot in self.slots if slots is None else slots:
                 if slot.job is not None:
                     slot.job.error, slot.job, slot.known = problem, None, []
+                    self.backend.cache.clear(slot.index)
             while slots is None and self._waiting:
                 self._waiting.popleft().error = problem
             self._changed.notify_all()

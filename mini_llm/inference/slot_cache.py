@@ -49,6 +49,11 @@ class SlotCache:
         new_LBJSK[:, :B, :, : self.n_places] = old_LBJSK[:, :, :, : self.n_places]
         return new_LBJSK
 
+    def clear(self, slot: int) -> None:
+        """Forget what a slot holds: under a mask, a NaN that a text left behind would be one for the next text too."""
+        for tensor in (self.keys_LBJSK, self.values_LBJSK):
+            tensor[:, slot : slot + 1] = 0
+
     def copy_beginning(self, source: int, target: int, length: int) -> None:
         """Give slot `target` the first `length` tokens of slot `source`."""
         for tensor in (self.keys_LBJSK, self.values_LBJSK):

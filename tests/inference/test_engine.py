@@ -357,6 +357,19 @@ def test_an_error_reaches_those_it_concerns_and_the_engine_lives(
     assert list(engine.submit(request)) == list(make_engine().submit(request))
 
 
+def test_a_text_that_fails_leaves_no_nan_in_its_slot(make_engine: Callable[..., Engine]) -> None:
+    """A GPU looks at all places of a slot; a NaN under the mask is a NaN."""
+    engine = make_engine()
+    handle = engine.submit(Request(prompt_ids=list(range(4, 44)), max_new_tokens=3))
+    next(handle)
+    tensors = (engine.backend.cache.keys_LBJSK, engine.backend.cache.values_LBJSK)
+    for tensor in tensors:
+        tensor[:, 0] = torch.nan
+    with pytest.raises(UserError, match="NaN or infinite"):
+        next(handle)
+    assert all(tensor.isfinite().all() for tensor in tensors)
+
+
 def read_in_threads(*handles: Handle) -> list[object]:
     """Return what each handle gives: its ids, or the error; a reader that hangs leaves None."""
     found: list[object] = [None] * len(handles)
