@@ -187,9 +187,7 @@ def show(result: dict[str, Any], title: str, shares: dict[str, float | None]) ->
     ]
     print(table(["contender", "tokens/s", title, "memory", "mini-llm is faster by"], lines))
     about, ceiling = result["machine"], result["matmul_flops_per_second"]
-    print(
-        f"\n{about['gpu'] or about['cpu']}, {about['cores']} cores, {result['dtype']}, torch {about['torch']};", end=" "
-    )
+    print(f"\n{about['gpu'] or about['cpu']}, {about['cores']} cores, {result['dtype']}, torch {about['torch']};")
     print(f"medians of {result['rounds']} turns.")
     if ceiling:
         print(f"Matrix products alone, at these shapes: {ceiling / 1e9:,.0f} GFLOP/s.")
