@@ -4,8 +4,8 @@ The baseline is nanoGPT's: AdamW (0.9, 0.95), weight decay 0.1, warm-up, cosine 
 learning rate is the best of a sweep that runs first. Ours is what `--config` ships. Both see the same rows in the same
 order; what ours counts before its first step (`init: bigram`), it counts in the rows that it trains on, and no others.
 The question is at which share of the baseline's tokens our recipe ends with the baseline's held-out loss: each share is
-a run of its own, whose schedule ends there, and nothing is read off the middle of a longer run. The demo's model has a head
-of its own, and so has the baseline's; nanoGPT itself ties the head to the embedding, which `--tied` does.
+a run of its own, whose schedule ends there, and nothing is read off the middle of a longer run. Same model: where ours
+has a head apart from the embedding, the baseline has one too. nanoGPT itself ties the two, which `--tied` does.
 
     python benchmarks/sample_efficiency.py --tokens 3e5 --shares 0.4 0.55       # the demo's model and corpus, 3 seeds
     python benchmarks/sample_efficiency.py --tokens 3e5 --shares 0.4 0.55 --tied
@@ -44,7 +44,7 @@ QUICK: dict[str, Any] = {"vocab_size": 2048, "dim": 96, "n_layers": 2, "n_heads"
 
 
 def nanogpt(ours: TrainConfig, rate: float, *, tied: bool = False) -> TrainConfig:
-    """Return nanoGPT's recipe for our model and batch; `tied`: for a model whose head is the embedding, as nanoGPT's."""
+    """Return nanoGPT's recipe for our model and batch; `tied`: its head is the embedding, as in nanoGPT itself."""
     kept = {key: getattr(ours, key) for key in ("data_dir", "batch_size", "block_size", "gradient_accumulation_steps")}
     machine_keys = {key: getattr(ours, key) for key in ("device", "dtype", "compile", "max_iters", "seed")}
     return TrainConfig(
@@ -221,11 +221,10 @@ def measure(runs: Runs, ours: TrainConfig, args: argparse.Namespace) -> dict[str
     else:
         print("\nOurs does not reach the baseline's loss with any share tried.")
     return {
-        "machine": machine(),
+        "machine": machine(str(pick_device(ours.device))),
         "model": ours.model.model_dump(),
-        "settings": {
-            key: getattr(args, key, None) for key in ("tokens", "rates", "shares", "eval_rows", "set", "tied")
-        },
+        "settings": {key: getattr(args, key, None) for key in ("tokens", "rates", "shares", "eval_rows", "set")},
+        "baseline_tied": args.tied,
         "code": runs.code[:16],
         "corpus_tokens": runs.store.split("train").n_tokens,
         "seeds": args.seeds,
