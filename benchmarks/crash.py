@@ -122,8 +122,8 @@ class Campaign:
             begun = self.dice.randrange(1, 4) if limit is None else 1  # which checkpoint of this life
             self.wait_for_writing(life, begun)
             time.sleep(self.dice.random() * 0.02)
-        else:
-            life.process.join(self.dice.random() * self.seconds / 2)
+        else:  # with the disk full, time enough to meet it, or to reach the run's end
+            life.process.join(self.dice.random() * self.seconds / (1 if limit else 2))
         was_killed = life.kill()
         self.check(how, is_async, life, was_killed)
         return was_killed

