@@ -177,7 +177,7 @@ def test_a_signal_does_not_wait_for_all_micro_batches(
 ) -> None:
     changes = {
         "max_iters": 6, "batch_size": 1, "gradient_accumulation_steps": 8, "eval_iters": 8, "eval_interval": 3,
-        "save_interval": 3, "sample_interval": None, "model": {"dropout": 0.1},
+        "save_interval": 3, "sample_interval": "null", "model": {"dropout": 0.1},
     }  # fmt: skip
     unbroken, run = train(make_config(tmp_path / "unbroken", **changes)), tmp_path / "run"
     batches: list[str] = []
