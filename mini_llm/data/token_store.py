@@ -207,7 +207,7 @@ class TokenSplit:
             starts = np.memmap(path, dtype="<u8", mode="r", shape=(self.n_documents,))
         except (OSError, ValueError) as problem:
             raise UserError(f"cannot read {path}: {problem}", hint) from None
-        if hashlib.sha256(starts).hexdigest() != self._index_sha256:
+        if hashlib.sha256(starts.data).hexdigest() != self._index_sha256:
             raise UserError(f"{path} {CHANGED}", hint)
         return starts
 
