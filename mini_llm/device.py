@@ -49,7 +49,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """
     if name != "auto":
         if name not in DTYPES:
-            raise UsageError(f"dtype '{name}' is not one of auto, {', '.join(DTYPES)}")
+            raise UsageError(f"dtype '{name}' is not one of auto, {', '.join(DTYPES)}, or int8 (to write text only)")
         return DTYPES[name]
     if has_bfloat16(device):
         return torch.bfloat16

@@ -107,7 +107,7 @@ def test_a_precision_can_be_named() -> None:
     for name, dtype in DTYPES.items():
         assert pick_dtype(name, CPU) == dtype
     for name in ("float64", "bf16", ""):
-        with pytest.raises(UsageError, match=f"dtype '{name}' is not one of auto, float32, bfloat16, float16"):
+        with pytest.raises(UsageError, match=f"dtype '{name}' is not one of auto, float32, bfloat16, float16, or int8"):
             pick_dtype(name, CPU)
 
 

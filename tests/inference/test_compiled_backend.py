@@ -15,6 +15,8 @@ from mini_llm.inference.eager import EagerBackend, Rows
 from mini_llm.model.config import ModelConfig, RopeScaling
 from mini_llm.model.transformer import Transformer
 
+pytestmark = pytest.mark.needs_compiler
+
 V = 61
 SHAPES = {
     "grouped": {},

@@ -42,7 +42,7 @@ def model() -> Transformer:
     return model
 
 
-@pytest.fixture(params=["eager", "compiled"], scope="module")
+@pytest.fixture(params=["eager", pytest.param("compiled", marks=pytest.mark.needs_compiler)], scope="module")
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -168,6 +168,7 @@ def test_a_text_of_a_batch_is_the_one_it_would_be_alone(generator: Generator) ->
     assert batch[0] != batch[1]
 
 
+@pytest.mark.needs_compiler
 def test_int8_without_a_compiler_has_the_same_weights(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,7 +290,9 @@ def test_an_id_beyond_the_tokenizer_is_never_chosen(make_model: MakeModel) -> No
     assert all(token_id < 400 for token_id in greedy_ids(generator, "The"))
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "stored", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.needs_compiler), torch.float16]
+)
 def test_auto_dtype_is_the_stored_one_where_the_hardware_has_it(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, stored: torch.dtype
 ) -> None:  # fmt: skip

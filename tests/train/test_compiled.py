@@ -40,6 +40,7 @@ def test_without_a_compiler_training_goes_on_with_a_message(settings, tmp_path: 
     assert read_metrics(tmp_path / "run")[-1]["step"] == 2
 
 
+@pytest.mark.needs_torch_compile
 def test_compiled_fast_paths_equal_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention in blocks and head in chunks, inside the one compiled graph, against eager code without either."""
     model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=4, n_kv_heads=2, vocab_size=64))

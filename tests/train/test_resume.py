@@ -87,7 +87,13 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(variant, settings, 
     assert_equal_runs(run, unbroken)
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["all threads", "compiled"])
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        pytest.param(False, id="all threads"),
+        pytest.param(True, id="compiled", marks=pytest.mark.needs_torch_compile),
+    ],
+)
 def test_kill_9_of_the_real_command(compiled, settings, tmp_path, run_cli) -> None:  # type: ignore[no-untyped-def]
     """In whole processes, with as many threads as torch likes: racing threads must not change a sum."""
     changes = {"max_iters": 30, "save_interval": 5, "compile": compiled, "model": {"dropout": 0.1}}
