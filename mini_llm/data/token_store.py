@@ -112,6 +112,11 @@ class TokenStore:
         return self.folder / "tokenizer"
 
     @property
+    def n_bytes(self) -> int:
+        """The size of all its files of tokens."""
+        return sum(shard.bytes for split in self.manifest.splits.values() for shard in split.shards)
+
+    @property
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the tokenizer and of the training text: what a model learns from."""
         shards = "".join(shard.sha256 for shard in self.manifest.splits["train"].shards)

@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 
 MORE_STEPS = 2  # after the first one, where they take less than
 MORE_SECONDS = 10.0
+MOST_VERIFIED_BYTES = 10**10  # reading them takes a disk some seconds to a minute
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ def _measure(config: TrainConfig) -> Measured:
     log.info("dry run: building everything and doing one step at full size (compiling takes up to a minute) ...")
     forget_peak_memory(pick_device(config.device))  # of an attempt that found too little
     store = TokenStore.open(config.data_dir)
+    if store.n_bytes <= MOST_VERIFIED_BYTES:
+        store.verify()
+    else:
+        log.note(f"{config.data_dir} has {_size(store.n_bytes)}: its checksums are left out")
     tokenizer = open_tokenizer(store, config)
     stepper = Stepper(config.model_copy(update={"length_warmup": 0.0}))  # full rows take the most memory
     evaluator = Evaluator.of(config, store, tokenizer)

@@ -94,6 +94,15 @@ def test_it_refuses_the_folder_of_another_run(make_config: MakeConfig, tmp_path:
         dry_run(make_config(tmp_path / "file"))
 
 
+def test_it_finds_tokens_that_have_changed(tiny_store: Path, make_config: MakeConfig, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    shutil.copytree(tiny_store, tokens)
+    shard = tokens / "train-00000.bin"
+    shard.write_bytes(bytes([shard.read_bytes()[0] ^ 1]) + shard.read_bytes()[1:])
+    with pytest.raises(UserError, match=r"train-00000\.bin was changed"):
+        dry_run(make_config(data_dir=tokens))
+
+
 def test_memory_of_an_attempt_that_failed_does_not_count(make_config: MakeConfig) -> None:
     cpu = torch.device("cpu")
     big = mmap.mmap(-1, 2**29)
