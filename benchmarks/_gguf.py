@@ -1,6 +1,6 @@
 """A Llama folder as GGUF, for llama.cpp: weights and shape, no vocabulary. Run by the Python that has `gguf`.
 
-python benchmarks/_gguf.py FOLDER OUT.gguf bf16|q8_0
+python benchmarks/_gguf.py FOLDER OUT.gguf F32|BF16|Q8_0
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def main() -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("no_vocab")
-    quantization = {"bf16": gguf.GGMLQuantizationType.BF16, "q8_0": gguf.GGMLQuantizationType.Q8_0}[kind]
-    writer.add_file_type({"bf16": gguf.LlamaFileType.MOSTLY_BF16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}[kind])
+    quantization = gguf.GGMLQuantizationType[kind]
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
     for name, weight in read_bfloat16(folder / "model.safetensors").items():
         if name.endswith("q_proj.weight"):
             weight = interleave(weight, config["num_attention_heads"])

@@ -11,10 +11,12 @@ import json
 import os
 import platform
 import re
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,46 @@ class Skipped(Exception):
     """A contender cannot run here; the message says why."""
 
 
-def machine() -> dict[str, Any]:
+def is_gpu(device: str) -> bool:
+    """Tell whether work on `device` goes on after the call that started it."""
+    return device.startswith("cuda")
+
+
+def wait_for(device: str) -> None:
+    """Wait until a GPU, this one and not just the current one, has done all it was given."""
+    import torch
+
+    if is_gpu(device):
+        torch.cuda.synchronize(device)
+
+
+def memory_speed(device: str, n: int = 2**27) -> Callable[[], float]:
+    """Return a function that measures in GB/s how fast memory gives what no cache holds: n numbers of 8 bytes.
+
+    A CPU adds them up with all threads. A GPU copies them ten times, which counts as reading and writing: ten, since to
+    start one copy and to wait for it would be part of its time.
+    """
+    import torch
+
+    numbers = torch.ones(n, dtype=torch.int64, device=device)
+    copy = torch.empty_like(numbers) if is_gpu(device) else None
+
+    def sample() -> float:
+        wait_for(device)
+        start = time.perf_counter()
+        if copy is None:
+            numbers.sum().item()
+            return n * 8 / (time.perf_counter() - start) / 1e9
+        for _ in range(10):
+            copy.copy_(numbers)
+        wait_for(device)
+        return 10 * 2 * n * 8 / (time.perf_counter() - start) / 1e9
+
+    sample()
+    return sample
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
     """Return what a reader must know of this machine: processor, cores, instructions, GPU, software."""
     import torch
 
@@ -43,7 +84,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "instructions": capability,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device if is_gpu(device) else None) if torch.cuda.is_available() else None,
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -52,7 +93,7 @@ def machine() -> dict[str, Any]:
 
 def machine_slug(about: dict[str, Any], device: str) -> str:
     """Return the machine as part of a file name: `amd-epyc-2-cores`, `nvidia-h200`."""
-    name = about["gpu"] if device.startswith("cuda") else f"{about['cpu']} {about['cores']} cores"
+    name = about["gpu"] if is_gpu(device) else f"{about['cpu']} {about['cores']} cores"
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|@.*?ghz|\bcpu\b|processor", "", name.lower())).strip("-")
 
 
@@ -204,9 +245,19 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def command_line() -> str:
+    """Return what was typed, so that others can type it; of a path outside the repository they share only the name."""
+    words = [re.sub(r"(^|=)/.*/", r"\1.../", word.replace(f"{ROOT}/", "")) for word in sys.argv[1:]]
+    threads = os.environ.get("OMP_NUM_THREADS")
+    typed = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+    return f"OMP_NUM_THREADS={threads} {typed}" if threads else typed
+
+
 def finish(benchmark: str, result: dict[str, Any], *, as_json: bool, device: str = "cpu", keep: bool = True) -> None:
-    """Write the result file if `keep`, and with `as_json` print the result as the last line."""
+    """Write the result and its command to a file if `keep`, and with `as_json` print it as the last line."""
+    result = {"command": command_line(), **result}
     if keep:
         note(f"  written: {write_result(benchmark, result, device).relative_to(ROOT)}")
+    note(f"  the command: {result['command']}")
     if as_json:
         print(json.dumps(result), flush=True)

@@ -1,4 +1,7 @@
-"""llama.cpp as a contender, through the C interface that llama-cpp-python binds. Run by the Python that has it."""
+"""llama.cpp as a contender, through the C interface that llama-cpp-python binds. Run by the Python that has it.
+
+With ids to `check`, it only tells the likeliest token after each of them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import llama_cpp as L
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    n_threads, prompt, n_new = settings["threads"], settings["prompt"], settings["new"]
     L.llama_log_set(quiet, None)
     L.llama_backend_init()
     model = L.llama_model_load_from_file(settings["gguf"].encode(), L.llama_model_default_params())
@@ -22,6 +24,7 @@ def main() -> None:
 
     def one(n: int) -> dict[str, float]:
         """Read n copies of the prompt and write on from each; times as in decode.py."""
+        n_threads, prompt, n_new = settings["threads"], settings["prompt"], settings["new"]
         params = L.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_seq_max = n * 256, 2048, n
         params.n_ubatch = 512
@@ -48,13 +51,10 @@ def main() -> None:
         assert L.llama_decode(context, batch) == 0
         return [L.llama_sampler_sample(sampler, context, i) for i in range(len(rows)) if (i + 1) % group == 0]
 
-    if settings.get("check"):
+    if ids := settings.get("check"):
         context = L.llama_init_from_model(model, L.llama_context_default_params())
-        batch = L.llama_batch_init(len(prompt), 0, 1)
-        tokens = [feed(context, batch, [(t, p, 0) for p, t in enumerate(prompt)], len(prompt))[0]]
-        for step in range(n_new - 1):
-            tokens += feed(context, batch, [(tokens[-1], len(prompt) + step, 0)], 1)
-        print(json.dumps(tokens))
+        rows = [(token, position, 0) for position, token in enumerate(ids)]
+        print(json.dumps(feed(context, L.llama_batch_init(len(ids), 0, 1), rows, 1)))
         return
     one(1)
     print("@benchmark " + json.dumps({"ready": True}), flush=True)

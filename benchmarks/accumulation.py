@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _harness import finish, machine, median, serve, stepper_of_same_rows, table, take_turns
+from _harness import finish, machine, median, serve, stepper_of_same_rows, table, take_turns, wait_for
 
 PIECES = (1, 2, 4, 8, 16)
 
@@ -53,6 +53,7 @@ def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     def sample() -> dict[str, Any]:
         start = time.perf_counter()
         loss = stepper.step().loss
+        wait_for(args.device)
         return {"seconds": time.perf_counter() - start, "loss": loss, "peak": memory_gb(stepper.device) * 1e9}
 
     sample()
@@ -91,7 +92,7 @@ def main() -> None:
     print(table(head, cells))
     result = {
         "benchmark": "accumulation",
-        "machine": machine(),
+        "machine": machine(args.device),
         "device": args.device,
         "tokens_per_step": args.rows * 256,
         "compile": args.compile,

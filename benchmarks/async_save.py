@@ -24,7 +24,7 @@ SHIPPED_INTERVAL = 500
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--steps", type=int, default=6, help="steps of each sample; the checkpoint begins before the first"
     )
@@ -36,10 +36,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mini-llm-save-") as name:
         seconds, stalls, size = measure(Path(name), rounds, arguments.steps, arguments.rows, small=arguments.quick)
     plain = [value / arguments.steps for value in seconds["none"]]
-    step = median(plain)
+    step, sizes = median(plain), {"steps": arguments.steps, "rows": arguments.rows}
     rows, result = (
         [],
-        {"step_seconds": step, "checkpoint_bytes": size, "rounds": rounds, "save_interval": SHIPPED_INTERVAL},
+        {"step_seconds": step, "checkpoint_bytes": size, "rounds": rounds, **sizes, "save_interval": SHIPPED_INTERVAL},
     )
     for variant in ("async", "sync"):
         cost = median([a - b for a, b in zip(seconds[variant], seconds["none"], strict=True)])

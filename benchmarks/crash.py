@@ -1,7 +1,8 @@
 """Does training lose anything when it is killed? A run is killed with -9 again and again, and resumed each time.
 
 Lives end at random instants, inside the writing of a checkpoint, or with the disk full (a file may not grow beyond a
-random size: the kernel refuses the write half-way, as a full disk does). Every other life saves in the background.
+random size: the kernel refuses the write half-way, as a full disk does). Each kind gets a third of the kills; a life
+that meets its full disk before it is killed ends by itself, and is no kill. Every other life saves in the background.
 After each life every checkpoint is read and checked; a run that reaches its end is compared with one never disturbed.
 """
 
@@ -114,17 +115,15 @@ class Campaign:
         """Start or resume the run and end it `how`; tell whether it was killed."""
         is_async = self.count["lives"] % 2 == 0
         self.count["lives"] += 1
-        limit = self.dice.randrange(1_000, 300_000) if how == "disk full" else None
+        limit = self.dice.randrange(1_000, 400_000) if how == "disk full" else None  # sometimes enough for every file
         self.began = time.time_ns()
         life = self.start(settings(self.store, self.run, async_save=is_async), limit)
-        if how == "while saving":
-            begun = self.dice.randrange(1, 4)  # which checkpoint of this life
+        if how == "while saving" or (how == "disk full" and self.dice.random() < 0.5):
+            begun = self.dice.randrange(1, 4) if limit is None else 1  # which checkpoint of this life
             self.wait_for_writing(life, begun)
             time.sleep(self.dice.random() * 0.02)
-        elif how == "any moment":
-            life.process.join(self.dice.random() * self.seconds / 2)
-        else:  # mostly it ends by itself when it meets the full disk; sometimes it is killed before
-            life.process.join(self.dice.random() * self.seconds * 2)
+        else:  # with the disk full, time enough to meet it, or to reach the run's end
+            life.process.join(self.dice.random() * self.seconds / (1 if limit else 2))
         was_killed = life.kill()
         self.check(how, is_async, life, was_killed)
         return was_killed
@@ -234,8 +233,7 @@ def main() -> int:
         campaign = Campaign(Path(name), arguments.seed)
         note(f"  a whole run takes {campaign.seconds:.1f} s")
         while (kills := sum(campaign.count[how] for how in ENDS)) < wanted:
-            how = ENDS[campaign.count["lives"] % 7 % 3]  # of seven lives: three, two and two
-            if campaign.life(how) and (kills + 1) % 10 == 0:
+            if campaign.life(min(ENDS, key=lambda how: campaign.count[how])) and (kills + 1) % 10 == 0:
                 note(f"  {kills + 1} of {wanted} kills, {campaign.count['finished']} runs finished")
             if len(campaign.errors) > 5:
                 break
@@ -251,9 +249,11 @@ def main() -> int:
         "different_bits": len(campaign.different),
         "other_errors": len(campaign.errors),
         "save_interval": SAVE_INTERVAL,
-        "steps_lost_max": max(campaign.lost_max.values()),
-        "steps_lost_max_sync": campaign.lost_max["sync"],
-        "steps_lost_max_async": campaign.lost_max["async"],
+        **{f"steps_lost_max_{mode}": lost for mode, lost in campaign.lost_max.items()},
+        **{
+            f"steps_lost_beyond_save_interval_{mode}": max(0, lost - SAVE_INTERVAL)
+            for mode, lost in campaign.lost_max.items()
+        },
         "seconds": round(time.perf_counter() - begin),
         "machine": machine(),
     }

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from _harness import finish, machine, median, note, table
+from _harness import finish, machine, median, note, table, wait_for
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 
@@ -29,12 +29,10 @@ def parse() -> argparse.Namespace:
 
 def seconds(work: Callable[[], Any], device: str) -> float:
     """Return how long `work` takes."""
-    import torch
-
+    wait_for(device)
     start = time.perf_counter()
     work()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    wait_for(device)
     return time.perf_counter() - start
 
 
@@ -82,7 +80,8 @@ def main() -> None:
         [f"{r['length']:,}", f"{r['cached_ms']:.1f}", f"{r['uncached_ms']:.1f}", f"{r['ratio']:.1f}"] for r in rows
     ]
     print(table(head, cells))
-    result = {"benchmark": "kv_cache", "machine": machine(), "device": args.device, "config": args.config, "rows": rows}
+    about = {"benchmark": "kv_cache", "machine": machine(args.device), "device": args.device}
+    result = {**about, "config": args.config, "rows": rows}
     finish("kv_cache", result, as_json=args.json, device=args.device, keep=not args.quick)
 
 

@@ -129,7 +129,7 @@ def main() -> None:
         for r in rows
     ]
     print(table(head, cells))
-    result = {"benchmark": "memory", "machine": machine(), "device": args.device, "shapes": rows}
+    result = {"benchmark": "memory", "machine": machine(args.device), "device": args.device, "shapes": rows}
     finish("memory", result, as_json=args.json, device=args.device, keep=not args.quick and not args.only)
 
 

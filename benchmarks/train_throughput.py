@@ -14,14 +14,14 @@ import os
 import subprocess
 import sys
 import sysconfig
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from _harness import ROOT, Skipped, finish, machine, median, note, pair_ratio, serve, table, take_turns
+from _train_contenders import CONTENDERS
 
 LITGPT = "litgpt==0.5.13"
+SWITCHES = ("peers_reuse_memory", "deterministic")  # that a contender knows; a result with one of them is not kept
 QUICK = {"layers": 4, "vocab": 8192, "block": 256, "rounds": 3}
 
 
@@ -40,6 +40,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--peers-reuse-memory", action="store_true", help="give peers Mini-LLM's setting of the memory allocator too"
     )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="hold Mini-LLM, and it alone, to the same bits every time"
+    )
     parser.add_argument("--quick", action="store_true", help=f"a smaller question: {QUICK}")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -48,209 +51,6 @@ def parse() -> argparse.Namespace:
         parser.set_defaults(**QUICK)
         args = parser.parse_args()
     return args
-
-
-# What one contender does; runs in its own process.
-
-
-def random_rows(args: argparse.Namespace) -> Any:
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, args.vocab, (args.batch, args.block + 1), generator=generator)
-
-
-def wait(args: argparse.Namespace) -> None:
-    """Wait for what a GPU still has to do."""
-    import torch
-
-    if args.device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def most_memory_gb(args: argparse.Namespace) -> float:
-    """Return the most memory so far: of the GPU, or of this process; litgpt's environment has no Mini-LLM to ask."""
-    import torch
-
-    if args.device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 1e9
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-
-
-def timed(step: Callable[[], Any], args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
-    """Warm `step` up and return the function that times `args.steps` of it."""
-
-    def sample() -> dict[str, Any]:
-        wait(args)
-        start = time.perf_counter()
-        for _ in range(args.steps):
-            step()
-        wait(args)
-        return {"seconds": (time.perf_counter() - start) / args.steps, "memory_gb": most_memory_gb(args)}
-
-    step()
-    sample()
-    return sample
-
-
-def ours(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
-    from mini_llm.train.config import TrainConfig
-    from mini_llm.train.step import Stepper
-
-    class SameRows:
-        def rows(self, step: int) -> Any:
-            return random_rows(args)
-
-    model = {"dim": args.dim, "n_layers": args.layers, "n_heads": args.heads, "hidden_dim": args.ff}
-    config = TrainConfig.model_validate(
-        {
-            "batch_size": args.batch,
-            "block_size": args.block,
-            "device": args.device,
-            "dtype": args.dtype,
-            "optimizer": "adamw",
-            "model": {**model, "vocab_size": args.vocab, "max_seq_len": args.block},
-        }
-    )
-    stepper = Stepper(config, SameRows())  # type: ignore[arg-type]
-    stepper.compile()
-    return timed(stepper.step, args)
-
-
-def peer(args: argparse.Namespace, model: Any, loss_of: Callable[[Any], Any]) -> Callable[[], dict[str, Any]]:
-    """Train a peer's model as its users do: automatic mixed precision, clipping, fused AdamW."""
-    import torch
-
-    if args.peers_reuse_memory:
-        from mini_llm.device import reuse_freed_memory
-
-        reuse_freed_memory()
-    model.to(args.device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    rows = random_rows(args)
-    low = args.dtype != "float32"
-
-    def step() -> None:
-        with torch.autocast(args.device.split(":")[0], dtype=getattr(torch, args.dtype), enabled=low):
-            loss = loss_of(rows.to(args.device))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return timed(step, args)
-
-
-def transformers(args: argparse.Namespace, *, compile: bool) -> Callable[[], dict[str, Any]]:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=args.vocab,
-        hidden_size=args.dim,
-        intermediate_size=args.ff,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.heads,
-        max_position_embeddings=args.block,
-        tie_word_embeddings=True,
-        use_cache=False,
-        attn_implementation="sdpa",
-    )
-    model = LlamaForCausalLM(config)
-    forward = torch.compile(model, dynamic=False) if compile else model
-
-    def loss_of(rows: Any) -> Any:
-        targets = rows[:, 1:].contiguous()
-        return forward(input_ids=rows[:, :-1], labels=targets, shift_labels=targets).loss
-
-    return peer(args, model, loss_of)
-
-
-def litgpt(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
-    import torch
-    from litgpt import GPT, Config
-    from litgpt.utils import chunked_cross_entropy
-
-    config = Config(
-        block_size=args.block,
-        vocab_size=args.vocab,
-        padded_vocab_size=args.vocab,
-        n_layer=args.layers,
-        n_head=args.heads,
-        n_embd=args.dim,
-        intermediate_size=args.ff,
-        rotary_percentage=1.0,
-        parallel_residual=False,
-        bias=False,
-        norm_class_name="RMSNorm",
-        mlp_class_name="LLaMAMLP",
-    )
-    model = GPT(config)
-    for weight in model.parameters():
-        if weight.ndim == 2:
-            torch.nn.init.normal_(weight, std=0.02)
-    model.transformer.wte.weight = model.lm_head.weight  # its option tie_embeddings
-    forward = torch.compile(model, dynamic=False)
-
-    def loss_of(rows: Any) -> Any:
-        return chunked_cross_entropy(forward(rows[:, :-1]), rows[:, 1:].contiguous())
-
-    return peer(args, model, loss_of)
-
-
-def matmuls(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
-    """Do the matrix products of a step and nothing else, into memory that is there; answer FLOP/s.
-
-    One layer's and the head's, forward and both halves of backward; layers are alike, so one stands for all.
-    """
-    import torch
-
-    tokens, d, f = args.batch * args.block, args.dim, args.ff
-    work = []
-    for inputs, outputs, times in [(d, d, 4), (d, f, 2), (f, d, 1), (d, args.vocab, 0)]:
-        x, w, y = (
-            torch.randn(*size).to(args.device, getattr(torch, args.dtype))
-            for size in ((tokens, inputs), (outputs, inputs), (tokens, outputs))
-        )
-        count = times * args.layers or 1  # 0: the head, once
-        work.append((count, 2 * tokens * inputs * outputs, x, w, y))
-    results = [(torch.empty_like(y), torch.empty_like(x), torch.empty_like(w)) for _, _, x, w, y in work]
-
-    def seconds(x: Any, w: Any, y: Any, out_y: Any, out_x: Any, out_w: Any) -> float:
-        wait(args)
-        start = time.perf_counter()
-        torch.mm(x, w.t(), out=out_y)
-        torch.mm(y, w, out=out_x)
-        torch.mm(y.t(), x, out=out_w)
-        wait(args)
-        return time.perf_counter() - start
-
-    def sample() -> dict[str, Any]:
-        total = flops = 0.0
-        for (count, ops, *tensors), out in zip(work, results, strict=True):
-            total += count * min(seconds(*tensors, *out) for _ in range(3))
-            flops += count * 3 * ops
-        return {"flops_per_second": flops / total}
-
-    sample()
-    return sample
-
-
-CONTENDERS: dict[str, Callable[[argparse.Namespace], Callable[[], dict[str, Any]]]] = {
-    "mini-llm": ours,
-    "mini-llm before": ours,
-    "transformers": lambda args: transformers(args, compile=False),
-    "transformers compiled": lambda args: transformers(args, compile=True),
-    "litgpt": litgpt,
-    "matmuls": matmuls,
-}
-
-
-# What the process that the user starts does.
 
 
 def litgpt_python(given: str | None) -> str:
@@ -305,7 +105,7 @@ def commands(args: argparse.Namespace) -> tuple[dict[str, list[str]], dict[str, 
                 note(f"  {name}: skipped ({why})")
                 continue
         result[name] = [python, __file__, "--worker", name, *words]
-        result[name] += ["--peers-reuse-memory"] if args.peers_reuse_memory else []
+        result[name] += [f"--{key.replace('_', '-')}" for key in SWITCHES if getattr(args, key)]
     return result, skipped
 
 
@@ -325,7 +125,6 @@ def main() -> None:
     model = {"dim": args.dim, "n_layers": args.layers, "n_heads": args.heads, "hidden_dim": args.ff}
     config = ModelConfig.model_validate({**model, "vocab_size": args.vocab})
     flops, tokens = flops_per_token(config, args.block), args.batch * args.block
-    about = machine()
     note(f"{args.layers}x{args.dim}, {count_parameters(config):,} parameters, {args.batch} rows of {args.block} tokens")
 
     starters, skipped = commands(args)
@@ -346,13 +145,14 @@ def main() -> None:
     kind = "mfu" if device.type == "cuda" else "ceiling_share"
     result = {
         "benchmark": "train_throughput",
-        "machine": about,
+        "machine": machine(args.device),
         "shape": {key: getattr(args, key) for key in ("layers", "dim", "heads", "ff", "vocab", "batch", "block")},
         "parameters": count_parameters(config),
         "device": args.device,
         "dtype": args.dtype,
         "rounds": args.rounds,
-        "peers_reuse_memory": args.peers_reuse_memory,
+        "steps": args.steps,
+        **{key: getattr(args, key) for key in SWITCHES},
         "flops_per_token": flops,
         "flops_convention": "6 per matrix weight, 6*L*H*K*T for attention (causal: half of each row)",
         "matmul_flops_per_second": ceiling,
@@ -368,28 +168,31 @@ def main() -> None:
         "skipped": skipped,
         "versions": {name: version(name) for name in ("torch", "transformers")} | {"litgpt": LITGPT},
     }
-    head = ["contender", "tokens/s", "MFU" if peak else "share of matmul ceiling", "memory", "mini-llm is faster by"]
-    lines = []
-    for name, samples in sorted(speeds.items(), key=lambda pair: -median(pair[1])):
-        part, ratio = share(median(samples)), result["ratios"].get(name)
-        lines.append(
-            [
-                name,
-                f"{median(samples):,.0f}",
-                f"{part:.1%}" if part else "?",
-                f"{result['memory_gb'][name]:.1f} GB",
-                f"{ratio:.2f}x" if ratio else "-",
-            ]
-        )
-    print(table(head, lines))
-    print(f"\n{about['gpu'] or about['cpu']}, {about['cores']} cores, {args.dtype}, torch {about['torch']};", end=" ")
-    print(f"medians of {args.rounds} turns.")
-    if rates:
-        print(f"Matrix products alone, at these shapes: {median(rates) / 1e9:,.0f} GFLOP/s.")
-    for name, why in skipped.items():
-        print(f"{name} was skipped: {why}")
-    whole = not (args.quick or args.contenders or args.baseline or args.peers_reuse_memory)
+    show(result, "MFU" if peak else "share of matmul ceiling", result[f"{kind}_of_each"])
+    whole = not (args.quick or args.contenders or args.baseline or any(getattr(args, key) for key in SWITCHES))
     finish("train_throughput", result, as_json=args.json, device=args.device, keep=whole)
+
+
+def show(result: dict[str, Any], title: str, shares: dict[str, float | None]) -> None:
+    """Print the table, the fastest first, and under what it was measured."""
+    lines = [
+        [
+            name,
+            f"{speed:,.0f}",
+            f"{part:.1%}" if (part := shares[name]) else "?",
+            f"{result['memory_gb'][name]:.1f} GB",
+            f"{ratio:.2f}x" if (ratio := result["ratios"].get(name)) else "-",
+        ]
+        for name, speed in sorted(result["tokens_per_second"].items(), key=lambda pair: -pair[1])
+    ]
+    print(table(["contender", "tokens/s", title, "memory", "mini-llm is faster by"], lines))
+    about, ceiling = result["machine"], result["matmul_flops_per_second"]
+    print(f"\n{about['gpu'] or about['cpu']}, {about['cores']} cores, {result['dtype']}, torch {about['torch']};")
+    print(f"medians of {result['rounds']} turns.")
+    if ceiling:
+        print(f"Matrix products alone, at these shapes: {ceiling / 1e9:,.0f} GFLOP/s.")
+    for name, why in result["skipped"].items():
+        print(f"{name} was skipped: {why}")
 
 
 def version(name: str) -> str | None:

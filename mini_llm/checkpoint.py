@@ -44,7 +44,9 @@ def resolve_checkpoint(path: Path | str) -> Path:
     if not path.exists():
         raise UserError(f"no such folder: {path}", "train a model first: mini-llm demo, or mini-llm train --config ...")
     for candidate in (path, path / "latest", path / "run" / "latest"):  # the demo's folder holds the run's
-        folder = candidate.parent / read_pointer(candidate) if candidate.is_file() else candidate
+        # Followed once: `latest` may move on between the reading of two files.
+        is_pointer = candidate.is_file() or candidate.is_symlink()
+        folder = candidate.parent / read_pointer(candidate) if is_pointer else candidate
         if (folder / "config.json").is_file():
             return folder
     raise UserError(
@@ -168,7 +170,11 @@ def verify_checkpoint(folder: Path) -> None:
     for name, expected in _read_json(folder / CHECKSUMS).items():
         if not (folder / name).is_file():
             raise DamagedCheckpoint(f"{folder / name} is missing", "use another checkpoint of the same run")
-        if sha256_of(folder / name) != expected:
+        try:
+            found = sha256_of(folder / name)
+        except OSError as problem:
+            raise DamagedCheckpoint(f"cannot read {folder / name}: {problem.strerror}") from None
+        if found != expected:
             raise DamagedCheckpoint(
                 f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}",
                 f"use another checkpoint of the same run, or delete {CHECKSUMS} if you changed the file yourself",
@@ -279,7 +285,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing", "this is not a model folder") from None
     except OSError as problem:
-        raise UserError(f"cannot read {path}: {problem.strerror}") from None
+        raise DamagedCheckpoint(f"cannot read {path}: {problem.strerror}") from None
     except (ValueError, RecursionError):
         raise DamagedCheckpoint(f"{path} is damaged: it is not JSON") from None
     if not isinstance(values, dict):

@@ -43,7 +43,7 @@ class ModelType(StrEnum):
 SourcesArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCES...",
+        metavar="SOURCES",
         help="Files, folders or quoted globs: .txt .md .jsonl .parquet, each also .gz .xz .zst.",
     ),
 ]
@@ -74,7 +74,7 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the tokenizer, tokens and run.")] = Path("runs/demo"),
     minutes: Annotated[float, typer.Option(help="Training time in minutes.", min=0.05)] = 4.0,
-    seed: Annotated[int, typer.Option(help="Seed of weights, batches and samples.", min=0)] = 1337,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and samples.", min=0, max=2**32 - 1)] = 1337,
 ) -> None:
     """Train a small model on real English in minutes, and read what it writes."""
     from mini_llm.demo import run_demo
@@ -122,7 +122,9 @@ def prepare(
     """Turn text into a memory-mapped token store, with a held-out split."""
     from mini_llm.data.prepare import prepare as run
 
-    run(sources, tokenizer, out, val_fraction=val_fraction, workers=workers, text_column=text_column)
+    store = run(sources, tokenizer, out, val_fraction=val_fraction, workers=workers, text_column=text_column)
+    if val_fraction and (held_out := store.split("val").n_tokens) <= 1024:  # the block_size of mini-50m.yaml
+        log.warn(f"{held_out} held-out tokens make no row of 1,024: raise --val-fraction or prepare more text")
     log.info(f"next: mini-llm train --config configs/mini-50m.yaml data_dir={out}")
 
 
@@ -130,9 +132,7 @@ def prepare(
 def train(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE]...", help="Settings over the file's, e.g. learning_rate=1e-3 model.dim=256."
-        ),
+        typer.Argument(metavar="KEY=VALUE", help="Settings over the file's, e.g. learning_rate=1e-3 model.dim=256."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file; the shipped ones are in configs/.")] = None,
     resume: Annotated[

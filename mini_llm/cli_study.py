@@ -28,7 +28,7 @@ class Gpu(StrEnum):
 
 def plan(
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file's, as for train.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings over the file's, as for train.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file; the shipped ones are in configs/.")] = None,
     gpu: Annotated[Gpu | None, typer.Option(help="The device; default: what this machine has.")] = None,
@@ -82,7 +82,7 @@ class XAxis(StrEnum):
 def plot(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN]...", help="Run folders, in one picture; default: the newest run under runs/."),
+        typer.Argument(metavar="RUN", help="Run folders, in one picture; default: the newest run under runs/."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -120,7 +120,7 @@ def plot(
 
 def tokenizer_report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Tokenizer folders: ours or any Llama-like model's.")
+        list[Path], typer.Argument(metavar="DIR", help="Tokenizer folders: ours or any Llama-like model's.")
     ],
     text: Annotated[
         list[str] | None,

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import lzma
+import os
+import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 from mini_llm import log
 from mini_llm.config import load_config, shipped_config
 from mini_llm.data.prepare import prepare
-from mini_llm.data.sources import read_documents
+from mini_llm.data.sources import find_files, read_documents
 from mini_llm.data.token_store import TokenStore
 from mini_llm.device import pick_device
 from mini_llm.errors import UsageError, UserError
@@ -24,6 +28,7 @@ from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tokenizer.train import WrongVocabSize, train_tokenizer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.metrics import read_metrics
+from mini_llm.train.out_of_memory import fit_memory
 from mini_llm.train.step import seconds_per_step
 from mini_llm.train.train import train
 
@@ -43,19 +48,21 @@ def run_demo(*, corpus: list[str] | None, out: Path, minutes: float, seed: int) 
     prompts = PROMPTS if corpus is None else ("", "", "")
     run = out / "run"
     store = prepare_tokens(sources, out, seed)
+    here = {"data_dir": str(out / "tokens"), "out_dir": str(run)}
     if (run / "config.yaml").exists():
-        config = load_config(TrainConfig, run / "config.yaml")
+        log.info(f"[3/4] going on with the run in {run}; for other --minutes or another --seed give another --out")
+        config = load_config(TrainConfig, run / "config.yaml").model_copy(update=here)
     else:
-        config = demo_config(store, out, minutes, seed)
-    log.info(f"[3/4] training for about {minutes:g} minutes")
+        config = demo_config(store, minutes, {**here, "seed": seed})
+        log.info(f"[3/4] training for about {minutes:g} minutes")
 
     def show_sample(step: int, _model: Transformer) -> None:
         if step > 0:
-            text = Generator(run).generate(prompts[0], max_new_tokens=40, temperature=0.7, top_p=0.9, seed=seed)
+            text = Generator(run).generate(prompts[0], max_new_tokens=40, temperature=0.7, top_p=0.9, seed=config.seed)
             log.note(f"    {' '.join(text.split())} ...")
 
     train(config, after_evaluation=show_sample)
-    show_results(run, store, prompts, seed)
+    show_results(run, store, prompts, config.seed)
 
 
 def built_in_corpus() -> Path:
@@ -78,18 +85,17 @@ def built_in_corpus() -> Path:
 def prepare_tokens(sources: list[str], out: Path, seed: int) -> TokenStore:
     """Train the tokenizer and tokenize the corpus, or open what an earlier call has made of the same sources."""
     tokens = out / "tokens"
-    marker = out / "sources.txt"
     if (tokens / "manifest.json").exists():
-        if marker.read_text(encoding="utf-8").splitlines() != sources:
+        store = TokenStore.open(tokens)
+        if [source.bytes for source in store.manifest.sources] != [f.stat().st_size for f in find_files(sources)]:
             raise UsageError(f"{out} holds a demo of another corpus", "give another folder: --out runs/my-demo")
-        return TokenStore.open(tokens)
+        return store
     log.info("[1/4] learning the pieces that the text is made of")
     try:
         learn_tokenizer(sources, out, demo_template().model.vocab_size, seed)
     except WrongVocabSize as wrong:  # a small corpus has fewer pieces
         learn_tokenizer(sources, out, wrong.size, seed)
     log.info("[2/4] turning the text into tokens")
-    marker.write_text("\n".join(sources) + "\n", encoding="utf-8")
     return prepare(sources, out / "tokenizer", tokens, val_fraction=0.05, workers=None)
 
 
@@ -107,15 +113,27 @@ def demo_template() -> TrainConfig:
     return load_config(TrainConfig, shipped_config(name))
 
 
-def demo_config(store: TokenStore, out: Path, minutes: float, seed: int) -> TrainConfig:
-    """Return settings that take about `minutes` here: a few steps are timed, and the schedule is cut to fit."""
-    common = {"data_dir": str(out / "tokens"), "out_dir": str(out / "run"), "seed": seed}
+def demo_config(store: TokenStore, minutes: float, settings: dict[str, Any]) -> TrainConfig:
+    """Return settings that take about `minutes` here: a few steps are timed, and the schedule is cut to fit.
+
+    Raises:
+        UserError: too little text for a row.
+    """
     template = demo_template()
+    for name in ("train", "val"):
+        n_tokens = store.split(name).n_tokens
+        if n_tokens <= template.block_size:
+            problem = f"the corpus is too small: its {name} part has {n_tokens} tokens, a row {template.block_size + 1}"
+            raise UserError(problem, "add text: --corpus may be given more than once; a megabyte is a good beginning")
     model = template.model.model_copy(update={"vocab_size": store.manifest.vocab_size})
-    probe = template.model_copy(update={**common, "model": model})
     log.info("measuring this machine (compiling takes up to a minute) ...")
     log.note("a busy machine trains far slower: other programs that compute should rest meanwhile")
-    interval = max(1, round(60 * minutes / seconds_per_step(probe) / EVALUATIONS))
+
+    def measure(config: TrainConfig) -> tuple[TrainConfig, float]:
+        return config, seconds_per_step(config)
+
+    fitting, seconds = fit_memory(template.model_copy(update={**settings, "model": model}), measure)
+    interval = max(1, round(60 * minutes / seconds / EVALUATIONS))
     steps = EVALUATIONS * interval
     schedule = {
         "max_iters": steps,
@@ -123,7 +141,7 @@ def demo_config(store: TokenStore, out: Path, minutes: float, seed: int) -> Trai
         "eval_interval": interval,
         "save_interval": interval,
     }
-    return probe.model_copy(update=schedule)
+    return fitting.model_copy(update=schedule)
 
 
 def show_results(run: Path, store: TokenStore, prompts: tuple[str, ...], seed: int) -> None:
@@ -144,13 +162,23 @@ def show_results(run: Path, store: TokenStore, prompts: tuple[str, ...], seed: i
     for i, prompt in enumerate(prompts):
         print(f"\n--- sample {i + 1} ---")
         print(generator.generate(prompt, max_new_tokens=120, temperature=0.8, top_p=0.95, seed=seed + i))
-    log.info(
-        f"\nTry next:\n"
-        f"  mini-llm generate {run} --prompt 'We must'    write on from your words\n"
-        f"  mini-llm chat {run}                           talk with it (it only knows speeches)\n"
-        f"  mini-llm demo --corpus my.txt --out runs/mine          learn your own text\n"
-        f"  mini-llm train --config configs/mini-50m.yaml          the real thing"
-    )
+    command = command_line()
+    next_steps = {
+        f"generate {run} --prompt 'We must'": "write on from your words",
+        f"chat {run}": "talk with it (it only knows speeches)",
+        "demo --corpus my.txt --out runs/mine": "learn your own text",
+        "train --config configs/mini-50m.yaml": "the real thing",
+    }
+    log.info("\nTry next:")
+    for words, what in next_steps.items():
+        log.info(f"  {command} {words:<50} {what}")
+
+
+def command_line() -> str:
+    """Return how this command is called: by its name, or where `make` put it and no environment is active, its path."""
+    if shutil.which("mini-llm"):
+        return "mini-llm"
+    return os.path.relpath(Path(sys.executable).with_name("mini-llm"))
 
 
 def xz_bits_per_byte(store: TokenStore) -> float:

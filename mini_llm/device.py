@@ -1,6 +1,8 @@
 """Where to compute and in which precision: `auto` looks at what the machine really has."""
 
+import contextlib
 import ctypes
+import re
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -47,7 +49,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """
     if name != "auto":
         if name not in DTYPES:
-            raise UsageError(f"dtype '{name}' is not one of auto, {', '.join(DTYPES)}")
+            raise UsageError(f"dtype '{name}' is not one of auto, {', '.join(DTYPES)}, or int8 (to write text only)")
         return DTYPES[name]
     if has_bfloat16(device):
         return torch.bfloat16
@@ -64,9 +66,11 @@ def has_bfloat16(device: torch.device) -> bool:
     return False
 
 
-# Dense tensor-core peaks from the makers' data sheets, FLOP/s in bfloat16 or float16.
+# Dense tensor-core peaks from the makers' data sheets, FLOP/s in bfloat16 or float16; the first name that fits counts.
 GPU_PEAKS = {
     "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
@@ -83,7 +87,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """
     if device.type == "cuda" and dtype != torch.float32:
         name = torch.cuda.get_device_name(device)
-        return next((peak for key, peak in GPU_PEAKS.items() if key in name), None)
+        return next((peak for key, peak in GPU_PEAKS.items() if re.search(rf"\b{key}\b", name)), None)
     if device.type != "cpu":
         return None
     n, seconds = 1024, []
@@ -122,6 +126,15 @@ def reuse_freed_memory() -> bool:
         return False
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
     return bool(libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1))
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `memory_gb` count from what is used now; without effect on MPS and on systems other than Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError):  # not permitted in some containers
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def memory_gb(device: torch.device) -> float:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -298,6 +299,20 @@ def test_a_folder_in_place_of_a_file_is_refused(name: str, folder: Path) -> None
     (folder / name).unlink()
     (folder / name).mkdir()
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "checksums.json"])
+def test_what_cannot_be_read_is_named(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def refuse(path: Path, *args: Any, **options: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DamagedCheckpoint, match=rf"cannot read .*{re.escape(name)}: Permission denied"):
         load(folder)
 
 

@@ -107,13 +107,21 @@ def test_a_precision_can_be_named() -> None:
     for name, dtype in DTYPES.items():
         assert pick_dtype(name, CPU) == dtype
     for name in ("float64", "bf16", ""):
-        with pytest.raises(UsageError, match=f"dtype '{name}' is not one of auto, float32, bfloat16, float16"):
+        with pytest.raises(UsageError, match=f"dtype '{name}' is not one of auto, float32, bfloat16, float16, or int8"):
             pick_dtype(name, CPU)
 
 
 @pytest.mark.parametrize(
     ("card", "peak"),
-    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12), ("T1000", None)],
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", None),
+        ("NVIDIA L4", 121e12),
+        ("T1000", None),
+    ],
 )
 def test_peaks_of_gpus(card: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: card)

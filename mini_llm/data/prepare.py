@@ -52,7 +52,7 @@ def prepare(
     with raise_on_signal(f"stopped; {out} is as it was before"):
         corpus = Corpus(sources, text_column)
         encoder = Tokenizer.load(tokenizer)
-        files = [Source(path=str(path), bytes=path.stat().st_size) for path in corpus.files]
+        files = [Source(path=_utf8(path), bytes=path.stat().st_size) for path in corpus.files]
         with _full_disk(out, corpus), TokenStoreWriter.create(out, encoder, sources=files) as writer:
             documents = _fill(writer, encoder, corpus, val_fraction)
             if val_fraction and not all(writer.tokens.values()):
@@ -61,6 +61,11 @@ def prepare(
     store = TokenStore.open(out)
     log.info(_summary(store, documents, time.monotonic() - start))
     return store
+
+
+def _utf8(path: Path) -> str:
+    r"""Return the name as the manifest can hold it: a byte that is not UTF-8 becomes \xff."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _fill(writer: TokenStoreWriter, tokenizer: Tokenizer, corpus: Corpus, val_fraction: float) -> int:

@@ -10,6 +10,7 @@ tokenizer/          the tokenizer that wrote it
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
 import json
 import mmap
@@ -19,11 +20,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mini_llm import log
 from mini_llm.errors import UserError
 from mini_llm.files import sha256_of
 
 FORMAT_VERSION = 1
 ITEM_BYTES = {"uint16": 2, "uint32": 4}
+CHANGED = "was changed after it was written: its SHA-256 is not the one in manifest.json"
 PREPARE = "make the store again: mini-llm prepare SOURCES --tokenizer DIR --out {}"
 
 Count = Annotated[int, Field(ge=0)]
@@ -108,6 +111,17 @@ class TokenStore:
         """The store's own copy of the tokenizer that wrote it."""
         return self.folder / "tokenizer"
 
+    @property
+    def n_bytes(self) -> int:
+        """The size of all its files of tokens."""
+        return sum(shard.bytes for split in self.manifest.splits.values() for shard in split.shards)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of the tokenizer and of the training text: what a model learns from."""
+        shards = "".join(shard.sha256 for shard in self.manifest.splits["train"].shards)
+        return {"tokenizer": self.manifest.tokenizer_hash, "text": hashlib.sha256(shards.encode()).hexdigest()}
+
     def split(self, name: Literal["train", "val"]) -> TokenSplit:
         """Return the tokens of "train" or "val".
 
@@ -120,14 +134,22 @@ class TokenStore:
         return TokenSplit(self.folder, name, self.manifest.splits[name], self.manifest.dtype, self.manifest.vocab_size)
 
     def verify(self) -> None:
-        """Read every file and compare its SHA-256.
+        """Read every file and compare its SHA-256, with a progress bar: `open` would take too long for that.
 
         Raises:
-            UserError: a file is not as it was written; the message names it.
+            UserError: a file cannot be read or is not as it was written; the message names it.
         """
-        for path, _, expected in self._files():
-            if sha256_of(path) != expected:
-                raise UserError(f"{path} was changed after it was written", PREPARE.format(self.folder))
+        files, done = self._files(), 0
+        with log.byte_progress(f"checking {self.folder}", sum(size for _, size, _ in files)) as update:
+            for path, size, expected in files:
+                try:
+                    found = sha256_of(path)
+                except OSError as problem:
+                    raise UserError(f"cannot read {path}: {problem.strerror}", PREPARE.format(self.folder)) from None
+                if found != expected:
+                    raise UserError(f"{path} {CHANGED}", PREPARE.format(self.folder))
+                done += size
+                update(done)
 
     def _files(self) -> list[tuple[Path, int, str]]:
         """Every file of the store with its size in bytes and SHA-256."""
@@ -156,6 +178,7 @@ class TokenSplit:
         self._name = name
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._vocab_size = vocab_size
+        self._index_sha256 = record.index_sha256
         self._shards = record.shards
         self._starts = list(itertools.accumulate((shard.tokens for shard in record.shards), initial=0))
 
@@ -179,8 +202,19 @@ class TokenSplit:
         return ids
 
     def document_starts(self) -> np.ndarray:
-        """Return the offset of each document's first token, a uint64 memory map [n_documents]."""
-        return np.memmap(self._folder / f"{self._name}.idx", dtype="<u8", mode="r", shape=(self.n_documents,))
+        """Return the offset of each document's first token, a uint64 memory map [n_documents].
+
+        Raises:
+            UserError: the index is gone, or its SHA-256 is not that of the manifest.
+        """
+        path, hint = self._folder / f"{self._name}.idx", PREPARE.format(self._folder)
+        try:
+            starts = np.memmap(path, dtype="<u8", mode="r", shape=(self.n_documents,))
+        except (OSError, ValueError) as problem:
+            raise UserError(f"cannot read {path}: {problem}", hint) from None
+        if hashlib.sha256(starts.data).hexdigest() != self._index_sha256:
+            raise UserError(f"{path} {CHANGED}", hint)
+        return starts
 
     def _copy(self, name: str, offset: int, count: int) -> np.ndarray:
         path, size = self._folder / name, self._dtype.itemsize

@@ -30,7 +30,12 @@ class Conversation:
     def start(self, system: str | None = None) -> None:
         """Begin anew, with or without a system message."""
         self.system = [] if system is None else [Message("system", system)]
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, under the same system message."""
         self.turns: list[Message] = []
+        self.n_asked = 0  # of questions, those too that the context has lost
 
     def ask(self, question: str, *, max_new_tokens: int, seed: int | None, **options: Any) -> Continuation:
         """Return the answer as it grows. `hear` it afterwards, whole or not. `options`: see `Generator.continue_ids`.
@@ -40,12 +45,14 @@ class Conversation:
         """
         self.turns.append(Message("user", question))
         ids = self._fit(room=min(max_new_tokens, self.generator.model.config.max_seq_len // 4))
-        seed = None if seed is None else seed + len(self.turns)  # the same question may get another answer
+        seed = None if seed is None else seed + self.n_asked  # the same question may get another answer
         try:
-            return self.generator.continue_ids(ids, max_new_tokens=max_new_tokens, seed=seed, **options)
+            answer = self.generator.continue_ids(ids, max_new_tokens=max_new_tokens, seed=seed, **options)
         except UserError:
             self.turns.pop()
             raise
+        self.n_asked += 1
+        return answer
 
     def hear(self, answer: str) -> None:
         """Make what was answered part of the conversation."""
@@ -89,7 +96,7 @@ def chat(generator: Generator, *, system: str | None, stop: Sequence[str], **opt
             case ["/help"]:
                 log.info(HELP)
             case ["/reset"]:
-                conversation.turns.clear()
+                conversation.forget()
             case ["/system", *text]:
                 conversation.start(*text)
             case [word, *_] if word.startswith("/"):

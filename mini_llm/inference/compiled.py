@@ -76,12 +76,13 @@ class CompiledBackend:
     name = "compiled"
 
     def __init__(self, model: Transformer, *, int8: bool = False) -> None:
-        self.config, self.model = model.config, model
+        self.config = model.config
         weight = model.lm_head.weight
         assert weight.device.type == "cpu", f"on {weight.device}"
         assert weight.dtype in KINDS, f"of {weight.dtype}"
         self.device, self.int8 = weight.device, int8
         self.dtype = torch.int8 if int8 else weight.dtype
+        self.whole_chunks = False
         self.cache = SlotCache(
             model.config, self.device, torch.float32 if self.dtype == torch.float32 else torch.bfloat16
         )

@@ -55,27 +55,34 @@ class Continuation(Iterator[str]):
         self.finish_reason: FinishReason | None = None  # None: not finished
         self.n_tokens = 0
         self.ids = ids
-        self._pieces = self._decode(decoder, stops, eos_ids)
+        self._decoder, self._stops, self._eos_ids = decoder, stops, eos_ids
 
+    # No generator: its frame would hold the continuation that holds it, and who drops one would not cancel it.
     def __next__(self) -> str:
-        return next(self._pieces)
+        while self.finish_reason is None:
+            if piece := self._advance():
+                return piece
+        raise StopIteration
 
     def cancel(self) -> None:
         """Compute no more of it."""
         if isinstance(self.ids, Handle):
             self.ids.cancel()
 
-    def _decode(self, decoder: StreamDecoder, stops: StopStrings, eos_ids: Collection[int]) -> Iterator[str]:
-        ended = False
-        for token_id in self.ids:
-            self.n_tokens += 1
-            ended = token_id in eos_ids
-            if not ended and (piece := stops.push(decoder.push(token_id))):
-                yield piece
-            if ended or stops.found:
-                self.cancel()
-                break
-        if not stops.found and (rest := stops.push(decoder.flush()) + stops.flush()):
-            yield rest
-        reason = self.ids.finish_reason if isinstance(self.ids, Handle) else None
-        self.finish_reason = "stop" if ended or stops.found else reason or "length"
+    def _advance(self) -> str:
+        """Take one more token and return what may be shown now; at the end, what was held back."""
+        token_id = next(self.ids, None)
+        if token_id is None:
+            reason = self.ids.finish_reason if isinstance(self.ids, Handle) else None
+            return self._finish(reason or "length")
+        self.n_tokens += 1
+        if token_id in self._eos_ids:
+            return self._finish("stop")
+        piece = self._stops.push(self._decoder.push(token_id))
+        return piece + self._finish("stop") if self._stops.found else piece
+
+    def _finish(self, reason: FinishReason) -> str:
+        self.cancel()
+        rest = "" if self._stops.found else self._stops.push(self._decoder.flush()) + self._stops.flush()
+        self.finish_reason = "stop" if self._stops.found else reason
+        return rest

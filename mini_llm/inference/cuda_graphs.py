@@ -1,118 +1,46 @@
-"""The step on CUDA: a decoding step of all slots is recorded once as a graph and replayed; sampling is part of it.
+"""The step on CUDA: a decoding step is recorded once as a graph and replayed; sampling is part of it.
 
-A model of 50M parameters has some 200 kernels a token. Launched one by one from Python they take milliseconds, replayed
-as a graph a fraction of one. So shapes are fixed: B slots, one new token each, S places, and what changes from step to
+A model of 16 layers has some 260 kernels a token, 300 where it is sampled. Launched one by one from Python they take
+milliseconds, replayed as a graph a fraction of one. So shapes are fixed (fused_step.py), and what changes from step to
 step (ids, positions, settings, seeds) lies in tensors at fixed addresses. The chosen ids are written to where the next
-step reads them, so that several steps run before the host looks.
-Letters: B slots, D width, H query heads, J key/value heads, K head width, S places, L layers, V vocabulary.
+step reads them, so that several steps run before the host looks. Scores are those of a text alone within rounding, not
+to the last bit: a product of another width may be summed in another order. Letters: B slots, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mini_llm import log
 from mini_llm.inference.darts import as_int64, darts
-from mini_llm.inference.eager import EagerBackend, blocks_of
-from mini_llm.inference.params import SamplingParams
+from mini_llm.inference.eager import EagerBackend
+from mini_llm.inference.fused_step import FusedWeights, decode_logits
 from mini_llm.inference.sampling import RowParams, sample
 from mini_llm.inference.slot_cache import SlotCache, bucket
-from mini_llm.model.rmsnorm import RMSNorm
-from mini_llm.model.rope import apply_rope, rope_tables
+from mini_llm.inference.slots import Slot
 from mini_llm.model.transformer import Transformer
 
-
-class FusedWeights:
-    """The matrices that read the same input, one below the other: one product instead of three, and of two."""
-
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
-        self.qkv = [
-            torch.cat([layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight, layer.self_attn.v_proj.weight])
-            for layer in blocks_of(model)
-        ]
-        self.gate_up = [torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]) for layer in blocks_of(model)]
-
-
-def decode_logits(weights: FusedWeights, cache: SlotCache, ids_B: Tensor, positions_B: Tensor, n_places: int) -> Tensor:
-    """Read one token of each of the first B slots; return the scores (B, V) of each slot's next one.
-
-    Static shapes, nothing is decided on the host: this is what a graph records. Keys and values go to each slot's place
-    `positions_B`; the first `n_places` places are looked at.
-    """
-    model, c = weights.model, weights.model.config
-    B, turned = len(ids_B), c.n_heads + c.n_kv_heads
-    slots_B = torch.arange(B, device=ids_B.device)
-    mask_B11S = (torch.arange(n_places, device=ids_B.device) <= positions_B[:, None])[:, None, None]
-    x_B1D = model.model.embed_tokens(ids_B[:, None])
-    rope = rope_tables(positions_B[:, None], c, x_B1D.dtype)
-    for number, layer in enumerate(blocks_of(model)):
-        attention, mlp = layer.self_attn, layer.mlp
-        qkv = F.linear(norm(x_B1D, layer.input_layernorm), weights.qkv[number])
-        heads = qkv.view(B, 1, -1, c.head_dim).transpose(1, 2)  # first the queries, then the keys, then the values
-        qk = heads[:, :turned]
-        if c.qk_norm:
-            queries, keys = qk.split([c.n_heads, c.n_kv_heads], dim=1)
-            qk = torch.cat((norm(queries, attention.q_norm), norm(keys, attention.k_norm)), dim=1)
-        q_BH1K, k_BJ1K = apply_rope(qk, *rope).split([c.n_heads, c.n_kv_heads], dim=1)
-        cache.keys_LBJSK[number][slots_B, :, positions_B] = k_BJ1K[:, :, 0]
-        cache.values_LBJSK[number][slots_B, :, positions_B] = heads[:, turned:, 0]
-        mixed_BH1K = F.scaled_dot_product_attention(
-            q_BH1K,
-            cache.keys_LBJSK[number, :B, :, :n_places],
-            cache.values_LBJSK[number, :B, :, :n_places],
-            attn_mask=mask_B11S,
-            enable_gqa=attention.grouped,
-        )
-        x_B1D = x_B1D + attention.o_proj(mixed_BH1K.transpose(1, 2).reshape(B, 1, -1))
-        gate, up = F.linear(norm(x_B1D, layer.post_attention_layernorm), weights.gate_up[number]).chunk(2, dim=-1)
-        x_B1D = x_B1D + mlp.down_proj(F.silu(gate) * up)
-    return model.lm_head(norm(x_B1D, model.model.norm))[:, 0].float()
-
-
-def norm(x: Tensor, module: RMSNorm | nn.Identity) -> Tensor:
-    """Apply RMSNorm as one kernel where the model's own lines are eight."""
-    assert isinstance(module, RMSNorm)
-    return F.rms_norm(x, module.weight.shape, module.weight, module.eps)
-
-
-@dataclass
-class Inputs:
-    """What changes from step to step, at addresses that stay: (B,) each."""
-
-    ids: Tensor
-    positions: Tensor
-    written: Tensor  # how many tokens each text has written: the number of its next dart
-    seeds: Tensor
-
-
-@dataclass(frozen=True)
-class Text:
-    """What a burst needs to know of one slot's text; a slot that rests is given its first free position."""
-
-    token_id: int
-    position: int
-    written: int
-    seed: int
-    sampling: SamplingParams
+BURST = 8  # tokens that are written before the host looks at them
+WARM_UP = 3  # steps before a recording; what they write lies beyond the texts' ends, as a burst does
 
 
 @dataclass
 class Recorded:
-    """A graph and the tensors that it reads and writes."""
+    """A graph and the tensors that it reads and writes.
 
-    inputs: Inputs
+    `inputs` hold what changes from step to step, in rows: the ids, their positions, how many tokens each text has
+    written (the number of its next dart), and the seeds.
+    """
+
+    inputs: Tensor  # (4, B)
     params: RowParams
     chosen: Tensor  # (B,)
     replay: Callable[[], None]
-
-
-WARM_UP = 3  # steps before a recording; with the first one, so many places beyond a text are written
 
 
 class CudaGraphsBackend(EagerBackend):
@@ -122,20 +50,24 @@ class CudaGraphsBackend(EagerBackend):
 
     def __init__(self, model: Transformer, vocab_size: int) -> None:
         super().__init__(model)
+        self.whole_chunks = False  # to read less is worth more here than the last bits, which company changes too
+        self.cache = SlotCache(model.config, self.device, self.dtype, spare=max(BURST, WARM_UP))
         self.weights, self.vocab_size = FusedWeights(model), vocab_size
         self.works = True
         self._graphs: dict[tuple[object, ...], Recorded] = {}
+        self._pool: Any = None  # the memory of all graphs: one replays at a time
+        self._stream: torch.cuda.Stream | None = None
         self._storage = 0
 
     @torch.inference_mode()
-    def burst(self, texts: list[Text], n_steps: int) -> list[list[int]] | None:
-        """Write `n_steps` tokens of the first B slots' texts without a look in between.
+    def burst(self, slots: list[Slot], n_steps: int) -> list[list[int]] | None:
+        """Write up to `BURST` tokens of some slots' texts, each with one unread id; nobody looks in between.
 
-        Returns the ids by step and slot, -1 where scores are not finite; None where graphs do not work. The cache has
-        room for each position plus `n_steps` and `WARM_UP`.
+        Returns the ids by step, in the order of `slots`, -1 where scores are not finite; None where graphs do not work.
+        The cache has room for each text and its `n_steps` tokens.
         """
         try:
-            return self._burst(texts, n_steps)
+            return self._burst(slots, n_steps)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, NotImplementedError) as problem:  # a recording is refused for many reasons
@@ -143,22 +75,18 @@ class CudaGraphsBackend(EagerBackend):
             log.warn(f"CUDA graphs do not work here, texts are computed slower: {str(problem).splitlines()[0][:200]}")
             return None
 
-    def _burst(self, texts: list[Text], n_steps: int) -> list[list[int]]:
+    def _burst(self, slots: list[Slot], n_steps: int) -> list[list[int]]:
         if self._storage != self.cache.keys_LBJSK.data_ptr():  # the cache has moved: old graphs write elsewhere
             self._graphs.clear()
-            self._storage = self.cache.keys_LBJSK.data_ptr()
-        n_places = min(bucket(1 + n_steps + max(text.position for text in texts)), self.cache.n_places)
-        params = RowParams.of([text.sampling for text in texts], self.device)
-        numbers = torch.tensor(
-            [[text.token_id, text.position, text.written, as_int64(text.seed)] for text in texts], device=self.device
-        ).T
+            self._pool, self._storage = None, self.cache.keys_LBJSK.data_ptr()
+        inputs_4B, params = self._lay_out(slots)
+        n_places = min(bucket(n_steps + max(len(slot.known) for slot in slots)), self.cache.n_places)
         used = [getattr(params, name) is not None for name in ("top_k", "top_p", "min_p", "typical_p")]
-        key = (len(texts), n_places, params.all_greedy, params.any_greedy, *used)
+        key = (inputs_4B.shape[1], n_places, params.all_greedy, params.any_greedy, *used)
         if key not in self._graphs:
-            self._graphs[key] = self._record(Inputs(*numbers.clone()), params, n_places)
+            self._graphs[key] = self._record(inputs_4B.clone(), params, n_places)
         recorded = self._graphs[key]
-        for field, row in zip(fields(Inputs), numbers, strict=True):
-            getattr(recorded.inputs, field.name).copy_(row)
+        recorded.inputs.copy_(inputs_4B)
         for field in fields(RowParams):
             if isinstance(value := getattr(params, field.name), Tensor):
                 getattr(recorded.params, field.name).copy_(value)
@@ -166,30 +94,51 @@ class CudaGraphsBackend(EagerBackend):
         for _ in range(n_steps):
             recorded.replay()
             steps.append(recorded.chosen.clone())
-        return torch.stack(steps).tolist()
+        indices = [slot.index for slot in slots]
+        return [[chosen[index] for index in indices] for chosen in torch.stack(steps).tolist()]
 
-    def _record(self, inputs: Inputs, params: RowParams, n_places: int) -> Recorded:
-        chosen_B = torch.zeros_like(inputs.ids)
+    def _lay_out(self, slots: list[Slot]) -> tuple[Tensor, RowParams]:
+        """Return the inputs (4, B) and settings of the first B slots: a power of two that covers `slots`.
+
+        So a lone text does not pay for those that were there before, and there are few widths to record. The others of
+        these slots rest: they write to places that nobody looks at.
+        """
+        n_slots = 1 << max(slot.index for slot in slots).bit_length()
+        rows, settings = [[0, self.cache.n_places, 0, 0]] * n_slots, [slots[0].text.request.sampling] * n_slots
+        for slot in slots:
+            job = slot.text
+            rows[slot.index] = [slot.unread[0], len(slot.known), len(job.written), as_int64(job.seed)]
+            settings[slot.index] = job.request.sampling
+        return torch.tensor(rows, device=self.device).T.contiguous(), RowParams.of(settings, self.device)
+
+    def _record(self, inputs_4B: Tensor, params: RowParams, n_places: int) -> Recorded:
+        ids_B, positions_B, written_B, seeds_B = inputs_4B
+        chosen_B = torch.zeros_like(ids_B)
 
         def step() -> None:
-            logits_BV = decode_logits(self.weights, self.cache, inputs.ids, inputs.positions, n_places)
-            picked_B = sample(logits_BV[:, : self.vocab_size], params, darts(inputs.seeds, inputs.written))
+            logits_BV = decode_logits(self.weights, self.cache, ids_B, positions_B, n_places)
+            thrown_B = written_B if params.all_greedy else darts(seeds_B, written_B)  # where all are greedy, none is
+            picked_B = sample(logits_BV[:, : self.vocab_size], params, thrown_B)
             chosen_B.copy_(torch.where(logits_BV.sum(-1).isfinite(), picked_B, -1))
-            inputs.ids.copy_(chosen_B.clamp(min=0))
-            inputs.positions.add_(1)
-            inputs.written.add_(1)
+            ids_B.copy_(chosen_B.clamp(min=0))
+            inputs_4B[1:3].add_(1)
 
-        return Recorded(inputs, params, chosen_B, self._capture(step))
+        return Recorded(inputs_4B, params, chosen_B, self._capture(step))
 
     def _capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Record `step` and return its replay. What warming up writes lies beyond the texts' ends."""
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):  # memory is taken and kernels are chosen before the recording
-            for _ in range(WARM_UP):
-                step()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
+        """Record `step` and return its replay."""
+        with torch.cuda.device(self.device):
+            before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+            stream = self._stream = self._stream or torch.cuda.Stream()  # graphs of one stream share their memory
+            stream.wait_stream(before)
+            with torch.cuda.stream(stream):  # memory is taken and kernels are chosen before the recording
+                for _ in range(WARM_UP):
+                    step()
+            before.wait_stream(stream)
+            try:  # thread_local: what the program's other threads ask of the GPU does not end the recording
+                with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+                    step()
+            finally:
+                torch.cuda.set_stream(before)  # a recording that fails would leave its own
+        self._pool = graph.pool()
         return graph.replay

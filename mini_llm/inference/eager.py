@@ -37,6 +37,7 @@ class Backend(Protocol):
     cache: SlotCache
     device: torch.device
     dtype: torch.dtype
+    whole_chunks: bool  # the last bits depend on where a prompt is cut, so only what was read in whole chunks is reused
 
     def run(self, rows: Rows) -> Tensor:
         """Write the rows' keys and values to the cache, which has the room; return scores (M, V), float32."""
@@ -51,8 +52,8 @@ def blocks_of(model: Transformer) -> list[TransformerBlock]:
 class EagerBackend:
     """The model's own forward pass.
 
-    On a CPU each text is computed alone: a matrix product of other size may round in another way, and then a text would
-    depend on its neighbours. Elsewhere texts that need one token are computed together, for speed.
+    A matrix product of other size may round in another way. So on a CPU each text is computed alone, and cut as if
+    nobody had been there before: else its last bits would depend on others. Elsewhere speed comes first.
     """
 
     name = "eager"
@@ -61,6 +62,7 @@ class EagerBackend:
         self.model = model
         weight = model.lm_head.weight
         self.device, self.dtype = weight.device, weight.dtype
+        self.whole_chunks = self.device.type == "cpu"
         self.cache = SlotCache(model.config, self.device, weight.dtype)
 
     @torch.inference_mode()

@@ -17,19 +17,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mini_llm.errors import UserError
 from mini_llm.inference.backends import pick_backend
-from mini_llm.inference.cuda_graphs import WARM_UP, CudaGraphsBackend, Text
+from mini_llm.inference.cuda_graphs import BURST, CudaGraphsBackend
 from mini_llm.inference.eager import Rows
 from mini_llm.inference.history import History
-from mini_llm.inference.params import SamplingParams
 from mini_llm.inference.picker import Picker, not_finite
 from mini_llm.inference.request import FinishReason, Handle, Job, Request, logprob_of
 from mini_llm.inference.slots import WORTH_KEEPING, Slot, choose_slot, slid
 from mini_llm.model.transformer import Transformer
 
 CHUNK = 128  # tokens of a prompt that are read in one step
-BURST = 8  # tokens that a GPU writes before the host looks at them
 
 
 class Engine:
@@ -42,6 +39,7 @@ class Engine:
         source: where the weights are from, for error messages.
         backend: auto, eager, compiled or cuda-graphs.
         max_slots: so many texts are computed at once; more of them wait.
+        kept_slots: as long as there are no more, a new text does not overwrite an old one, which may go on.
         int8: weights are rounded to 8 bits, a scale for each output.
     """
 
@@ -54,13 +52,14 @@ class Engine:
         source: Path | str = "memory",
         backend: str = "auto",
         max_slots: int = 32,
+        kept_slots: int = 4,
         int8: bool = False,
     ) -> None:
         self.config = model.config
         self.vocab_size = vocab_size or model.config.vocab_size
         self.eos_ids = eos_ids
         self.source = source
-        self.max_slots = max_slots
+        self.max_slots, self.kept_slots = max_slots, kept_slots
         self.backend = pick_backend(backend, model, vocab_size=self.vocab_size, int8=int8)
         self.slots: list[Slot] = []
         self._waiting: deque[Job] = deque()
@@ -76,18 +75,10 @@ class Engine:
 
         Raises:
             UserError: the prompt fills the context, and may not slide.
-            UsageError: a biased or banned id that does not exist.
+            UsageError: an id that does not exist, or all are banned.
         """
-        context = self.config.max_seq_len
-        if len(request.prompt_ids) >= context and request.context_overflow == "stop":
-            raise UserError(
-                f"the prompt has {len(request.prompt_ids)} tokens and the model's context is {context}: "
-                "no room to go on",
-                "use a shorter prompt, or let the context slide: --context-overflow slide",
-            )
+        request.check(self.config, self.vocab_size)
         job = Job(request)
-        if request.sampling.looks_back:
-            job.history = History(request.sampling, request.prompt_ids, self.vocab_size, self.backend.device)
         with self._changed:
             self._waiting.append(job)
             self._changed.notify_all()
@@ -133,31 +124,35 @@ class Engine:
     def step(self) -> bool:
         """Read a chunk of one prompt and the last token of each text; choose the texts' next tokens.
 
-        Returns whether there was anything to do. What goes wrong is raised where the texts' handles are read.
+        Returns whether there was anything to do. What goes wrong is raised where the texts' handles are read: of those
+        that were computed, or of all where it is not these.
         """
         with self._stepping:
-            self._drop_cancelled()
-            self._admit()
-            work = self._plan()
-            if not work:
-                return False
+            work = None
             try:
-                if not self._burst(work):
-                    self._compute(work)
+                self._drop_cancelled()
+                self._admit()
+                work = self._plan()
+                if rest := self._burst(work):
+                    self._compute(rest)
             except Exception as problem:
-                self._fail([slot for slot, _ in work], problem)
+                self._fail(problem, None if work is None else [slot for slot, _ in work])
             except BaseException:  # Ctrl-C ends the texts; what is known of them stays true
                 with self._changed:
-                    for slot, _ in work:
+                    for slot in self.slots:
                         self._end(slot, "cancelled")
                 raise
-            return True
+            return work != []
 
-    def _fail(self, slots: list[Slot], problem: Exception) -> None:
+    def _fail(self, problem: Exception, slots: list[Slot] | None) -> None:
+        """Let the texts in these slots end with an error; None: all texts, those too that wait."""
         with self._changed:
-            for slot in slots:
+            for slot in self.slots if slots is None else slots:
                 if slot.job is not None:
                     slot.job.error, slot.job, slot.known = problem, None, []
+                    self.backend.cache.clear(slot.index)
+            while slots is None and self._waiting:
+                self._waiting.popleft().error = problem
             self._changed.notify_all()
 
     def _drop_cancelled(self) -> None:
@@ -176,22 +171,35 @@ class Engine:
             with self._changed:
                 if not self._waiting or sum(slot.job is not None for slot in self.slots) >= self.max_slots:
                     return
-                job = self._waiting.popleft()
-                ids = list(job.request.prompt_ids)
+                ids = list(self._waiting[0].request.prompt_ids)
                 if len(ids) >= self.config.max_seq_len:
                     ids = slid(ids, self.config.max_seq_len)
-                slot = choose_slot(self.slots, ids, self.max_slots)
-                slot.job, slot.used = job, self._submitted
+                slot = choose_slot(self.slots, ids, kept=self.kept_slots, max_slots=self.max_slots)
+                slot.job, slot.used = self._waiting.popleft(), self._submitted
                 self._submitted += 1
-            donor = max(self.slots, key=lambda other: other.in_common(ids))
-            n = slot.in_common(ids)
-            if donor.in_common(ids) >= n + WORTH_KEEPING:
-                n = donor.in_common(ids)
-                slot.known = []
-                self._reserve(n)
-                self.backend.cache.copy_beginning(donor.index, slot.index, n)
-            slot.known, slot.unread = ids[:n], ids[n:]
-            job.n_reused = n
+            try:
+                self._begin(slot, ids)
+            except Exception as problem:  # no memory, most likely: the others go on
+                self._fail(problem, [slot])
+
+    def _begin(self, slot: Slot, ids: list[int]) -> None:
+        """Let a slot's text begin after what this slot, or another one, has read of it already."""
+        job = slot.text
+        if job.request.sampling.looks_back:
+            job.history = History(job.request.sampling, job.request.prompt_ids, self.vocab_size, self.backend.device)
+        donor = max(self.slots, key=lambda other: self._reusable(other, ids))
+        n, n_donor = self._reusable(slot, ids), self._reusable(donor, ids)
+        if n_donor >= n + WORTH_KEEPING:
+            n, slot.known = n_donor, []
+            self._reserve(n)
+            self.backend.cache.copy_beginning(donor.index, slot.index, n)
+        slot.begin(ids, n)
+        job.n_reused = n
+
+    def _reusable(self, slot: Slot, ids: list[int]) -> int:
+        """Return how many of `ids` need not be read where `slot` holds them; see `Backend.whole_chunks`."""
+        n = slot.in_common(ids)
+        return min(n, slot.whole) // CHUNK * CHUNK if self.backend.whole_chunks else n
 
     def _plan(self) -> list[tuple[Slot, int]]:
         """Return which slots read how many ids: one for each text, and prompts of up to a chunk in all.
@@ -222,48 +230,41 @@ class Engine:
         for slot, n in work:
             slot.known += slot.unread[:n]
             slot.unread = slot.unread[n:]
+            slot.whole += n if n == CHUNK else 0  # only the last chunk of a prompt is shorter
         if done:
             if self.vocab_size < logits_MV.shape[-1]:
                 logits_MV = logits_MV[:, : self.vocab_size]
             if not math.isfinite(logits_MV.sum().item()):  # a NaN or an infinity spoils the sum
                 raise not_finite(self.source, self.backend.dtype)
-            jobs = [slot.job for slot in done if slot.job]
-            self._deliver(done, self._picker.pick(jobs, logits_MV), logits_MV)
+            self._deliver(done, self._picker.pick([slot.text for slot in done], logits_MV), logits_MV)
 
-    def _burst(self, work: list[tuple[Slot, int]]) -> bool:
-        """Let a GPU write several tokens of each text at once; tell whether it did.
+    def _burst(self, work: list[tuple[Slot, int]]) -> list[tuple[Slot, int]]:
+        """Let a GPU write several tokens of each text at once; return the work that is left.
 
-        Not where a prompt is being read or waits, or where a text's next scores depend on what the host knows.
+        That is prompts, and texts with penalties, biases, bans or log-probabilities: what they need is known on the
+        host. These get one token meanwhile.
         """
-        backend = self.backend
-        jobs = [slot.job for slot, _ in work if slot.job]
-        simple = not any(job.history or job.request.logprobs is not None for job in jobs)
-        if not isinstance(backend, CudaGraphsBackend) or not backend.works or not simple or self._waiting:
-            return False
-        if any(n > 1 or len(slot.unread) > 1 for slot, n in work):
-            return False
-        room = self.config.max_seq_len - 1 - max(len(slot.known) for slot, _ in work)
-        n_steps = min(BURST, room, *(job.request.max_new_tokens - len(job.written) for job in jobs))
-        if n_steps < 1:
-            return False
-        texts = []
-        for slot in self.slots:
-            job, token_id = slot.job, (slot.unread or [0])[0]
-            rest = (0, 0, SamplingParams(temperature=0))
-            asked = (len(job.written), job.seed, job.request.sampling) if job else rest
-            texts.append(Text(token_id, len(slot.known), *asked))
-        self._reserve(max(text.position for text in texts) + n_steps + WARM_UP)
-        steps = backend.burst(texts, n_steps)
+        backend, context = self.backend, self.config.max_seq_len
+        if not isinstance(backend, CudaGraphsBackend) or not backend.works:
+            return work
+        slots = [slot for slot, _ in work if len(slot.unread) == 1 and slot.text.simple]
+        if not slots:
+            return work
+        jobs = [slot.text for slot in slots]
+        end = max(len(slot.known) for slot in slots)
+        n_steps = min(BURST, context - 1 - end, *(job.request.max_new_tokens - len(job.written) for job in jobs))
+        self._reserve(end + n_steps)
+        steps = backend.burst(slots, n_steps) if n_steps > 0 else None
         if steps is None:
-            return False
+            return work
         for chosen in steps:
-            running = [slot for slot, _ in work if slot.job is not None]
-            if any(chosen[slot.index] < 0 for slot in running):
-                raise not_finite(self.source, self.backend.dtype)
-            for slot in running:
+            going = {slot: token_id for slot, token_id in zip(slots, chosen, strict=True) if slot.job is not None}
+            if any(token_id < 0 for token_id in going.values()):
+                raise not_finite(self.source, backend.dtype)
+            for slot in going:
                 slot.known += slot.unread
-            self._deliver(running, [chosen[slot.index] for slot in running], None)
-        return True
+            self._deliver([*going], [*going.values()], None)
+        return [(slot, n) for slot, n in work if slot not in slots]
 
     def _reserve(self, n_places: int) -> None:
         self.backend.cache.reserve(len(self.slots), n_places)
@@ -272,8 +273,7 @@ class Engine:
         """Hand each token to its text; end the texts that are finished."""
         with self._changed:
             for row, (slot, token_id) in enumerate(zip(slots, token_ids, strict=True)):
-                job = slot.job
-                assert job is not None
+                job = slot.text
                 if job.request.logprobs is not None and logits_MV is not None:
                     job.logprobs.append(logprob_of(token_id, logits_MV[row], job.request.logprobs))
                 if job.history is not None:
@@ -290,8 +290,7 @@ class Engine:
                         self._end(slot, "context")
                     else:
                         ids = slid(slot.known + slot.unread, self.config.max_seq_len)
-                        n = slot.in_common(ids)
-                        slot.known, slot.unread = ids[:n], ids[n:]
+                        slot.begin(ids, self._reusable(slot, ids))
             self._changed.notify_all()
 
     def _end(self, slot: Slot, reason: FinishReason) -> None:

@@ -34,8 +34,9 @@ class Generator:
         checkpoint_path: a run folder, a checkpoint or any Llama folder.
         tokenizer_path: a tokenizer's folder; by default the checkpoint's own.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: float32, bfloat16, float16, or int8 (8-bit weights with a scale for each output; half of bfloat16's
-            bytes); auto is the type the weights are stored in, where the device computes in it.
+        dtype: float32, bfloat16, float16, or int8 (8-bit weights with a scale for each output: for CPUs, which read
+            half of bfloat16's bytes; elsewhere the rounded weights are kept in the stored type); auto is the type
+            the weights are stored in, where the device computes in it.
         backend: auto, eager, compiled (CPU) or cuda-graphs; see backends.py.
         max_slots: so many texts are computed at once.
 
@@ -124,12 +125,12 @@ class Generator:
         self, prompt_ids: list[int], *, sampling: SamplingParams, stop: str | Sequence[str] = (), **request: Any
     ) -> Continuation:
         """Return an iterator over the text that follows `prompt_ids`; `request` is what `Request` takes besides."""
-        stops = StopStrings(stop)
-        handle = self.engine.submit(Request(prompt_ids=prompt_ids, sampling=sampling, **request))
+        stops, asked = StopStrings(stop), Request(prompt_ids=prompt_ids, sampling=sampling, **request)
+        handle = self.engine.submit(asked)
         decoder = StreamDecoder(self.tokenizer)
         for token_id in prompt_ids:  # some tokenizers drop the space of the first token that they decode
             decoder.push(token_id)
-        return Continuation(handle, decoder, stops, self.engine.eos_ids)
+        return Continuation(handle, decoder, stops, () if asked.ignore_eos else self.engine.eos_ids)
 
     def generate_batch(self, prompts: Sequence[str], *, seed: int | None = None, **options: Any) -> list[str]:
         """Return each prompt with its continuation, computed together; `options` as of `continue_ids`.
@@ -138,8 +139,14 @@ class Generator:
         """
         first = new_seed() if seed is None else seed
         all_ids = [self.encode_prompt(prompt) for prompt in prompts]
-        texts = [self.continue_ids(ids, seed=first + n, **options) for n, ids in enumerate(all_ids)]
-        return [prompt + "".join(text) for prompt, text in zip(prompts, texts, strict=True)]
+        texts: list[Continuation] = []
+        try:
+            for n, ids in enumerate(all_ids):
+                texts.append(self.continue_ids(ids, seed=first + n, **options))
+            return [prompt + "".join(text) for prompt, text in zip(prompts, texts, strict=True)]
+        finally:  # where one is refused or fails, nobody reads the others
+            for text in texts:
+                text.cancel()
 
     def print_continuation(self, prompt: str, **options: Any) -> None:
         """Write the prompt and its continuation to stdout as it grows, then what it took to stderr.

@@ -13,24 +13,27 @@ from mini_llm.inference.params import SamplingParams
 from mini_llm.inference.sampling import penalize_repetition, penalize_written
 
 
+def check_ids(sampling: SamplingParams, vocab_size: int) -> None:
+    """Raise UsageError for a biased or banned id that does not exist, and where all are banned."""
+    for token_id in (*sampling.logit_bias, *sampling.banned_ids):
+        if not 0 <= token_id < vocab_size:
+            raise UsageError(f"token id {token_id} does not exist: ids go from 0 to {vocab_size - 1}")
+    if len(set(sampling.banned_ids)) == vocab_size:
+        raise UsageError("all tokens are banned")
+
+
 class History:
     """Which tokens a request holds and how often it wrote them; `adjust` applies penalties, biases and bans.
 
-    Raises:
-        UsageError: a biased or banned id that does not exist, or all are banned.
+    Of the prompt's ids, those from `vocab_size` on do not count: they are never chosen.
     """
 
     def __init__(
         self, sampling: SamplingParams, prompt_ids: Sequence[int], vocab_size: int, device: torch.device
     ) -> None:
-        for token_id in (*sampling.logit_bias, *sampling.banned_ids):
-            if not 0 <= token_id < vocab_size:
-                raise UsageError(f"token id {token_id} does not exist: ids go from 0 to {vocab_size - 1}")
-        if len(set(sampling.banned_ids)) == vocab_size:
-            raise UsageError("all tokens are banned")
         self.sampling = sampling
         self.seen_V = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-        self.seen_V[list(prompt_ids)] = True
+        self.seen_V[[token_id for token_id in prompt_ids if token_id < vocab_size]] = True
         self.counts_V = torch.zeros(vocab_size, device=device)
         self.bias_V = torch.zeros(vocab_size, device=device)
         for token_id, bias in sampling.logit_bias.items():

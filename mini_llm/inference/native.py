@@ -25,7 +25,7 @@ FLAGS = [
     [*TUNE, "-mcpu=native"],
     [*TUNE],
 ]
-
+PATIENCE = 60  # seconds; a compiler needs two
 
 _compiling = threading.Lock()
 
@@ -108,7 +108,10 @@ def _compile(compiler: str, path: Path) -> None:
         for flags in FLAGS:
             made = Path(folder) / path.name
             command = [compiler, *flags, "-o", str(made), str(SOURCE), "-lm"]
-            result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            try:
+                result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+            except subprocess.TimeoutExpired:
+                raise NoCompiler(f"{compiler} has not compiled step.c after {PATIENCE} seconds") from None
             if result.returncode == 0:
                 made.replace(path)  # whole or not at all: two processes may compile at once
                 return

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mini_llm.errors import UsageError
+
+MOST = 1e6  # of what is added to scores, or multiplies them: float32 holds this divided by the lowest temperature
 
 
 def _knob(default: float, help: str) -> Any:
@@ -32,21 +33,22 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Raise UsageError for the first value out of range."""
+        limits, factors = f"between -{MOST:,.0f} and {MOST:,.0f}", f"between {1 / MOST:f} and {MOST:,.0f}"
         for name, fine, rule in (
-            ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
+            ("temperature", 0 <= self.temperature <= MOST, f"between 0 and {MOST:,.0f}"),
             ("top_k", isinstance(self.top_k, int) and self.top_k >= 0, "a whole number, 0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
             ("typical_p", 0 < self.typical_p <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0"),
-            ("presence_penalty", math.isfinite(self.presence_penalty), "a finite number"),
-            ("frequency_penalty", math.isfinite(self.frequency_penalty), "a finite number"),
+            ("repetition_penalty", 1 / MOST <= self.repetition_penalty <= MOST, factors),
+            ("presence_penalty", abs(self.presence_penalty) <= MOST, limits),
+            ("frequency_penalty", abs(self.frequency_penalty) <= MOST, limits),
         ):
             if not fine:
                 raise UsageError(f"{name}={getattr(self, name)} must be {rule}")
         for token_id, bias in self.logit_bias.items():
-            if not (isinstance(token_id, int) and math.isfinite(bias)):
-                raise UsageError(f"logit_bias={token_id}={bias} must be a token id and a finite number")
+            if not (isinstance(token_id, int) and abs(bias) <= MOST):
+                raise UsageError(f"logit_bias={token_id}={bias} must be a token id and a number, {limits}")
 
     @property
     def greedy(self) -> bool:

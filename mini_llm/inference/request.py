@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from threading import Condition
 from typing import Literal
 
 from torch import Tensor
 
-from mini_llm.errors import UsageError
+from mini_llm.errors import UsageError, UserError
 from mini_llm.inference.darts import new_seed
-from mini_llm.inference.history import History
+from mini_llm.inference.history import History, check_ids
 from mini_llm.inference.params import SamplingParams
+from mini_llm.model.config import ModelConfig
 
 Overflow = Literal["stop", "slide"]
 FinishReason = Literal["stop", "length", "context", "cancelled"]
@@ -39,8 +41,23 @@ class Request:
             raise UsageError(f"logprobs={self.logprobs} must be 0 or more")
         if self.context_overflow not in ("stop", "slide"):
             raise UsageError(f"context_overflow '{self.context_overflow}' is not one of stop, slide")
+        if not (self.seed is None or isinstance(self.seed, int)):
+            raise UsageError(f"seed={self.seed!r} must be a whole number")
         if not self.prompt_ids:
             raise UsageError("a request needs at least one id to go on from")
+
+    def check(self, config: ModelConfig, vocab_size: int) -> None:
+        """Refuse what this model cannot do, or its tokenizer of `vocab_size` tokens; see `Engine.submit`."""
+        for token_id in self.prompt_ids:
+            if not (isinstance(token_id, Integral) and 0 <= token_id < config.vocab_size):
+                raise UsageError(f"token id {token_id} does not exist: ids go from 0 to {config.vocab_size - 1}")
+        if len(self.prompt_ids) >= config.max_seq_len and self.context_overflow == "stop":
+            raise UserError(
+                f"the prompt has {len(self.prompt_ids)} tokens and the model's context is {config.max_seq_len}: "
+                "no room to go on",
+                "use a shorter prompt, or let the context slide: --context-overflow slide",
+            )
+        check_ids(self.sampling, vocab_size)
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,11 @@ class Job:
         self.error: Exception | None = None
         self.cancelled = False
         self.history: History | None = None
+
+    @property
+    def simple(self) -> bool:
+        """Whether the next scores alone decide: neither the past nor anybody's curiosity is asked."""
+        return self.history is None and self.request.logprobs is None
 
 
 class Handle(Iterator[int]):

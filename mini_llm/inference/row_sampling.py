@@ -1,8 +1,8 @@
 """One text's token on a CPU: what `sampling.py` says, on the few scores that matter.
 
-Most of 32,000 scores are out of reach: after the nucleus (`top_p`) some dozens are left, and all that follows is done
-on these. NumPy is the faster tool here: after a step all weights have gone through the caches, and each call of torch
-costs more than what it computes. Letters: V vocabulary, C candidates.
+Most of 32,000 scores are out of reach: after `top_k` or the nucleus (`top_p`) some dozens are left, and all that
+follows is done on these. NumPy is the faster tool here: after a step all weights have gone through the caches, and each
+call of torch costs more than what it computes. Letters: V vocabulary, C candidates.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mini_llm.inference.params import SamplingParams
-from mini_llm.inference.sampling import RowParams, keep_min_p, keep_typical, sample
+from mini_llm.inference.sampling import keep_min_p, keep_typical
 
 FLOORS = (1e-3, 1e-5, 0.0)  # so likely, beside the likeliest, is what the nucleus is looked for among
 
@@ -21,10 +21,13 @@ def pick_one(logits_V: Tensor, params: SamplingParams, dart: float) -> int:
     """Return the token that `sample` would pick from finite scores (float32, on the CPU)."""
     if params.greedy:
         return int(logits_V.numpy().argmax())
-    if params.top_k or params.top_p == 1:
-        return int(sample(logits_V[None], RowParams.of([params]), torch.tensor([dart], dtype=torch.float64)))
     scores_V = logits_V.numpy() / np.float32(params.temperature)
-    ids_C = nucleus(np.exp(scores_V - scores_V.max()), params.top_p)
+    ids_C = np.arange(len(scores_V))
+    if 0 < params.top_k < len(scores_V):
+        ids_C = np.flatnonzero(scores_V >= np.partition(scores_V, -params.top_k)[-params.top_k])  # with all its equals
+    if params.top_p < 1:
+        weights_C = np.exp(scores_V[ids_C] - scores_V.max())
+        ids_C = ids_C[nucleus(weights_C, params.top_p)]
     scores_C = scores_V[ids_C]
     if params.min_p:
         scores_C = keep_min_p(torch.from_numpy(scores_C), params.min_p).numpy()

@@ -53,7 +53,7 @@ class Tokenizer:
         """Load the tokenizer of a folder.
 
         Raises:
-            UserError: the folder or its tokenizer.json is missing, empty, damaged or of an unknown kind.
+            UserError: the folder or its tokenizer.json is missing, unreadable, empty, damaged or of an unknown kind.
         """
         folder = Path(folder)
         path = folder / "tokenizer.json"
@@ -61,7 +61,7 @@ class Tokenizer:
             raise UserError(f"no tokenizer folder at {folder}", HOW_TO_TRAIN)
         if not path.is_file():
             raise UserError(f"{folder} has no tokenizer.json", HOW_TO_TRAIN)
-        data = path.read_bytes()
+        data = _read(path)
         try:
             backend = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
             if not backend.get_vocab_size():
@@ -139,12 +139,19 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(_read(path).decode("utf-8"))
     except ValueError as problem:
         raise UserError(f"{path} is not valid JSON: {problem}", HOW_TO_TRAIN) from None
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a JSON object, not {type(config).__name__}", HOW_TO_TRAIN)
     return config
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise UserError(f"cannot read {path}: {problem.strerror}") from None
 
 
 def _without_surrogates(text: str) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from mini_llm import log
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.loss import rows_loss_sum
+from mini_llm.train.out_of_memory import is_out_of_memory
 
 LossSum = Callable[[Tensor], Tensor]
 
@@ -28,9 +29,9 @@ def build_loss_sum(model: Transformer, dtype: torch.dtype, example_rows: Tensor,
     compiled = torch.compile(loss_sum, dynamic=False)
     try:
         compiled(example_rows).backward()
-    except torch.OutOfMemoryError:
-        raise
     except Exception as problem:
+        if is_out_of_memory(problem):
+            raise
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         log.warn(f"torch.compile does not work here, training goes on without it, slower ({reason[:200]})")
         return loss_sum

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +66,8 @@ class Display:
     def show(self, reading: Reading, *, is_log_step: bool) -> None:
         """Take a new reading; off a terminal, print it when it is due."""
         self.reading = reading
-        self.losses.append(reading.loss)
+        if math.isfinite(reading.loss):  # that of a skipped batch may be NaN
+            self.losses.append(reading.loss)
         if is_log_step and not log.console().is_terminal:
             log.info(plain_line(reading))
 
@@ -139,7 +141,7 @@ def duration(seconds: float) -> str:
 
 
 class Clock:
-    """Steps per second over the last stretch, without the time that evaluations and saving take."""
+    """Seconds per step over the last stretch, without what stands between the steps: evaluations, saving, compiling."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()

@@ -9,15 +9,26 @@ from __future__ import annotations
 import numpy as np
 
 from mini_llm.data.token_store import TokenSplit
+from mini_llm.errors import UserError
 
 
 class DocumentRows:
     """All rows of `block_size` + 1 tokens; 24 bytes of memory a document."""
 
     def __init__(self, split: TokenSplit, block_size: int) -> None:
+        """Read where the documents of `split` begin.
+
+        Raises:
+            UserError: the places do not rise from 0 to below the number of tokens.
+        """
         self.split, self.block_size = split, block_size
         self.starts = split.document_starts().astype(np.int64)
         lengths = np.diff(self.starts, append=split.n_tokens)
+        if self.starts[0] or (lengths <= 0).any():
+            raise UserError(
+                f"the store's index of documents is damaged: it must rise from 0 to below {split.n_tokens:,} tokens",
+                "make the store again with mini-llm prepare",
+            )
         self.full_rows = np.cumsum(lengths // block_size)  # in each document and all before it
         self.end_tokens = np.cumsum(lengths % block_size)
         self.n_rows = int(self.full_rows[-1] + self.end_tokens[-1] // block_size)

@@ -16,13 +16,14 @@ import torch
 
 from mini_llm import log
 from mini_llm.data.token_store import TokenStore
-from mini_llm.device import memory_gb
+from mini_llm.device import forget_peak_memory, memory_gb, pick_device
 from mini_llm.model.accounting import count_parameters
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.display import duration
 from mini_llm.train.evaluate import Evaluator
 from mini_llm.train.out_of_memory import describe_batch, fit_memory
 from mini_llm.train.resume import Snapshot, list_checkpoints
+from mini_llm.train.run_folder import check_run, keep_batch
 from mini_llm.train.step import Stepper
 from mini_llm.train.train import open_tokenizer
 
@@ -30,6 +31,7 @@ Result = TypeVar("Result")
 
 MORE_STEPS = 2  # after the first one, where they take less than
 MORE_SECONDS = 10.0
+MOST_VERIFIED_BYTES = 10**10  # reading them takes a disk some seconds to a minute
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,23 @@ def dry_run(config: TrainConfig) -> str:
     """Return a report of what `train(config)` would take.
 
     Raises:
-        UserError: what `train` would raise before its second step; out of memory among it.
+        UserError: what `train` would raise before its second step, out of memory among it; but no checkpoint is read.
     """
-    return report(fit_memory(config, _measure))
+    check_run(config)
+    return report(fit_memory(keep_batch(config), _measure))
 
 
 def _measure(config: TrainConfig) -> Measured:
     log.info("dry run: building everything and doing one step at full size (compiling takes up to a minute) ...")
+    forget_peak_memory(pick_device(config.device))  # of an attempt that found too little
     store = TokenStore.open(config.data_dir)
+    if store.n_bytes <= MOST_VERIFIED_BYTES:
+        store.verify()
+    else:
+        log.note(f"{config.data_dir} has {_size(store.n_bytes)}: its checksums are left out")
     tokenizer = open_tokenizer(store, config)
     stepper = Stepper(config.model_copy(update={"length_warmup": 0.0}))  # full rows take the most memory
-    evaluator = Evaluator(
-        store.split("val"),
-        block_size=config.block_size,
-        batch_size=config.batch_size,
-        max_rows=config.eval_iters * config.batch_size,
-        token_bytes=tokenizer.token_bytes(),
-    )
+    evaluator = Evaluator.of(config, store, tokenizer)
     stepper.compile()
     result, seconds = _timed(stepper.step, stepper.device)
     if seconds * MORE_STEPS < MORE_SECONDS:  # the first one also makes the optimizer's memory

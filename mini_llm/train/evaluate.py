@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mini_llm.data.token_store import TokenSplit
+from mini_llm.data.token_store import TokenSplit, TokenStore
+from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.train.config import TrainConfig
 from mini_llm.train.dataloader import check_length
 
 
@@ -43,12 +45,29 @@ class Evaluator:
         chosen = n_rows if max_rows is None else min(n_rows, max_rows)
         self.starts = (np.arange(chosen) * n_rows // chosen) * block_size
         self.token_bytes = torch.from_numpy(token_bytes)
+        self.before_batch: Callable[[], None] = lambda: None  # may raise, to stop in the middle
+
+    @classmethod
+    def of(cls, config: TrainConfig, store: TokenStore, tokenizer: Tokenizer) -> Evaluator:
+        """Return what a run evaluates on: `eval_iters` batches of held-out rows.
+
+        Raises:
+            UserError: the store has no held-out text, or less than one row of it.
+        """
+        return cls(
+            store.split("val"),
+            block_size=config.block_size,
+            batch_size=config.batch_size,
+            max_rows=config.eval_iters * config.batch_size,
+            token_bytes=tokenizer.token_bytes(),
+        )
 
     @torch.no_grad()
     def run(self, loss_sum: Callable[[Tensor], Tensor], device: torch.device) -> HeldOutLoss:
         """Return the loss, given `loss_sum(rows (B, T+1))` in nats."""
         nats, n_bytes, n_tokens = 0.0, 0, 0
         for first in range(0, len(self.starts), self.batch_size):
+            self.before_batch()
             starts = self.starts[first : first + self.batch_size]
             rows = torch.from_numpy(np.stack([self.split.read(int(s), self.block_size + 1) for s in starts]))
             nats += loss_sum(rows.to(device)).item()

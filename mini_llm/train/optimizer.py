@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mini_llm import log
 from mini_llm.device import has_bfloat16
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.config import TrainConfig
@@ -34,6 +35,8 @@ def build_optimizers(model: Transformer, config: TrainConfig) -> list[torch.opti
     embedding, rate = model.model.embed_tokens.weight, config.learning_rate
     width_rule = (config.base_dim or model.config.dim) / model.config.dim
     sums = [p for p in others if p.ndim >= 2 and p is not embedding]
+    if config.base_dim and not sums:
+        log.warn("base_dim changes nothing here: with Muon and a tied head, no matrix follows the width")
     groups: list[dict[str, Any]] = [
         {"params": [embedding], "weight_decay": config.weight_decay},
         {"params": sums, "weight_decay": config.weight_decay, "lr": rate * width_rule},

@@ -59,13 +59,18 @@ def halve_batch(config: TrainConfig) -> TrainConfig | None:
     rows, held_out = config.rows_per_step, config.eval_iters * config.batch_size
     for batch in range(config.batch_size // 2, 0, -1):
         if rows % batch == 0 and held_out % batch == 0:
-            update = {
-                "batch_size": batch,
-                "gradient_accumulation_steps": rows // batch,
-                "eval_iters": held_out // batch,
-            }
-            return config.model_copy(update=update)
+            return with_batch(config, batch)
     return None
+
+
+def with_batch(config: TrainConfig, batch_size: int) -> TrainConfig:
+    """Return the same steps and evaluations in micro-batches of `batch_size`, a divisor of the rows of a step."""
+    update = {
+        "batch_size": batch_size,
+        "gradient_accumulation_steps": config.rows_per_step // batch_size,
+        "eval_iters": -(-config.eval_iters * config.batch_size // batch_size),
+    }
+    return config.model_copy(update=update)
 
 
 def describe_batch(config: TrainConfig) -> str:

@@ -53,6 +53,7 @@ class Trainee:
     optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     progress: Progress
+    tokens: dict[str, str] = field(default_factory=dict)  # hashes of the tokenizer and of the text that it learns from
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -76,10 +77,11 @@ class Snapshot:
             trainee.model.config,
             _to_host(model_weights(trainee.model), into.weights if into else {}),
             _to_host(_optimizer_tensors(trainee), into.optimizer if into else {}),
-            {**asdict(trainee.progress), "scaler": trainee.scaler.state_dict()},
+            {**asdict(trainee.progress), "scaler": trainee.scaler.state_dict(), "tokens": trainee.tokens},
         )
-        if torch.cuda.is_available():  # the copies run beside the host
-            torch.cuda.synchronize()
+        device = next(trainee.model.parameters()).device
+        if device.type == "cuda":  # the copies run beside the host
+            torch.cuda.synchronize(device)
         return snapshot
 
     @property
@@ -124,9 +126,13 @@ def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
     return sorted((int(f.name[5:]), f) for f in folders if f.is_dir() and f.name[5:].isdigit())
 
 
-def prune_checkpoints(run: Path, keep_last: int, also_keep: set[int]) -> None:
-    """Delete all but the newest `keep_last` checkpoints and those of the steps in `also_keep`."""
-    for step, folder in list_checkpoints(run)[:-keep_last]:
+def prune_checkpoints(run: Path, up_to: int, keep_last: int, also_keep: set[int]) -> None:
+    """Of the checkpoints up to step `up_to`, delete all but the newest `keep_last` and those of steps in `also_keep`.
+
+    Later ones are damaged or foreign, for the run has not come so far: they must not count as the newest.
+    """
+    earlier = [(step, folder) for step, folder in list_checkpoints(run) if step <= up_to]
+    for step, folder in earlier[:-keep_last]:
         if step not in also_keep:
             # Renamed first: killed in the middle, half of it must not look like a checkpoint.
             shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.tmp-pruned")))
@@ -135,10 +141,10 @@ def prune_checkpoints(run: Path, keep_last: int, also_keep: set[int]) -> None:
 def restore_latest(run: Path, trainee: Trainee) -> bool:
     """Load the newest sound checkpoint into `trainee`; False when the run has none yet.
 
-    Damaged ones are named and passed over.
+    Damaged and foreign ones are named and passed over.
 
     Raises:
-        UserError: there are checkpoints, and every one is damaged.
+        UserError: there are checkpoints, and none is sound.
     """
     checkpoints = list_checkpoints(run)
     for step, folder in reversed(checkpoints):
@@ -153,7 +159,7 @@ def restore_latest(run: Path, trainee: Trainee) -> bool:
             return True
     if checkpoints:
         raise UserError(
-            f"every checkpoint in {run / 'checkpoints'} is damaged",
+            f"every checkpoint in {run / 'checkpoints'} is damaged or foreign",
             "start anew with another out_dir, or with --no-resume (the old run is moved aside)",
         )
     return False
@@ -163,12 +169,13 @@ def _restore(folder: Path, step: int, trainee: Trainee) -> None:
     state = folder / "training_state"
     try:
         values: dict[str, Any] = json.loads((state / "state.json").read_text(encoding="utf-8"))
-        scaler = values.pop("scaler")
+        scaler, tokens = values.pop("scaler"), dict(values.pop("tokens", {}))
         progress = Progress(**values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DamagedCheckpoint(f"{state / 'state.json'} is missing or damaged") from None
     if progress.step != step:
         raise DamagedCheckpoint(f"{folder} holds step {progress.step} of some run")
+    _compare_tokens(tokens, trainee.tokens, folder)
     weights = read_weights(folder)
     tensors = read_tensors(state / "optimizer.safetensors")
     try:
@@ -181,6 +188,16 @@ def _restore(folder: Path, step: int, trainee: Trainee) -> None:
     if scaler:  # empty unless the run was in float16
         trainee.scaler.load_state_dict(scaler)
     trainee.progress = progress
+
+
+def _compare_tokens(before: dict[str, str], now: dict[str, str], folder: Path) -> None:
+    """Refuse weights that have learned another tokenizer's ids; warn of those that have learned another text."""
+    if not (before and now):
+        return
+    if before.get("tokenizer") != now["tokenizer"]:
+        raise DamagedCheckpoint(f"{folder} was trained with another tokenizer than that of data_dir")
+    if before.get("text") != now["text"]:
+        log.warn(f"{folder} was trained on another text than that of data_dir: from here on it learns the new one")
 
 
 def _optimizer_tensors(trainee: Trainee) -> dict[str, torch.Tensor]:
@@ -200,7 +217,7 @@ def _to_host(tensors: dict[str, torch.Tensor], into: dict[str, torch.Tensor]) ->
         copy = into.get(name)
         if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:
             copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-        copies[name] = copy.copy_(value, non_blocking=True)
+        copies[name] = copy.copy_(value, non_blocking=value.is_cuda)  # on MPS nothing would wait for it
     return copies
 
 

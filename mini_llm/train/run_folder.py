@@ -16,6 +16,7 @@ from mini_llm.config import dump_config, load_config
 from mini_llm.errors import UsageError, UserError
 from mini_llm.files import write_text
 from mini_llm.train.config import TrainConfig
+from mini_llm.train.out_of_memory import with_batch
 from mini_llm.train.resume import list_checkpoints
 
 
@@ -27,24 +28,37 @@ def open_run(config: TrainConfig) -> Iterator[Path]:
         UsageError: the folder holds a run of another model, or is a file.
         UserError: another process trains in it, or it cannot be written.
     """
+    check_run(config)
     run = Path(config.out_dir)
     try:
         run.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UsageError(f"out_dir={run} is a file", "give another out_dir=...") from None
     except OSError as problem:
         raise UserError(f"cannot create out_dir={run}: {problem.strerror}") from None
     if not config.resume and list_checkpoints(run):
         _move_aside(run)
     with _locked(run):
-        if list_checkpoints(run) and (run / "config.yaml").exists():
-            _compare(_recorded(run), config, run)
         for leftover in (run / "checkpoints").glob(".step-*"):  # a checkpoint that a kill cut short
             shutil.rmtree(leftover)
         for leftover in run.glob(".*.tmp*"):
             leftover.unlink()
-        write_text(run / "config.yaml", dump_config(config))
+        write_text(
+            run / "config.yaml", dump_config(config.model_copy(update={"resume": True}))
+        )  # what it begins, it goes on with
         yield run
+
+
+def check_run(config: TrainConfig) -> None:
+    """Refuse to go on with a run of another model, and tell which settings have changed; writes nothing.
+
+    Raises:
+        UsageError: the folder holds a run of another model or optimizer, or is a file.
+        UserError: its record is damaged.
+    """
+    run = Path(config.out_dir)
+    if run.exists() and not run.is_dir():
+        raise UsageError(f"out_dir={run} is a file", "give another out_dir=...")
+    if config.resume and list_checkpoints(run) and (run / "config.yaml").exists():
+        _compare(_recorded(run), config, run)
 
 
 def keep_batch(config: TrainConfig) -> TrainConfig:
@@ -60,8 +74,7 @@ def keep_batch(config: TrainConfig) -> TrainConfig:
     if not is_same_step or old.batch_size >= config.batch_size:
         return config
     log.info(f"auto_batch: batch_size={old.batch_size}, as this run found before")
-    keys = ("batch_size", "gradient_accumulation_steps", "eval_iters")
-    return config.model_copy(update={key: getattr(old, key) for key in keys})
+    return with_batch(config, old.batch_size)
 
 
 def _move_aside(run: Path) -> None:
@@ -109,6 +122,8 @@ def _locked(run: Path) -> Iterator[None]:
     with (run / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"another process is training in {run}", "stop it, or give another out_dir=...") from None
+        except OSError:
+            log.warn(f"the disk of {run} knows no locks: see to it that no other process trains there")
         yield

@@ -76,6 +76,7 @@ class Saver:
     def repair_pointers(self, progress: Progress) -> None:
         """After resuming, make `latest` and `best` what they were at that step, whatever has become of them since."""
         write_pointer(self.run / "latest", checkpoint_folder(self.run, progress.step))
+        (self.run / "best").unlink(missing_ok=True)
         if progress.best_step is not None:
             self.mark_best(progress.best_step)
 
@@ -123,4 +124,4 @@ class Saver:
         also_keep = {snapshot.state["best_step"]}
         if self.config.always_save_checkpoint:
             also_keep |= {step for step, _ in list_checkpoints(self.run) if step % self.config.eval_interval == 0}
-        prune_checkpoints(self.run, self.config.keep_last, also_keep)
+        prune_checkpoints(self.run, snapshot.step, self.config.keep_last, also_keep)

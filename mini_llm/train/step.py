@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -60,27 +62,33 @@ class Stepper:
         self.dtype = pick_dtype(config.dtype, self.device)
         if self.device.type == "cpu":
             reuse_freed_memory()
-        self.loader = loader or TrainLoader(
-            TokenStore.open(config.data_dir).split("train"),
-            block_size=config.block_size,
-            rows_per_step=config.rows_per_step,
-            seed=config.seed,
-            align_documents=config.align_documents,
-        )
+        tokens = {}
+        if loader is None:
+            store = TokenStore.open(config.data_dir)
+            loader = TrainLoader(
+                store.split("train"),
+                block_size=config.block_size,
+                rows_per_step=config.rows_per_step,
+                seed=config.seed,
+                align_documents=config.align_documents,
+            )
+            tokens = store.fingerprints
+        self.loader = loader
         self.ahead: tuple[int, Tensor] | None = None
+        self.before_batch: Callable[[], None] = lambda: None  # may raise: the step is given up, nothing has changed
         model = Transformer(config.model)
         model.init_weights(config.seed)
         if config.init == "bigram":
             init_bigram(model, self.loader, config.init_tokens, config.seed)
         model.to(self.device).train()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.trainee = Trainee(model, build_optimizers(model, config), scaler, Progress())
+        self.trainee = Trainee(model, build_optimizers(model, config), scaler, Progress(), tokens)
         self.average = WeightAverage(self.trainee.optimizers, config.weight_average)
 
     def compile(self) -> None:
         """Compile loss and gradient, trying them on a first micro-batch; called once before the first step."""
         example = self.loader.rows(0)[: self.config.batch_size].to(self.device)
-        with attention_kernels(self.device, deterministic=self.config.deterministic):
+        with self._kernels():
             self.loss_sum = build_loss_sum(self.trainee.model, self.dtype, example, compile=self.config.compile)
 
     def step(self) -> StepResult:
@@ -92,7 +100,7 @@ class Stepper:
         config, trainee, step = self.config, self.trainee, self.trainee.progress.step
         lr = learning_rate(step, config)
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout is a function of (seed, step) too
-        with attention_kernels(self.device, deterministic=config.deterministic):
+        with self._kernels():
             loss_1 = self._backward(step)
         for optimizer in trainee.optimizers:
             trainee.scaler.unscale_(optimizer)
@@ -114,6 +122,19 @@ class Stepper:
         self.average.update(trainee.progress.step)
         return StepResult(loss, lr, norm, skipped)
 
+    @contextmanager
+    def _kernels(self) -> Iterator[None]:
+        """Choose the kernels of loss and gradient; a rule that only warns does not make CUDA's attention repeat."""
+        deterministic = self.config.deterministic
+        with attention_kernels(self.device, deterministic=deterministic):
+            if deterministic:
+                torch.use_deterministic_algorithms(True, warn_only=False)
+            try:
+                yield
+            finally:
+                if deterministic:  # sampling, between the steps, uses sums that CUDA refuses under the strict rule
+                    torch.use_deterministic_algorithms(True, warn_only=True)
+
     def _backward(self, step: int) -> Tensor:
         """Add up the gradients of the mean loss over all target tokens of the step; return that loss, on the device."""
         with torch.profiler.record_function("mini_llm: batch"):
@@ -125,6 +146,7 @@ class Stepper:
         total = torch.zeros((), device=self.device)
         parts = row_parts(step, self.config)
         for micro_batch in shorten(rows, parts).split(self.config.batch_size * parts):
+            self.before_batch()
             loss = self.loss_sum(micro_batch)
             self.trainee.scaler.scale(loss / n_targets).backward()
             total += loss.detach()
@@ -134,7 +156,8 @@ class Stepper:
 
     def _find_spike(self, loss: float, norm: float) -> str | None:
         threshold, scaler = self.config.skip_spikes, self.trainee.scaler
-        if threshold is None or (scaler.is_enabled() and not math.isfinite(norm)):  # the scaler's business, see below
+        is_scalers = scaler.is_enabled() and math.isfinite(loss) and not math.isfinite(norm)  # its business, see below
+        if threshold is None or is_scalers:
             return None
         return find_spike(self.trainee.progress.spikes, threshold, loss, norm)
 

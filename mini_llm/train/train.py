@@ -44,7 +44,7 @@ def train(config: TrainConfig, after_evaluation: AfterEvaluation | None = None) 
     Raises:
         UserError: bad data or settings, a loss that is not finite, no memory, a full disk; all work up to the last
             checkpoint is safe.
-        Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
+        Interrupted: SIGINT or SIGTERM came; the last whole step was saved.
     """
     started, first = time.monotonic(), keep_batch(config)
 
@@ -79,6 +79,10 @@ def _train(
     return run
 
 
+class SignalCame(Exception):
+    """A step or an evaluation was given up between two batches, so that a signal need not wait for all of it."""
+
+
 class Trainer:
     """One run: everything that `run()` needs, built once."""
 
@@ -89,13 +93,7 @@ class Trainer:
         self.ends_at = math.inf if config.max_minutes is None else started + 60 * config.max_minutes
         store = TokenStore.open(config.data_dir)
         self.tokenizer = open_tokenizer(store, config)
-        self.evaluator = Evaluator(
-            store.split("val"),
-            block_size=config.block_size,
-            batch_size=config.batch_size,
-            max_rows=config.eval_iters * config.batch_size,
-            token_bytes=self.tokenizer.token_bytes(),
-        )
+        self.evaluator = Evaluator.of(config, store, self.tokenizer)
         self.stepper = Stepper(config)
         resumed = restore_latest(run, self.stepper.trainee)
         self.progress = self.stepper.trainee.progress
@@ -107,23 +105,28 @@ class Trainer:
             self.saver.repair_pointers(self.progress)
         self.profiler = StepProfiler(run, self.stepper.device) if config.profile else None
         self.display, self.clock = Display(), Clock()
+        self.saved_step = self.progress.step
         self.stop_signal: int | None = None
+        self.stepper.before_batch = self.evaluator.before_batch = self._heed_signal
         self.peak_flops = peak_flops(self.stepper.device, self.stepper.dtype)
         self.flops_per_token = flops_per_token(config.model, config.block_size)
 
     def run(self) -> None:
         """Train from where the trainee stands to `max_iters`."""
         log.info(self._describe())
-        resumed_at = self.progress.step
         self.stepper.compile()
-        while True:
-            self._save_and_evaluate(is_saved=self.progress.step == resumed_at)
-            if self.progress.step >= self.config.max_iters:
-                break
-            self._step()
-            if self.stop_signal is not None or time.monotonic() >= self.ends_at:
-                self._stop()
-                return
+        self.clock.restart()
+        try:
+            while True:
+                self._save_and_evaluate()
+                if self.progress.step >= self.config.max_iters:
+                    break
+                self._step()
+                if self.stop_signal is not None or time.monotonic() >= self.ends_at:
+                    self._stop()
+                    return
+        except SignalCame:
+            self._stop()
         self.saver.wait()
         log.info(f"done: {self.folder}")
 
@@ -193,13 +196,14 @@ class Trainer:
         if is_log_step:
             self.clock.restart()
 
-    def _save_and_evaluate(self, *, is_saved: bool) -> None:
+    def _save_and_evaluate(self) -> None:
         """Write a checkpoint and evaluate where they are due: weights first, so that no evaluation can lose them."""
         config, step = self.config, self.progress.step
         is_end = step >= config.max_iters
         evaluates = step % config.eval_interval == 0 or is_end
         samples = config.sample_interval is not None and step > 0 and (step % config.sample_interval == 0 or is_end)
-        if (evaluates or step % config.save_interval == 0 or self.saver.is_due()) and not is_saved:
+        saves = (evaluates or step % config.save_interval == 0 or self.saver.is_due()) and step > self.saved_step
+        if saves:
             self._save()
         if evaluates:
             with self.stepper.average.in_place():
@@ -207,7 +211,7 @@ class Trainer:
         if samples:
             with self.stepper.average.in_place():
                 self._sample()
-        if evaluates or samples:
+        if saves or evaluates or samples:
             self.clock.restart()
 
     def _evaluate(self) -> None:
@@ -220,6 +224,7 @@ class Trainer:
         self.metrics.write(step, {"val_loss": result.loss, "val_bits_per_byte": result.bits_per_byte})
         self.display.show_held_out(step, result.loss, result.bits_per_byte, is_best)
         if self.after_evaluation:
+            self.saver.wait()  # it may read what has just been saved
             self.after_evaluation(step, self.stepper.trainee.model)
 
     def _sample(self) -> None:
@@ -231,21 +236,31 @@ class Trainer:
     def _save(self) -> None:
         with self.stepper.average.in_place():
             self.saver.save(self.stepper.trainee)
+        self.saved_step = self.progress.step
 
     def request_stop(self, signal_number: int, _frame: FrameType | None) -> None:
-        """Note a signal; the step that runs is finished first. A second one ends the process at once."""
+        """Note a signal: a micro-batch that runs is finished first. A second one ends the process at once."""
         if self.stop_signal is not None:
             log.console().show_cursor()  # the live table hides it
             signal.signal(signal_number, signal.SIG_DFL)
             signal.raise_signal(signal_number)
         self.stop_signal = signal_number
-        log.info("saving after this step; once more ends at once, without saving ...")
+        log.info("saving; once more ends at once, without saving ...")
+
+    def _heed_signal(self) -> None:
+        if self.stop_signal is not None:
+            raise SignalCame
 
     def _stop(self) -> None:
         """Save and end: with an error for a signal, in peace after `max_minutes`."""
-        self._save()
+        step = self.progress.step
+        if step > self.saved_step:
+            self._save()
         self.saver.wait()
-        message = f"saved step {self.progress.step:,} in {self.folder}; the same command goes on from there"
+        same = "the same command" if self.config.resume else "the same command without --no-resume"
+        message = f"saved step {step:,} in {self.folder}; {same} goes on from there"
+        if step == 0:
+            message = "stopped before the first step was done: there is nothing to save"
         if self.stop_signal is not None:
             raise Interrupted(self.stop_signal, message)
         log.info(f"max_minutes={self.config.max_minutes:g} are over: {message}")

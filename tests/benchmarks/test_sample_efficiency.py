@@ -41,7 +41,7 @@ def test_the_verdict(benchmark: Any, ours: TrainConfig, tmp_path: Path, capsys: 
             return {"loss": loss, "bits_per_byte": loss / 2, "tokens": tokens, "seconds": 1.0}
 
     store = TokenStore.open(ours.data_dir)
-    args = argparse.Namespace(tokens=10_000, seeds=3, shares=[1.0, 0.4, 0.6], rates=[1e-3, 2e-3, 4e-3])
+    args = argparse.Namespace(tokens=10_000, seeds=3, shares=[1.0, 0.4, 0.6], rates=[1e-3, 2e-3, 4e-3], tied=False)
     result = benchmark.measure(Given(tmp_path, store, None), ours, args)
     assert result["baseline_rate"] == 2e-3
     assert result["baseline"]["losses"] == pytest.approx([4.001, 4.002, 4.003])
@@ -74,3 +74,12 @@ def test_a_run_that_is_done_is_not_trained_again(benchmark: Any, ours: TrainConf
     assert again.run("a", config) == first
     with pytest.raises(pytest.fail.Exception):
         again.run("a", config.model_copy(update={"seed": 2}))
+    again.code = "another version of the training code"
+    with pytest.raises(pytest.fail.Exception):
+        again.run("a", config)
+
+
+def test_a_tied_baseline_says_so(benchmark: Any, ours: TrainConfig) -> None:
+    untied = ours.model_copy(update={"model": ours.model.model_copy(update={"tie_embeddings": False})})
+    assert benchmark.nanogpt(untied, 1e-3).model.tie_embeddings is False
+    assert benchmark.nanogpt(untied, 1e-3, tied=True).model == ours.model

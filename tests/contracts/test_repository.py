@@ -1,8 +1,10 @@
 """The repository keeps its own promises: small documented files, a README a folder, pinned versions, no leftovers."""
 
 import ast
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -70,6 +72,19 @@ def test_the_licence_is_mit() -> None:
 def test_the_changelog_knows_the_version() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", mini_llm.__version__)
     assert mini_llm.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_without_compilers_what_needs_one_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    tests = (
+        "tests/inference/test_native.py::test_it_is_compiled_once_and_for_the_user_alone",
+        "tests/train/test_compiled.py::test_compiled_fast_paths_equal_the_plain_path",
+    )
+    env = {**os.environ, "CC": "no-such-cc", "CXX": "no-such-c++", "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", *tests]
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    assert "no C compiler" in result.stdout
+    assert "no C++ compiler" in result.stdout
 
 
 def test_every_requirement_is_pinned_to_one_version() -> None:

@@ -66,6 +66,14 @@ def test_every_document_is_in_the_store_once_and_exactly(tmp_path: Path, byte_to
     store.verify()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_file_name_that_is_not_utf8_is_recorded(tmp_path: Path, byte_tokenizer: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path / "caf") + b"\xe9.txt"))
+    path.write_text("some text")
+    store = prepare([path], byte_tokenizer, tmp_path / "out")
+    assert [source.path for source in store.manifest.sources] == [str(tmp_path / r"caf\xe9.txt")]
+
+
 def test_the_split_depends_on_the_text_alone(tmp_path: Path, byte_tokenizer: Path) -> None:
     shuffled = write_jsonl(tmp_path / "b.jsonl", TEXTS[::-1] + TEXTS[:50])
     first = prepare([write_jsonl(tmp_path / "a.jsonl", TEXTS)], byte_tokenizer, tmp_path / "1", val_fraction=0.2)
@@ -192,6 +200,16 @@ def test_the_command_gives_the_same_bytes_for_any_number_of_workers(
         assert f"data_dir={out}" in run.stderr
         stores.append(contents(out))
     assert stores[0] == stores[1]
+
+
+@pytest.mark.parametrize(("documents", "short"), [(3, True), (300, False)])
+def test_a_held_out_split_too_short_for_the_suggested_config_is_told(
+    tmp_path: Path, byte_tokenizer: Path, run_cli: Any, documents: int, short: bool
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", TEXTS[:documents])
+    run = run_cli("prepare", path, "--tokenizer", byte_tokenizer, "--out", tmp_path / "out", "--val-fraction", 0.2)
+    assert run.returncode == 0, run.stderr
+    assert ("raise --val-fraction or prepare more text" in run.stderr) is short
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import json
 import os
 import random
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mini_llm import log
 from mini_llm.data.store_writer import TokenStoreWriter
 from mini_llm.data.token_store import Source, TokenStore
 from mini_llm.errors import UserError
@@ -280,6 +281,39 @@ def test_verify_finds_one_changed_bit(store: TokenStore, name: str) -> None:
     path.write_bytes(data)
     with pytest.raises(UserError, match=f"{name} was changed"):
         TokenStore.open(store.folder).verify()
+
+
+def test_an_index_is_verified_whenever_it_is_opened(store: TokenStore) -> None:
+    path = store.folder / "train.idx"
+    whole = path.read_bytes()
+    split = store.split("train")
+    for data, words in ((whole[:8] + bytes(8) + whole[16:], "was changed"), (whole[:-8], "cannot read")):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=rf"{words}.*train\.idx|train\.idx {words}") as caught:
+            split.document_starts()
+        assert "mini-llm prepare" in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named_by_verify(store: TokenStore) -> None:
+    (store.folder / "val-00000.bin").unlink()
+    (store.folder / "val-00000.bin").mkdir()
+    with pytest.raises(UserError, match=r"cannot read .*val-00000\.bin: Is a directory"):
+        store.verify()
+
+
+def test_verify_shows_how_far_it_is(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, int]] = []
+
+    @contextmanager
+    def progress(description: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+        yield lambda done: shown.append((description, total_bytes - done))
+
+    monkeypatch.setattr(log, "byte_progress", progress)
+    store.verify()
+    left = [bytes_left for _, bytes_left in shown]
+    assert left == sorted(left, reverse=True)
+    assert (len(left), left[-1]) == (len(list(store.folder.glob("*.bin"))) + 2, 0)
+    assert shown[0][0] == f"checking {store.folder}"
 
 
 def test_ids_outside_the_vocabulary_name_the_shard(store: TokenStore) -> None:

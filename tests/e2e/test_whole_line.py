@@ -95,7 +95,22 @@ def test_the_demo_works_whole_and_goes_on_where_it_was(tmp_path: Path, run_cli: 
     other = run_cli("demo", "--corpus", "README.md", "--out", tmp_path / "demo", env=ENV)
     assert other.returncode == 2
     assert "another corpus" in other.stderr
-    assert (tmp_path / "demo" / "run" / "metrics.jsonl").read_bytes() == metrics
+    (tmp_path / "demo").rename(tmp_path / "moved")
+    again = run_cli("demo", "--corpus", tmp_path / "small.txt", "--out", tmp_path / "moved", env=ENV, timeout=500)
+    assert again.returncode == 0, again.stderr
+    assert "going on with the run" in again.stderr
+    assert again.stdout == result.stdout
+    assert (tmp_path / "moved" / "run" / "metrics.jsonl").read_bytes() == metrics
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_corpus_too_small_for_a_demo_says_so_before_it_measures(tmp_path: Path, run_cli: Run) -> None:
+    (tmp_path / "tiny.txt").write_text("A few words, again and again and again. " * 40, encoding="utf-8")
+    result = run_cli("demo", "--corpus", tmp_path / "tiny.txt", "--out", tmp_path / "demo", env=ENV)
+    assert result.returncode == 1
+    assert "the corpus is too small" in result.stderr
+    assert "measuring" not in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_int8_costs_less_than_half_a_percent_of_held_out_loss(line: Path) -> None:

@@ -6,11 +6,13 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mini_llm.errors import UsageError, UserError
 from mini_llm.inference.chat import Conversation, chat
+from mini_llm.inference.continuation import Continuation
 from mini_llm.inference.generate import Generator
 from mini_llm.inference.params import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
@@ -87,6 +89,27 @@ def test_the_same_seed_gives_the_same_conversation(generator: Generator) -> None
         for seed in (1, 1, 2)
     ]
     assert talks[0] == talks[1] != talks[2]
+
+
+def test_each_turn_has_a_seed_of_its_own_also_when_turns_are_forgotten(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    def note(ids: list[int], seed: int, **options: Any) -> Continuation:
+        seeds.append(seed)
+        return continue_ids(ids, seed=seed, **options)
+
+    continue_ids = generator.continue_ids
+    monkeypatch.setattr(generator, "continue_ids", note)
+    conversation = Conversation(generator, None)
+    for n in range(8):
+        ask(conversation, f"this is question number {n}", seed=100)
+    assert len(conversation.turns) < 16
+    assert seeds == list(range(100, 108))
+    conversation.forget()
+    ask(conversation, "hi", seed=100)
+    assert seeds[-1] == 100
 
 
 def test_chat_through_a_pipe_writes_answers_alone_to_stdout(

@@ -1,7 +1,9 @@
 """step.c: the scores of the uncached model for any shape, and the same bits in any company."""
 
+import gc
 import math
 import random
+import weakref
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from mini_llm.inference.compiled import CompiledBackend, quantize
 from mini_llm.inference.eager import EagerBackend, Rows
 from mini_llm.model.config import ModelConfig, RopeScaling
 from mini_llm.model.transformer import Transformer
+
+pytestmark = pytest.mark.needs_compiler
 
 V = 61
 SHAPES = {
@@ -98,6 +102,16 @@ def test_int8_is_what_its_rounded_weights_give() -> None:
             weight.copy_(rounded * scale[:, None])
     reference = model(torch.tensor([ids]))[0]
     assert (scores - reference).norm() / reference.norm() < 0.01
+
+
+def test_int8_does_not_hold_the_weights_that_it_was_made_of() -> None:
+    model, ids = make(), text(5)
+    backend, original = CompiledBackend(model, int8=True), weakref.ref(model.lm_head.weight)
+    expected = read(CompiledBackend(model, int8=True), ids, [])
+    del model
+    gc.collect()
+    assert original() is None
+    assert torch.equal(read(backend, ids, []), expected)
 
 
 def test_int8_multiplies_wide_rows_of_equal_sign_without_overflow() -> None:

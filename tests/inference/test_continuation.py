@@ -1,5 +1,8 @@
 """Streamed text: whole characters only, nothing of a stop string, and all pieces together are the text."""
 
+import gc
+import weakref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,3 +113,22 @@ def test_no_token_is_asked_for_after_a_stop_string(small_tokenizer: Tokenizer) -
     ids = iter(small_tokenizer.encode("stop here, not there"))
     list(Continuation(ids, StreamDecoder(small_tokenizer), StopStrings(["here"]), {END}))
     assert "there" in small_tokenizer.decode(list(ids))
+
+
+def test_a_token_that_may_not_end_the_text_does_not(small_tokenizer: Tokenizer) -> None:
+    ids = small_tokenizer.encode("one")
+    stream = Continuation(iter([*ids, END, *ids]), StreamDecoder(small_tokenizer), StopStrings([]), ())
+    assert "".join(stream).endswith("one")
+    assert (stream.finish_reason, stream.n_tokens) == ("length", 2 * len(ids) + 1)
+
+
+def test_it_goes_when_nobody_holds_it(small_tokenizer: Tokenizer) -> None:
+    stream = continuation(small_tokenizer, small_tokenizer.encode("one two"))
+    next(stream)
+    gone = weakref.ref(stream)
+    gc.disable()
+    try:
+        del stream
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -1,5 +1,6 @@
 """Generation: greedy is argmax and transformers, cached is uncached, a batch is its rows, a seed decides."""
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -40,8 +41,8 @@ def test_greedy_is_the_argmax_of_the_uncached_model_at_every_step(generator: Gen
 
 
 def no_bytes(model: Transformer) -> None:
-    """Make byte tokens (ids 8 to 263) score 0, so that the text is free of half characters."""
-    model.lm_head.weight[8:264] = 0
+    """Make special tokens and bytes (ids up to 263) score 0: no end, and no half characters."""
+    model.lm_head.weight[:264] = 0
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,7 @@ def test_greedy_text_equals_transformers(make_model: MakeModel, shape: dict[str,
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
         output = model.generate(**inputs, max_new_tokens=256, do_sample=False)[0]
         assert ours.encode_prompt(prompt) + greedy_ids(ours, prompt, n=256) == output.tolist()
+        assert len(output) == inputs["input_ids"].shape[1] + 256, "no token has ended it"
         if "edit" in shape:  # transformers decodes half characters in another way
             expected = tokenizer.decode(output, skip_special_tokens=True)
             assert ours.generate(prompt, max_new_tokens=256, temperature=0) == expected
@@ -96,6 +98,47 @@ def test_a_batch_gives_each_row_its_own_end(make_model: MakeModel) -> None:
         assert len(generator.encode_prompt(prompt)) + len(greedy_ids(generator, prompt, n=99)) == 40
 
 
+def busy(generator: Generator) -> int:
+    """Return how many texts are computed or wait."""
+    generator.engine.step()
+    return len(generator.engine._waiting) + sum(slot.job is not None for slot in generator.engine.slots)
+
+
+def test_what_nobody_reads_is_not_computed(endless: Path) -> None:
+    generator = Generator(endless, device="cpu")
+    gc.disable()  # the collector may come too late
+    try:
+        for seed in range(3):
+            for _ in generator.stream("The", max_new_tokens=10_000, seed=seed):
+                break
+        assert busy(generator) == 0
+        stopped = generator.stream("The", max_new_tokens=10_000, temperature=0, stop="e")
+        list(stopped)
+        assert busy(generator) == 0
+        assert stopped.ids._job.ended == "cancelled"
+        assert len(stopped.ids._job.written) == stopped.n_tokens
+    finally:
+        gc.enable()
+
+
+def test_of_a_batch_that_is_refused_nothing_is_computed(make_model: MakeModel) -> None:
+    generator = Generator(make_model(max_seq_len=24), device="cpu")
+    with pytest.raises(UserError, match="context is 24") as caught:
+        generator.generate_batch(["x", "y", "x" * 40], max_new_tokens=9, sampling=GREEDY)
+    assert busy(generator) == 0
+    assert caught.value  # held: its traceback holds what the call held
+
+
+def test_eos_may_be_ignored(make_model: MakeModel, small_tokenizer: Tokenizer) -> None:
+    eos_id, letter = small_tokenizer.special_id("</s>"), small_tokenizer.encode("z")[-1]
+    generator = Generator(make_model(tie_embeddings=False, edit=always(eos_id, after=letter)), device="cpu")
+    for ignore_eos, expected in ((True, (20, "length")), (False, (2, "stop"))):
+        ids = generator.encode_prompt("a")
+        text = generator.continue_ids(ids, max_new_tokens=20, sampling=GREEDY, ignore_eos=ignore_eos)
+        assert set("".join(text)) <= {"z"}
+        assert (text.n_tokens, text.finish_reason) == expected
+
+
 def test_an_empty_batch_is_empty(generator: Generator) -> None:
     assert generator.generate_batch([], max_new_tokens=5, sampling=GREEDY) == []
 
@@ -125,6 +168,7 @@ def test_a_text_of_a_batch_is_the_one_it_would_be_alone(generator: Generator) ->
     assert batch[0] != batch[1]
 
 
+@pytest.mark.needs_compiler
 def test_int8_without_a_compiler_has_the_same_weights(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,7 +290,9 @@ def test_an_id_beyond_the_tokenizer_is_never_chosen(make_model: MakeModel) -> No
     assert all(token_id < 400 for token_id in greedy_ids(generator, "The"))
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "stored", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.needs_compiler), torch.float16]
+)
 def test_auto_dtype_is_the_stored_one_where_the_hardware_has_it(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, stored: torch.dtype
 ) -> None:  # fmt: skip

@@ -16,6 +16,7 @@ RunCli = Callable[..., subprocess.CompletedProcess[str]]
 MakeModel = Callable[..., Path]
 
 
+@pytest.mark.needs_compiler
 def test_stdout_holds_prompt_and_text_and_stderr_the_rest(run_cli: RunCli, folder: Path, generator: Generator) -> None:
     options = ["--temperature", 0, "--max-new-tokens", 20, "--stop", "zzz", "--stop", "yyy"]
     result = run_cli("generate", folder, "--prompt", "The é\n😀", *options)

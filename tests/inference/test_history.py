@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mini_llm.errors import UsageError
-from mini_llm.inference.history import History
+from mini_llm.inference.history import History, check_ids
 from mini_llm.inference.params import SamplingParams
 
 V = 12
@@ -51,4 +51,9 @@ def test_scores_equal_numpys(
 )
 def test_ids_that_do_not_exist_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        History(SamplingParams(**options), [1], V, torch.device("cpu"))
+        check_ids(SamplingParams(**options), V)
+
+
+def test_ids_of_a_prompt_that_are_never_chosen_do_not_count() -> None:
+    history = History(SamplingParams(repetition_penalty=2), [1, V, V + 5], V, torch.device("cpu"))
+    assert history.seen_V.nonzero().flatten().tolist() == [1]

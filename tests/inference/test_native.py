@@ -17,6 +17,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "mini-llm"
 
 
+@pytest.mark.needs_compiler
 def test_it_is_compiled_once_and_for_the_user_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_native()
     (made,) = cache.iterdir()
@@ -26,6 +27,7 @@ def test_it_is_compiled_once_and_for_the_user_alone(cache: Path, monkeypatch: py
     assert list(cache.iterdir()) == [made]
 
 
+@pytest.mark.needs_compiler
 def test_another_processor_gets_code_of_its_own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
     monkeypatch.setattr(native, "_compile", lambda _, path: made.append(path))
@@ -36,6 +38,7 @@ def test_another_processor_gets_code_of_its_own(cache: Path, monkeypatch: pytest
     assert len(set(made)) == 2
 
 
+@pytest.mark.needs_compiler
 def test_a_damaged_library_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_it, junk = native._compile, [b"not a library", b""]
 
@@ -57,12 +60,23 @@ def test_without_a_compiler_that_works_it_says_so(compiler: str, cache: Path, mo
     assert not cache.exists() or not list(cache.iterdir())
 
 
+@pytest.mark.needs_compiler
 def test_a_full_disk_is_a_reason_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(native, "_compile", full)
     with pytest.raises(NoCompiler, match="no space left"):
+        load_native()
+
+
+def test_a_compiler_that_hangs_is_a_reason_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("CC", str(slow))
+    monkeypatch.setattr(native, "PATIENCE", 0.1)
+    with pytest.raises(NoCompiler, match=r"slow has not compiled step\.c after 0\.1 seconds"):
         load_native()
 
 
@@ -73,6 +87,7 @@ def test_where_no_folder_can_be_made_a_temporary_one_serves(tmp_path: Path, monk
     assert cache_folder() == cache_folder()  # what is compiled meanwhile is what is loaded
 
 
+@pytest.mark.needs_compiler
 def test_it_is_compiled_in_the_meantime_and_not_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_it, calls = native._compile, []
 

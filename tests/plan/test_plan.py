@@ -62,6 +62,28 @@ def test_all_configs_have_the_same_keys() -> None:
     assert {name: keys(name) for name in COMPUTED} == {name: keys("mini-50m") for name in COMPUTED}
 
 
+def test_the_config_to_read_shows_every_key() -> None:
+    shown = yaml.safe_load(shipped_config("mini-50m.yaml").read_text())
+    assert shown.keys() == TrainConfig.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", [*PARAMETERS, "demo-gpu"])
+def test_a_header_says_for_which_machine_how_long_and_which_loss(name: str) -> None:
+    header = re.match(r"(#.*\n)+", shipped_config(f"{name}.yaml").read_text())[0]
+    for promise in (r"\bGPUs?\b|\bcores\b", r"^# time +\S", r"^# loss +\S"):
+        assert re.search(promise, header, re.MULTILINE), promise
+
+
+def test_small_models_take_the_recipe_that_won_the_trials_and_large_ones_the_published_one() -> None:
+    recipe = {name: (config(name).optimizer, config(name).lr_schedule) for name in PARAMETERS}
+    large = {"3b", "8b", "70b", "80b"}
+    assert recipe == {name: ("adamw", "cosine") if name in large else ("muon", "wsd") for name in PARAMETERS}
+
+
+def test_the_demo_on_a_small_gpu_halves_its_batch() -> None:
+    assert config("demo-gpu").auto_batch
+
+
 @pytest.mark.parametrize(
     ("name", "factor", "tied"), [("llama-1b", 32, True), ("3b", 32, True), ("8b", 8, False), ("70b", 8, False)]
 )

@@ -1,7 +1,9 @@
 """Every text comes back, no text becomes a control token, and a bad folder is named."""
 
+import errno
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -169,6 +171,23 @@ def test_damaged_config_is_named(bpe: Tokenizer, tmp_path: Path, content: str) -
     bpe.copy_to(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(content)
     with pytest.raises(UserError, match=r"tokenizer_config.json"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_what_cannot_be_read_is_named(
+    bpe: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    bpe.copy_to(tmp_path)
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=rf"cannot read {re.escape(str(tmp_path / name))}: Permission denied"):
         Tokenizer.load(tmp_path)
 
 

@@ -61,6 +61,16 @@ def test_counts_are_those_of_the_first_rows_each_once(epochs: float, make_config
     torch.testing.assert_close(p, (expected.sum(0) + 0.5) / (expected.sum() + 256))
 
 
+def test_init_tokens_says_how_many_are_counted(make_config: MakeConfig) -> None:
+    few, many = (
+        Stepper(make_config(init="bigram", init_tokens=tokens, model={"tie_embeddings": "false"}))
+        for tokens in (500, 50_000)
+    )
+    for stepper in (few, many):
+        stepper.compile()
+    assert few.step().loss > many.step().loss + 0.1
+
+
 def test_the_svd_is_numpys() -> None:
     torch.manual_seed(0)
     dense = torch.randn(40, 3) @ torch.randn(3, 40) + 0.01 * torch.randn(40, 40)

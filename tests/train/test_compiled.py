@@ -40,6 +40,7 @@ def test_without_a_compiler_training_goes_on_with_a_message(settings, tmp_path: 
     assert read_metrics(tmp_path / "run")[-1]["step"] == 2
 
 
+@pytest.mark.needs_torch_compile
 def test_compiled_fast_paths_equal_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention in blocks and head in chunks, inside the one compiled graph, against eager code without either."""
     model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=4, n_kv_heads=2, vocab_size=64))
@@ -79,15 +80,26 @@ def test_a_failure_in_any_part_of_it_falls_back(model: Transformer, monkeypatch:
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_no_memory_is_not_taken_for_a_missing_compiler(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "problem",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+    ids=lambda problem: type(problem).__name__,
+)
+def test_no_memory_is_not_taken_for_a_missing_compiler(
+    problem: Exception, model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(function: Any, **_: Any) -> Any:
         def fail(rows: torch.Tensor) -> torch.Tensor:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise problem
 
         return fail
 
     monkeypatch.setattr(compiled.torch, "compile", refuse)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(problem)):
         build_loss_sum(model, torch.float32, ROWS, compile=True)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mini_llm.data.token_store import TokenSplit, TokenStore
 from mini_llm.errors import UserError
-from mini_llm.train.dataloader import TrainLoader, permute, shorten
+from mini_llm.train.dataloader import TrainLoader, check_length, permute, shorten
 
 KEYS = np.array([1, 2**63, 2**64 - 1, 12345], dtype=np.uint64)
 
@@ -125,6 +125,14 @@ def test_too_little_text_is_refused_with_both_numbers(n_tokens: int) -> None:
     with pytest.raises(UserError, match=rf"has {n_tokens} tokens, one row needs block_size \+ 1 = 9") as problem:
         loader(n_tokens)
     assert f"block_size={max(1, n_tokens - 1)}" in (problem.value.hint or "")
+
+
+def test_too_little_held_out_text_is_told_how_to_hold_out_more() -> None:
+    split: TokenSplit = Counting(27)  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"val split has 27 tokens, one row needs block_size \+ 1 = 1,025") as problem:
+        check_length(split, 1024, "val")
+    assert "--val-fraction 38 times as large, or with 38 times as much text" in (problem.value.hint or "")
+    assert "block_size=" not in (problem.value.hint or "")
 
 
 def test_half_a_trillion_tokens_cost_what_a_million_cost() -> None:

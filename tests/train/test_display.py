@@ -1,6 +1,8 @@
 """What a person sees: a line off a terminal, a table on one."""
 
 import io
+import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -77,6 +79,17 @@ def test_sparklines() -> None:
     assert sparkline([2.0] * 5) == "▁" * 5
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert len(sparkline([float(i) for i in range(1000)])) == 40
+
+
+def test_a_skipped_batch_without_a_loss_leaves_the_table_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(log, "console", lambda: shown)
+    display = Display()
+    with display.live():
+        for loss in (3.0, math.nan, math.inf, 2.5):
+            display.show(replace(READING, loss=loss), is_log_step=True)
+            display.show_skipped(7, "its loss is not finite")
+    assert "█" in sparkline(display.losses)
 
 
 def test_the_clock_leaves_out_what_comes_between_stretches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mini_llm.data.token_store import TokenSplit
+from mini_llm.errors import UserError
 from mini_llm.train.dataloader import TrainLoader
+from mini_llm.train.document_rows import DocumentRows
 
 
 class Documents:
@@ -75,3 +77,12 @@ def test_rows_depend_on_seed_and_step_alone(rows_per_step: int) -> None:
     ]
     assert torch.equal(whole, torch.cat(parts))
     assert not torch.equal(whole, loader(lengths, rows_per_step=6, seed=2).rows(4))
+
+
+@pytest.mark.parametrize("starts", [[1, 9], [0, 20, 10], [0, 10, 10], [0, 30], [0, 99], [0, 2**64 - 1], [2**63]])
+def test_starts_that_are_none_are_refused(starts: list[int]) -> None:
+    split = Documents([30])
+    split.document_starts = lambda: np.array(starts, dtype="<u8")  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="must rise from 0 to below 30 tokens") as problem:
+        DocumentRows(split, 8)  # type: ignore[arg-type]
+    assert "mini-llm prepare" in (problem.value.hint or "")

@@ -1,5 +1,6 @@
 """The dry run says what a run would take, and writes nothing."""
 
+import mmap
 import os
 import re
 import shutil
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from mini_llm import log
-from mini_llm.errors import UserError
+from mini_llm.device import forget_peak_memory, memory_gb
+from mini_llm.errors import UsageError, UserError
 from mini_llm.train import dry_run as dry_run_module
 from mini_llm.train import step as step_module
 from mini_llm.train.config import TrainConfig
@@ -80,6 +83,34 @@ def test_a_disk_too_small_is_told_before(make_config: MakeConfig, monkeypatch: p
     monkeypatch.setattr(dry_run_module.shutil, "disk_usage", lambda _: Usage(1_000_000))
     dry_run(make_config())
     assert any("free, the checkpoints need about" in line for line in said)
+
+
+def test_it_refuses_the_folder_of_another_run(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config())
+    with pytest.raises(UsageError, match="holds a run of another model"):
+        dry_run(make_config(model={"n_layers": 1}))
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file"):
+        dry_run(make_config(tmp_path / "file"))
+
+
+def test_it_finds_tokens_that_have_changed(tiny_store: Path, make_config: MakeConfig, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    shutil.copytree(tiny_store, tokens)
+    shard = tokens / "train-00000.bin"
+    shard.write_bytes(bytes([shard.read_bytes()[0] ^ 1]) + shard.read_bytes()[1:])
+    with pytest.raises(UserError, match=r"train-00000\.bin was changed"):
+        dry_run(make_config(data_dir=tokens))
+
+
+def test_memory_of_an_attempt_that_failed_does_not_count(make_config: MakeConfig) -> None:
+    cpu = torch.device("cpu")
+    big = mmap.mmap(-1, 2**29)
+    big.write(bytes(2**29))
+    before = memory_gb(cpu)
+    big.close()
+    forget_peak_memory(cpu)
+    assert memory_gb(cpu) < before - 0.3
 
 
 @pytest.mark.parametrize("changes", [{"data_dir": "/nonexistent"}, {"device": "abacus"}, {"model": {"vocab_size": 5}}])

@@ -13,6 +13,7 @@ from mini_llm.train import step as step_module
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.metrics import read_metrics
 from mini_llm.train.out_of_memory import halve_batch, is_out_of_memory
+from mini_llm.train.run_folder import keep_batch
 from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]
@@ -101,6 +102,17 @@ def test_what_was_found_is_remembered_and_equals_the_run_with_those_settings(
     assert [row for row in rows if "batch_size" not in row] == read_metrics(small)
     name = "latest/model.safetensors"
     assert (run / name).read_bytes() == (small / name).read_bytes()
+
+
+def test_more_evaluation_may_be_asked_of_a_run_that_was_halved(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(batch_size=8, eval_iters=1, auto_batch=True)
+    with monkeypatch.context() as patch:
+        run_out_above(2, patch)
+        train(config)
+    kept = keep_batch(config.model_copy(update={"eval_iters": 3}))
+    assert (kept.batch_size, kept.gradient_accumulation_steps, kept.eval_iters) == (2, 4, 12)
 
 
 @pytest.mark.parametrize("resume", [True, False])

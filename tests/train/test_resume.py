@@ -1,5 +1,6 @@
 """A run that was stopped anywhere and started again ends with the same bits as one that was never stopped."""
 
+import errno
 import json
 import os
 import random
@@ -15,14 +16,21 @@ import pytest
 import torch
 from cli_process import last_step, wait_until
 
-from mini_llm import log
+from mini_llm import checkpoint, log
 from mini_llm.checkpoint import verify_checkpoint
-from mini_llm.errors import UserError
+from mini_llm.data.prepare import prepare
+from mini_llm.errors import Interrupted, UserError
+from mini_llm.files import sha256_of
+from mini_llm.tokenizer.train import train_tokenizer
+from mini_llm.train import compiled
 from mini_llm.train.config import TrainConfig
+from mini_llm.train.evaluate import Evaluator, HeldOutLoss
+from mini_llm.train.loss import rows_loss_sum
 from mini_llm.train.metrics import read_metrics
 from mini_llm.train.resume import list_checkpoints
 from mini_llm.train.train import train
 
+MakeConfig = Callable[..., TrainConfig]
 RESULTS = ("model.safetensors", "training_state/optimizer.safetensors", "training_state/state.json")
 
 
@@ -79,7 +87,13 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(variant, settings, 
     assert_equal_runs(run, unbroken)
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["all threads", "compiled"])
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        pytest.param(False, id="all threads"),
+        pytest.param(True, id="compiled", marks=pytest.mark.needs_torch_compile),
+    ],
+)
 def test_kill_9_of_the_real_command(compiled, settings, tmp_path, run_cli) -> None:  # type: ignore[no-untyped-def]
     """In whole processes, with as many threads as torch likes: racing threads must not change a sum."""
     changes = {"max_iters": 30, "save_interval": 5, "compile": compiled, "model": {"dropout": 0.1}}
@@ -161,6 +175,44 @@ def test_a_signal_saves_and_exits(number, code, settings, make_config, start, tm
     assert f"resuming {run} at step {step}" in resumed.stderr
     shutil.rmtree(run / "checkpoints" / f"step-{step:08d}", ignore_errors=True)
     assert_equal_runs(run, unbroken)
+
+
+@pytest.mark.parametrize("where", ["step", "evaluation"])
+def test_a_signal_does_not_wait_for_all_micro_batches(
+    where: str, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {
+        "max_iters": 6, "batch_size": 1, "gradient_accumulation_steps": 8, "eval_iters": 8, "eval_interval": 3,
+        "save_interval": 3, "sample_interval": "null", "model": {"dropout": 0.1},
+    }  # fmt: skip
+    unbroken, run = train(make_config(tmp_path / "unbroken", **changes)), tmp_path / "run"
+    batches: list[str] = []
+
+    def loss_sum(*words: object, **_: object) -> torch.Tensor:
+        batches.append("step" if torch.is_grad_enabled() else "evaluation")
+        if batches.count(where) == 8 + 3 and batches[-1] == where:  # in the second one, the third batch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rows_loss_sum(*words)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "rows_loss_sum", loss_sum)
+        with pytest.raises(Interrupted) as stopped:
+            train(make_config(run, **changes))
+    assert stopped.value.exit_code == 143
+    assert batches.count(where) == 8 + 3, "no batch came after the signal"
+    step = {"step": 1, "evaluation": 3}[where]
+    assert f"saved step {step}" in stopped.value.message
+    assert [saved for saved, _ in list_checkpoints(run)] == [step]
+    train(make_config(run, **changes))
+    assert_equal_metrics(run, unbroken)
+
+
+def test_a_signal_before_the_first_step_saves_nothing(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Evaluator, "run", lambda *_: os.kill(os.getpid(), signal.SIGINT) or HeldOutLoss(1.0, 1.0, 1))
+    config = make_config()
+    with pytest.raises(Interrupted, match="nothing to save"):
+        train(config)
+    assert list_checkpoints(Path(config.out_dir)) == []
 
 
 def test_a_second_signal_ends_at_once(settings, start, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -304,6 +356,80 @@ def test_pointers_are_mended(pointer: str, damage: str, finished: tuple[TrainCon
         (run / pointer).symlink_to("checkpoints/gone" if damage == "dangling" else "/usr")
     train(config.model_copy(update={"out_dir": str(run)}))
     assert_equal_runs(run, unbroken)
+
+
+@pytest.mark.parametrize("newer", ["damaged", "foreign"])
+def test_checkpoints_that_were_passed_over_do_not_push_out_good_ones(
+    newer: str, finished: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
+    config, unbroken = finished
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run, symlinks=True)
+    if newer == "damaged":
+        truncate(run / "checkpoints/step-00000012/model.safetensors")
+    else:
+        shutil.rmtree(run / "checkpoints/step-00000012")
+        (run / "checkpoints/step-00000099").mkdir()
+    changes = {"out_dir": str(run), "max_iters": 11, "save_interval": 1, "keep_last": 1}
+    train(config.model_copy(update=changes))
+    steps = [step for step, _ in list_checkpoints(run)]
+    assert 11 in steps
+    verify_checkpoint(run / "latest")
+    assert os.readlink(run / "latest").endswith("step-00000011")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(
+    finished: tuple[TrainConfig, Path], tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, unbroken = finished
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run, symlinks=True)
+
+    def bad_disk(path: Path) -> str:
+        if "step-00000012" in str(path):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return sha256_of(path)
+
+    monkeypatch.setattr(checkpoint, "sha256_of", bad_disk)
+    train(config.model_copy(update={"out_dir": str(run), "max_iters": 9}))
+    assert any("Input/output error; trying the checkpoint before it" in line for line in said)
+    assert any("at step 8" in line for line in said)
+
+
+def test_another_tokenizer_is_refused_and_another_text_is_told(
+    finished: tuple[TrainConfig, Path], sotu_texts: list[str], tmp_path: Path, said: list[str]
+) -> None:
+    config, unbroken = finished
+    for name, texts in (("text", sotu_texts[100:103]), ("tokenizer", sotu_texts[200:210])):
+        run, folder = tmp_path / f"run-{name}", tmp_path / name
+        shutil.copytree(unbroken, run, symlinks=True)
+        folder.mkdir()
+        (folder / "text.txt").write_text("\n".join(texts), encoding="utf-8")
+        tokenizer = Path(config.data_dir) / "tokenizer"
+        if name == "tokenizer":
+            tokenizer = folder / "tokenizer"
+            train_tokenizer(texts, tokenizer, vocab_size=512, model_type="bpe", sample_bytes=10**6, seed=0)
+        prepare([folder / "text.txt"], tokenizer, folder / "tokens", val_fraction=0.2, workers=1)
+        config = config.model_copy(update={"data_dir": str(folder / "tokens"), "out_dir": str(run), "max_iters": 13})
+        if name == "text":
+            train(config)
+            assert any("trained on another text" in line for line in said)
+            assert any("at step 12" in line for line in said)
+        else:
+            with pytest.raises(UserError, match="damaged or foreign"):
+                train(config)
+            assert any("another tokenizer" in line for line in said)
+
+
+def test_a_best_of_later_steps_goes_with_them(finished: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config, unbroken = finished
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run, symlinks=True)
+    for name in ("step-00000008", "step-00000012"):
+        truncate(run / "checkpoints" / name / "model.safetensors")
+    train(config.model_copy(update={"out_dir": str(run), "max_iters": 5, "eval_interval": 100}))
+    assert os.readlink(run / "latest").endswith("step-00000005")
+    assert (run / "best").resolve().name not in ("step-00000008", "step-00000012")
 
 
 def test_an_empty_checkpoint_folder_is_passed_over(

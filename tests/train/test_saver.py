@@ -21,7 +21,7 @@ from mini_llm.train.metrics import read_metrics
 from mini_llm.train.resume import list_checkpoints
 from mini_llm.train.saver import Saver
 from mini_llm.train.step import Stepper
-from mini_llm.train.train import train
+from mini_llm.train.train import Trainer, train
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -156,14 +156,35 @@ def test_a_failed_save_ends_training_and_does_not_hide_another_error(
     evaluated = threading.Event()
     fail_to_write(monkeypatch, after=evaluated)
 
-    def broken(step: int, _: object) -> None:
-        if step:
+    def broken(trainer: Trainer) -> None:
+        if trainer.progress.step:
             evaluated.set()
             raise ValueError("broken")
 
+    monkeypatch.setattr(Trainer, "_evaluate", broken)
     with pytest.raises(ValueError, match="broken"):
-        train(make_config(), after_evaluation=broken)
+        train(make_config())
     assert said == ["could not write the checkpoint"]
+
+
+def test_who_looks_after_an_evaluation_finds_the_checkpoint_of_that_step(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = saver_module.save_checkpoint
+
+    def slow(*args: Any) -> Path:
+        time.sleep(0.3)
+        return write(*args)
+
+    monkeypatch.setattr(saver_module, "save_checkpoint", slow)
+    config, found = make_config(max_iters=4, eval_interval=2), []
+
+    def look(step: int, _: object) -> None:
+        latest = Path(config.out_dir) / "latest"
+        found.append((step, os.readlink(latest)[-1] if step else None))
+
+    train(config, after_evaluation=look)
+    assert found == [(0, None), (2, "2"), (4, "4")]
 
 
 def test_a_signal_waits_for_what_is_being_written(settings, start, tmp_path) -> None:  # type: ignore[no-untyped-def]

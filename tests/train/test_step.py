@@ -208,6 +208,37 @@ def test_float16_does_not_skip_for_ever(make: Callable[..., Stepper], monkeypatc
         stepper.step()
 
 
+def test_a_loss_that_is_nan_is_skipped_in_float16_too(make: Callable[..., Stepper]) -> None:
+    stepper = make(dtype="float16", skip_spikes=6.0, batch_size=2)
+    before, loss_sum = weights(stepper), stepper.loss_sum
+    stepper.loss_sum = lambda rows: loss_sum(rows) * math.nan
+    result = stepper.step()
+    assert result.skipped
+    assert math.isnan(result.loss)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(stepper), strict=True))
+    stepper.loss_sum = loss_sum
+    assert math.isfinite(stepper.step().loss)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_loss_and_gradient_are_under_the_strict_rule(deterministic: bool, make: Callable[..., Stepper]) -> None:
+    """Warning only, CUDA's attention would stay as it is; for the rest of the process the rule is mild."""
+    torch.use_deterministic_algorithms(False)
+    stepper, strict = make(deterministic=deterministic), []
+    loss_sum = stepper.loss_sum
+
+    def look(rows: torch.Tensor) -> torch.Tensor:
+        strict.append(
+            torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+        )
+        return loss_sum(rows)
+
+    stepper.loss_sum = look
+    stepper.step()
+    assert strict == [deterministic]
+    assert torch.is_deterministic_algorithms_warn_only_enabled() is deterministic
+
+
 def test_deterministic_arithmetic_can_be_switched_off(make: Callable[..., Stepper]) -> None:
     torch.use_deterministic_algorithms(False)
     make(deterministic=False)
