@@ -147,10 +147,11 @@ def on_cpu(model: Any, options: argparse.Namespace) -> tuple[Samples, Callable[[
 
 def on_gpu(model: Any, options: argparse.Namespace) -> tuple[Samples, Callable[[dict[str, float]], dict[str, float]]]:
     """Return what is timed, and how the parts follow from it. One slot: the graph computes one text."""
-    from mini_llm.inference.cuda_graphs import CudaGraphsBackend, Text
+    from mini_llm.inference.cuda_graphs import CudaGraphsBackend
     from mini_llm.inference.engine import Engine
     from mini_llm.inference.params import SamplingParams
-    from mini_llm.inference.request import Request
+    from mini_llm.inference.request import Job, Request
+    from mini_llm.inference.slots import Slot
 
     engine, plain = (Engine(model, backend=name, max_slots=1) for name in ("cuda-graphs", "eager"))
     whole, shallow = engine.backend, CudaGraphsBackend(make_model(1, options), engine.vocab_size)
@@ -159,12 +160,13 @@ def on_gpu(model: Any, options: argparse.Namespace) -> tuple[Samples, Callable[[
 
     def step(backend: Any, position: int) -> Callable[[], float]:
         """Time one replay: what 64 more of them cost, so that starting and reading back are no part of it."""
-        texts = [Text(5, position, 0, 1, SamplingParams(temperature=0))]
+        job = Job(Request(prompt_ids=[5], max_new_tokens=72, seed=1, sampling=SamplingParams(temperature=0)))
+        slots = [Slot(0, known=[5] * position, unread=[5], job=job)]
 
         def seconds(n_steps: int) -> float:
             wait_for(options.device)
             started = time.perf_counter()
-            if backend.burst(texts, n_steps) is None:
+            if backend.burst(slots, n_steps) is None:
                 sys.exit("CUDA graphs cannot be recorded here: there is nothing to profile")
             return time.perf_counter() - started  # the ids are on the host
 

@@ -105,7 +105,12 @@ def test_kill_9_of_the_real_command(compiled, settings, tmp_path, run_cli) -> No
     process = subprocess.Popen(
         [sys.executable, "-m", "mini_llm", "train", *words], stderr=subprocess.DEVNULL, env={**os.environ, **env}
     )
-    wait_until(lambda: last_step(run) >= 12, lambda: process.poll() is None, timeout=400)
+    # A checkpoint is written in the background: it may come some steps late.
+    wait_until(
+        lambda: last_step(run) >= 12 and len(list_checkpoints(run)) >= 2,
+        lambda: process.poll() is None,
+        timeout=400,
+    )
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert last_step(run) < 30
