@@ -423,3 +423,13 @@ def test_saving_again_replaces_the_folder(folder: Path, tokenizer: Tokenizer) ->
     save_model(folder, make_model(dim=64), tokenizer)
     assert set(os.listdir(folder)) == OURS
     assert load(folder).config.dim == 64
+
+
+def test_a_pointer_is_followed_once_and_may_then_move_on(tmp_path: Path) -> None:
+    for step in ("a", "b"):
+        (tmp_path / "checkpoints" / step).mkdir(parents=True)
+        (tmp_path / "checkpoints" / step / "config.json").write_text("{}")
+    write_pointer(tmp_path / "latest", tmp_path / "checkpoints" / "a")
+    found = [resolve_checkpoint(path) for path in (tmp_path, tmp_path / "latest")]
+    write_pointer(tmp_path / "latest", tmp_path / "checkpoints" / "b")
+    assert [folder.resolve().name for folder in found] == ["a", "a"]
