@@ -41,9 +41,8 @@ def open_run(config: TrainConfig) -> Iterator[Path]:
             shutil.rmtree(leftover)
         for leftover in run.glob(".*.tmp*"):
             leftover.unlink()
-        write_text(
-            run / "config.yaml", dump_config(config.model_copy(update={"resume": True}))
-        )  # what it begins, it goes on with
+        # Whoever trains with the record goes on with the run, however it began.
+        write_text(run / "config.yaml", dump_config(config.model_copy(update={"resume": True})))
         yield run
 
 

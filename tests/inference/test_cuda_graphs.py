@@ -6,6 +6,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from random_model import V, make_model
 
 from mini_llm.errors import UsageError
 from mini_llm.inference.cuda_graphs import CudaGraphsBackend, Recorded
@@ -15,19 +16,7 @@ from mini_llm.inference.params import SamplingParams
 from mini_llm.inference.request import Request
 from mini_llm.inference.sampling import RowParams
 from mini_llm.inference.slots import Slot
-from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
-
-V = 700
-
-
-def make_model(**shape: object) -> Transformer:
-    values = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": V, "max_seq_len": 64}
-    model = Transformer(ModelConfig(**{**values, **shape})).eval().requires_grad_(False)
-    rng = torch.Generator().manual_seed(1)
-    for weight in model.parameters():
-        weight.copy_(torch.randn(weight.shape, generator=rng) * (0.3 if weight.ndim > 1 else 1))
-    return model
 
 
 def without_recording(self: CudaGraphsBackend, step: Callable[[], None]) -> Callable[[], None]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_model import V, make_model
 
 from mini_llm.errors import UsageError, UserError
 from mini_llm.inference import engine as engine_module
@@ -21,7 +22,7 @@ from mini_llm.inference.slots import slid
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 
-V, CONTEXT = 700, 96
+CONTEXT = 96
 GREEDY = SamplingParams(temperature=0)
 SETTINGS = [
     GREEDY,
@@ -34,12 +35,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    config = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=V, max_seq_len=CONTEXT)
-    model = Transformer(config).eval().requires_grad_(False)
-    rng = torch.Generator().manual_seed(1)
-    for weight in model.parameters():
-        weight.copy_(torch.randn(weight.shape, generator=rng) * (0.3 if weight.ndim > 1 else 1))
-    return model
+    return make_model(max_seq_len=CONTEXT)
 
 
 @pytest.fixture(params=["eager", pytest.param("compiled", marks=pytest.mark.needs_compiler)], scope="module")

@@ -5,24 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from random_model import V, make_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mini_llm.inference import fused_step
 from mini_llm.inference.fused_step import FusedWeights, decode_logits
 from mini_llm.inference.slot_cache import SlotCache
-from mini_llm.model.config import ModelConfig
-from mini_llm.model.transformer import Transformer
-
-V = 700
-
-
-def make_model(**shape: object) -> Transformer:
-    values = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": V, "max_seq_len": 64}
-    model = Transformer(ModelConfig(**{**values, **shape})).eval().requires_grad_(False)
-    rng = torch.Generator().manual_seed(1)
-    for weight in model.parameters():
-        weight.copy_(torch.randn(weight.shape, generator=rng) * (0.3 if weight.ndim > 1 else 1))
-    return model
 
 
 @pytest.mark.parametrize("shape", [{}, {"qk_norm": True, "head_dim": 16}, {"n_kv_heads": 4}])
