@@ -86,12 +86,12 @@ def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
 
 
 def instructions(device: str) -> str:
-    """Say whether the device computes bfloat16 in hardware."""
+    """Say whether the device is made to compute bfloat16 faster."""
     import torch
 
-    from mini_llm.device import has_bfloat16
+    from mini_llm.device import has_fast_bfloat16
 
-    return "bfloat16 in hardware" if has_bfloat16(torch.device(device)) else "no bfloat16 instructions: emulated"
+    return "fast bfloat16 instructions" if has_fast_bfloat16(torch.device(device)) else "no fast bfloat16 instructions"
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from mini_llm import device as device_module
 from mini_llm.device import (
     DTYPES,
     attention_kernels,
-    has_bfloat16,
+    has_fast_bfloat16,
     memory_gb,
     peak_flops,
     pick_device,
@@ -28,7 +28,7 @@ CUDA = torch.device("cuda")
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return `machine(cuda=0, mps=False, capability=(9, 0), cpu={...})`: pretend to be on such a machine."""
 
-    def pretend(cuda: int = 0, mps: bool = False, capability: tuple[int, int] = (9, 0), **cpu: bool) -> None:
+    def pretend(cuda: int = 0, mps: bool = False, capability: tuple[int, int] = (9, 0), **cpu: Any) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -74,14 +74,17 @@ def test_a_name_that_is_none_is_refused(name: str, machine: Any) -> None:
         ({}, torch.float32),
         ({"avx512_bf16": False, "amx_bf16": False}, torch.float32),
         ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC 9B45"}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, torch.float32),  # half as fast as float32 there
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
         ({"amx_bf16": True}, torch.bfloat16),
         ({"bf16": True}, torch.bfloat16),  # Arm
     ],
 )
-def test_auto_on_a_cpu_asks_for_its_instructions(cpu: dict[str, bool], expected: torch.dtype, machine: Any) -> None:
+def test_auto_on_a_cpu_asks_for_its_instructions(cpu: dict[str, Any], expected: torch.dtype, machine: Any) -> None:
     machine(**cpu)
     assert pick_dtype("auto", CPU) == expected
-    assert has_bfloat16(CPU) is (expected == torch.bfloat16)
+    assert has_fast_bfloat16(CPU) is (expected == torch.bfloat16)
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])

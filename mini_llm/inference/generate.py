@@ -16,7 +16,7 @@ import torch
 
 from mini_llm import log
 from mini_llm.checkpoint import load_model, resolve_checkpoint, stored_dtype
-from mini_llm.device import has_bfloat16, pick_device, pick_dtype
+from mini_llm.device import has_fast_bfloat16, pick_device, pick_dtype
 from mini_llm.errors import UserError
 from mini_llm.inference.continuation import Continuation, StopStrings
 from mini_llm.inference.darts import new_seed
@@ -169,7 +169,7 @@ class Generator:
         stored = stored_dtype(self.folder)
         on_cpu = self.device.type == "cpu"
         compiled = on_cpu and backend != "eager" and find_compiler() is not None  # reads bfloat16, computes in float32
-        if stored == torch.bfloat16 and not compiled and not has_bfloat16(self.device):
+        if stored == torch.bfloat16 and not compiled and not has_fast_bfloat16(self.device):
             return torch.float32
         return torch.float32 if on_cpu and stored == torch.float16 else stored
 

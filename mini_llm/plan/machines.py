@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mini_llm.device import DTYPES, GPU_PEAKS, has_bfloat16, peak_flops
+from mini_llm.device import DTYPES, GPU_PEAKS, has_fast_bfloat16, peak_flops
 
 # Bytes that a GPU's maker names; the driver and CUDA's context take about half a gigabyte of them.
 GPU_MEMORY = {"h100": 80e9, "h200": 141e9, "a100": 80e9, "4090": 24e9}
@@ -56,5 +56,5 @@ def compute_dtype(name: str, *, is_cpu: bool) -> torch.dtype:
     """Return the type of matrix products for the config's `dtype` on the planned device, which may not be here."""
     if name != "auto":
         return DTYPES[name]
-    has_it = has_bfloat16(torch.device("cpu")) if is_cpu else True  # every planned GPU is Ampere or newer
+    has_it = has_fast_bfloat16(torch.device("cpu")) if is_cpu else True  # every planned GPU is Ampere or newer
     return torch.bfloat16 if has_it else torch.float32

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mini_llm import log
-from mini_llm.device import has_bfloat16
+from mini_llm.device import has_fast_bfloat16
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.config import TrainConfig
 
@@ -49,7 +49,7 @@ def build_optimizers(model: Transformer, config: TrainConfig) -> list[torch.opti
     ]
     if in_blocks:
         matrices = [p for p in model.parameters() if id(p) in in_blocks]
-        dtype = torch.bfloat16 if has_bfloat16(matrices[0].device) else torch.float32
+        dtype = torch.bfloat16 if has_fast_bfloat16(matrices[0].device) else torch.float32
         muon = Muon(
             matrices,
             lr=config.muon_learning_rate,

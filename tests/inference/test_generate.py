@@ -297,9 +297,9 @@ def test_auto_dtype_is_the_stored_one_where_the_hardware_has_it(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, stored: torch.dtype
 ) -> None:  # fmt: skip
     folder = make_model(dtype=stored)
-    for has_bfloat16, backend in ((True, "eager"), (False, "eager"), (False, "auto")):
-        monkeypatch.setattr("mini_llm.inference.generate.has_bfloat16", lambda _, answer=has_bfloat16: answer)
-        kept = stored == torch.bfloat16 and (has_bfloat16 or backend == "auto")  # step.c reads bfloat16 on any CPU
+    for has_fast_bfloat16, backend in ((True, "eager"), (False, "eager"), (False, "auto")):
+        monkeypatch.setattr("mini_llm.inference.generate.has_fast_bfloat16", lambda _, answer=has_fast_bfloat16: answer)
+        kept = stored == torch.bfloat16 and (has_fast_bfloat16 or backend == "auto")  # step.c reads bfloat16 on any CPU
         generator = Generator(folder, device="cpu", backend=backend)
         assert generator.model.lm_head.weight.dtype == (stored if kept else torch.float32)
     assert Generator(folder, device="cpu", dtype="bfloat16").model.lm_head.weight.dtype == torch.bfloat16

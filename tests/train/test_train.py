@@ -99,7 +99,7 @@ def test_the_golden_run(
     optimizer: str, tiny_store: Path, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """20 losses, to a thousandth, on any machine: a change that should not alter the arithmetic does not."""
-    monkeypatch.setattr("mini_llm.train.optimizer.has_bfloat16", lambda device: False)
+    monkeypatch.setattr("mini_llm.train.optimizer.has_fast_bfloat16", lambda device: False)
     with TokenStoreWriter.create(tmp_path / "tokens", Tokenizer.load(tiny_store / "tokenizer")) as writer:
         for split in ("train", "val"):
             writer.append(split, (np.arange(20_000) ** 2 // 7) % 512, text_bytes=40_000)
@@ -200,13 +200,13 @@ def test_the_same_seed_gives_the_same_run(make_config: MakeConfig, tmp_path: Pat
     assert (a / "latest/model.safetensors").read_bytes() == (b / "latest/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("has_bfloat16", [True, False])
+@pytest.mark.parametrize("has_fast_bfloat16", [True, False])
 def test_dtype_auto_is_bfloat16_only_where_the_hardware_has_it(
-    has_bfloat16: bool, make_config: MakeConfig, said: list[str], monkeypatch: pytest.MonkeyPatch
+    has_fast_bfloat16: bool, make_config: MakeConfig, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mini_llm.device.has_bfloat16", lambda device: has_bfloat16)
+    monkeypatch.setattr("mini_llm.device.has_fast_bfloat16", lambda device: has_fast_bfloat16)
     run = train(make_config(dtype="auto", device="auto" if not torch.cuda.is_available() else "cpu", max_iters=1))
-    assert ("bfloat16" if has_bfloat16 else "float32") in said[0]
+    assert ("bfloat16" if has_fast_bfloat16 else "float32") in said[0]
     assert json.loads((run / "latest" / "config.json").read_text())["dtype"] == "float32"  # weights stay whole
 
 
