@@ -2,9 +2,10 @@
 //
 // A text's tokens are computed one number after the other at the speed at which the weights come from memory, so each
 // weight is read once for all rows, as it is stored. A float32 or bfloat16 one becomes a float32 in a register; an int8 one
-// meets its row rounded to int16, because whole numbers are multiplied and added 16 at a time.
-// Every sum is taken in the same order whatever else is computed beside it: 8 partial sums along the row, then their
-// sum. So a text does not depend on its neighbours, on the cut of its prompt, or on the number of threads.
+// meets its row rounded to int16, because whole numbers are multiplied and added in pairs.
+// Every sum is taken in the same order whatever else is computed beside it: one partial sum for each lane of a register
+// along the row, then their sum. So a text does not depend on its neighbours, on the cut of its prompt, or on the number
+// of threads.
 //
 // Letters: N rows, D width, H query heads, J key/value heads, K head width, F inner width, V vocabulary, S places.
 #include <math.h>
@@ -19,21 +20,31 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 enum { F32, BF16, INT8 };
-enum { OUTS_MOST = 4, ROWS_MOST = 4 };  // a tile: 4 outputs of one row, or 3 of up to 4 rows: what 16 registers hold
-enum { UNIT = 12 };  // outputs of a thread, and a multiple of them: what tiles of 3 and of 4 fill
-enum { UNPACK = 16 };  // from so many rows on, bfloat16 weights are turned into float32 once and not once a tile
+#if defined __AVX512F__ && defined __AVX512BW__
+#define WIDE
+enum { LANES = 16, OUTS = 4 };  // numbers in a register; outputs of a tile of up to 4 rows: what 32 registers hold
+#else
+enum { LANES = 8, OUTS = 3 };  // what 16 registers hold
+#endif
+enum { ROW_OUTS = 8 };  // outputs of a tile of one row
+enum { MOST = 16 };     // sums that a tile holds at most
+enum { UNIT = 24 };     // outputs of a thread, and a multiple of them: what tiles of 8, 4 and 3 outputs fill
+enum { AHEAD = 1024 };  // bytes: so far before their use weights are asked for; from 512 to 1,536 it is the same
+enum { LINE = 16 };     // floats in a line of the cache
 enum { EXACT = 4096 };  // so many products of an int8 (127 at most) and an int16 fit 8 sums of 32 bits
 
 typedef float f4 __attribute__((vector_size(16)));
 typedef float f8 __attribute__((vector_size(32)));
-typedef int32_t i8 __attribute__((vector_size(32)));
-typedef uint32_t u8 __attribute__((vector_size(32)));
-typedef uint16_t h8 __attribute__((vector_size(16)));
-typedef int16_t s8 __attribute__((vector_size(16)));
-typedef int16_t s16 __attribute__((vector_size(32)));
-typedef int8_t b16 __attribute__((vector_size(16)));
+typedef float fv __attribute__((vector_size(4 * LANES)));
+typedef int32_t iv __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uv __attribute__((vector_size(4 * LANES)));
+typedef uint16_t hv __attribute__((vector_size(2 * LANES)));
+typedef int16_t sv __attribute__((vector_size(2 * LANES)));
+typedef int16_t s2v __attribute__((vector_size(4 * LANES)));  // twice as many of half the size
+typedef int8_t b2v __attribute__((vector_size(2 * LANES)));
+typedef uint64_t q2v __attribute__((vector_size(8 * LANES)));
 
 typedef struct { const void *data; const float *scale; } Matrix;  // (out, in); scale (out) where it is INT8
 typedef struct { Matrix q, k, v, o, gate, up, down; const float *norm_1, *norm_2, *q_norm, *k_norm; } Layer;
@@ -53,28 +64,45 @@ typedef struct {
     float *scratch;          // see scratch_size
 } Rows;
 
-// --- eight numbers at a time -----------------------------------------------------------------------------------------
+// --- a register full of numbers at a time ----------------------------------------------------------------------------
 
 // Named instructions, because a compiler may fuse a * b + c in one loop and not in the next, and they round differently;
 // -ffp-contract=off keeps it from doing so elsewhere.
 #if defined __AVX2__ && defined __FMA__
 #include <immintrin.h>
-#define WIDEN_16(half) ((u8)_mm256_cvtepu16_epi32((__m128i)half))
-#define WIDEN_8(bytes) ((s16)_mm256_cvtepi8_epi16((__m128i)bytes))
-INLINE f8 fma8(f8 a, f8 b, f8 c) { return (f8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-INLINE i8 dot_add(i8 sums, s16 a, s16 b) { return sums + (i8)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
+INLINE f4 sum_pairs(f4 a, f4 b) { return (f4)_mm_hadd_ps((__m128)a, (__m128)b); }
+#elif defined __aarch64__
+#include <arm_neon.h>
+INLINE f4 sum_pairs(f4 a, f4 b) { return (f4)vpaddq_f32((float32x4_t)a, (float32x4_t)b); }
 #else
-#define WIDEN_16(half) __builtin_convertvector(half, u8)
-#define WIDEN_8(bytes) __builtin_convertvector(bytes, s16)
-INLINE i8 dot_add(i8 sums, s16 a, s16 b) {  // 16 products, two to each sum
-    s8 half[4];
+INLINE f4 sum_pairs(f4 a, f4 b) { return (f4){a[0] + a[1], a[2] + a[3], b[0] + b[1], b[2] + b[3]}; }
+#endif
+
+#ifdef WIDE
+#define WIDEN_HALF(half) ((uv)_mm512_cvtepu16_epi32((__m256i)half))
+#define WIDEN_BYTES(bytes) ((s2v)_mm512_cvtepi8_epi16((__m256i)bytes))
+INLINE fv fused(fv a, fv b, fv c) { return (fv)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+#ifdef __AVX512VNNI__
+INLINE iv dot_add(iv sums, s2v a, s2v b) { return (iv)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b); }
+#else
+INLINE iv dot_add(iv sums, s2v a, s2v b) { return sums + (iv)_mm512_madd_epi16((__m512i)a, (__m512i)b); }
+#endif
+#elif defined __AVX2__ && defined __FMA__
+#define WIDEN_HALF(half) ((uv)_mm256_cvtepu16_epi32((__m128i)half))
+#define WIDEN_BYTES(bytes) ((s2v)_mm256_cvtepi8_epi16((__m128i)bytes))
+INLINE fv fused(fv a, fv b, fv c) { return (fv)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE iv dot_add(iv sums, s2v a, s2v b) { return sums + (iv)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
+#else
+#define WIDEN_HALF(half) __builtin_convertvector(half, uv)
+#define WIDEN_BYTES(bytes) __builtin_convertvector(bytes, s2v)
+INLINE iv dot_add(iv sums, s2v a, s2v b) {  // 16 products, two to each sum
+    sv half[4];
     memcpy(half, &a, 32), memcpy(half + 2, &b, 32);
-    for (int i = 0; i < 2; i++) sums += __builtin_convertvector(half[i], i8) * __builtin_convertvector(half[i + 2], i8);
+    for (int i = 0; i < 2; i++) sums += __builtin_convertvector(half[i], iv) * __builtin_convertvector(half[i + 2], iv);
     return sums;
 }
 #ifdef __aarch64__
-#include <arm_neon.h>
-INLINE f8 fma8(f8 a, f8 b, f8 c) {
+INLINE fv fused(fv a, fv b, fv c) {
     float32x4_t half[6];
     memcpy(half, &a, 32), memcpy(half + 2, &b, 32), memcpy(half + 4, &c, 32);
     half[4] = vfmaq_f32(half[4], half[0], half[2]), half[5] = vfmaq_f32(half[5], half[1], half[3]);
@@ -82,20 +110,30 @@ INLINE f8 fma8(f8 a, f8 b, f8 c) {
     return c;
 }
 #else
-INLINE f8 fma8(f8 a, f8 b, f8 c) { return a * b + c; }
+INLINE fv fused(fv a, fv b, fv c) { return a * b + c; }
 #endif
 #endif
 
-INLINE f8 load(const void *data, size_t i, int kind) {
-    f8 x;
+INLINE fv load(const void *data, size_t i, int kind) {
+    fv x;
     if (kind == F32) {
         memcpy(&x, (const float *)data + i, sizeof x);
     } else {
-        h8 half;
+        hv half;
         memcpy(&half, (const uint16_t *)data + i, sizeof half);
-        u8 bits = WIDEN_16(half) << 16;
+        uv bits = WIDEN_HALF(half) << 16;
         memcpy(&x, &bits, sizeof x);
     }
+    return x;
+}
+
+// Of twice LANES bfloat16 those at even places, or those at odd ones: one instruction for each instead of two.
+INLINE fv every_other(const void *data, size_t i, int odd) {
+    uv bits;
+    fv x;
+    memcpy(&bits, (const uint16_t *)data + i, sizeof bits);
+    bits = odd ? bits & 0xFFFF0000 : bits << 16;
+    memcpy(&x, &bits, sizeof x);
     return x;
 }
 
@@ -118,41 +156,83 @@ INLINE void store_1(void *data, size_t i, int kind, float x) {
     }
 }
 
-INLINE f8 all(float x) { return (f8){x, x, x, x, x, x, x, x}; }
+INLINE fv all(float x) { return x - (fv){0}; }
 
-INLINE f8 choose(i8 mask, f8 yes, f8 no) { return (f8)(((i8)yes & mask) | ((i8)no & ~mask)); }
+INLINE fv choose(iv mask, fv yes, fv no) { return (fv)(((iv)yes & mask) | ((iv)no & ~mask)); }
 
-INLINE float sum(f8 x) {
-    f4 half[2];
+INLINE f4 fold(fv x) {  // the halves' sum, until 4 are left
+    f8 eight;
+#ifdef WIDE
+    f8 half[2];
     memcpy(half, &x, sizeof x);
-    f4 s = half[0] + half[1];
+    eight = half[0] + half[1];
+#else
+    eight = x;
+#endif
+    f4 quarter[2];
+    memcpy(quarter, &eight, sizeof eight);
+    return quarter[0] + quarter[1];
+}
+
+INLINE f4 sums(const fv x[4]) {  // of each
+    return sum_pairs(sum_pairs(fold(x[0]), fold(x[1])), sum_pairs(fold(x[2]), fold(x[3])));
+}
+
+// results[i] = the sum of x[i], for n of them and up to the next multiple of 4, each in the order of `fold` and `sums`
+INLINE void sum_all(float *results, const fv *x, const int n) {
+#ifdef WIDE
+    if (n == 16) {  // halves of two meet in one register, then quarters of four, then pairs and single ones of 16
+        __m512 quarters[4], pairs[2];
+        UNROLL for (int r = 0; r < 4; r++) {
+            const __m512 a = (__m512)x[r], b = (__m512)x[r + 4], c = (__m512)x[r + 8], d = (__m512)x[r + 12];
+            const __m512 ab = _mm512_shuffle_f32x4(a, b, 0x44) + _mm512_shuffle_f32x4(a, b, 0xEE);
+            const __m512 cd = _mm512_shuffle_f32x4(c, d, 0x44) + _mm512_shuffle_f32x4(c, d, 0xEE);
+            quarters[r] = _mm512_shuffle_f32x4(ab, cd, 0x88) + _mm512_shuffle_f32x4(ab, cd, 0xDD);
+        }
+        UNROLL for (int r = 0; r < 2; r++) {
+            const __m512 a = quarters[2 * r], b = quarters[2 * r + 1];
+            pairs[r] = _mm512_shuffle_ps(a, b, 0x88) + _mm512_shuffle_ps(a, b, 0xDD);
+        }
+        const __m512 all_16 = _mm512_shuffle_ps(pairs[0], pairs[1], 0x88) + _mm512_shuffle_ps(pairs[0], pairs[1], 0xDD);
+        memcpy(results, &all_16, sizeof all_16);
+        return;
+    }
+#endif
+    UNROLL for (int i = 0; i < n; i += 4) {
+        f4 four = sums(x + i);
+        memcpy(results + i, &four, sizeof four);
+    }
+}
+
+INLINE float sum(fv x) {  // in the same order
+    f4 s = fold(x);
     return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
 // e^x: 2^n times the Taylor series on [-ln 2 / 2, ln 2 / 2], whose first term left out is below 1e-8.
-INLINE f8 exp8(f8 x) {
+INLINE fv exps(fv x) {
     x = choose(x < -87.0f, all(-87.0f), x);
     x = choose(x > 88.0f, all(88.0f), x);
-    const f8 shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
-    f8 n = x * 1.44269504f + shift - shift;
-    f8 r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    f8 y = fma8(all(1.0f / 5040), r, all(1.0f / 720));
-    y = fma8(y, r, all(1.0f / 120));
-    y = fma8(y, r, all(1.0f / 24));
-    y = fma8(y, r, all(1.0f / 6));
-    y = fma8(y, r, all(0.5f));
-    y = fma8(y, r, all(1.0f));
-    y = fma8(y, r, all(1.0f));
-    i8 bits = (__builtin_convertvector(n, i8) + 127) << 23;
-    f8 power;
+    const fv shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+    fv n = x * 1.44269504f + shift - shift;
+    fv r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    fv y = fused(all(1.0f / 5040), r, all(1.0f / 720));
+    y = fused(y, r, all(1.0f / 120));
+    y = fused(y, r, all(1.0f / 24));
+    y = fused(y, r, all(1.0f / 6));
+    y = fused(y, r, all(0.5f));
+    y = fused(y, r, all(1.0f));
+    y = fused(y, r, all(1.0f));
+    iv bits = (__builtin_convertvector(n, iv) + 127) << 23;
+    fv power;
     memcpy(&power, &bits, sizeof power);
     return y * power;
 }
 
 INLINE float dot(const float *x, const void *w, size_t offset, int n, int kind) {
-    f8 acc = {0};
+    fv acc = {0};
     int i = 0;
-    for (; i + 8 <= n; i += 8) acc = fma8(load(x, i, F32), load(w, offset + i, kind), acc);
+    for (; i + LANES <= n; i += LANES) acc = fused(load(x, i, F32), load(w, offset + i, kind), acc);
     float total = sum(acc);
     for (; i < n; i++) total += x[i] * load_1(w, offset + i, kind);
     return total;
@@ -162,6 +242,8 @@ INLINE float dot(const float *x, const void *w, size_t offset, int n, int kind) 
 
 typedef struct { int from, to; } Range;
 
+INLINE int64_t lines(int64_t n) { return (n + LINE - 1) / LINE * LINE; }  // n floats, to the end of a line
+
 INLINE Range share(int n, int unit, int thread, int n_threads) {  // a thread's part of n, in whole units
     int units = (n + unit - 1) / unit;
     int from = (int)((int64_t)units * thread / n_threads) * unit, to = (int)((int64_t)units * (thread + 1) / n_threads) * unit;
@@ -169,138 +251,167 @@ INLINE Range share(int n, int unit, int thread, int n_threads) {  // a thread's 
 }
 
 // What a product reads: n rows x of n_in numbers; for int8 weights each row also as whole numbers times its scale.
-typedef struct { const float *x; const int16_t *whole; const float *scale; float *room; int n, n_in; } Inputs;
+// bfloat16 weights meet the numbers in another order: of twice LANES those at even places, then those at odd ones. What
+// is left of a row beyond `n_whole` is no full register.
+typedef struct { const float *x; const int16_t *whole; const float *scale; int n, n_in, n_whole; } Inputs;
+
+static Inputs sorted_inputs(const float *x, int n, int n_in, float *room) {
+    const int n_whole = n_in & -(2 * LANES);
+    for (int t = 0; t < n; t++) {
+        const float *row = x + (size_t)t * n_in;
+        float *out = room + (size_t)t * n_in;
+        for (int i = 0; i < n_whole; i += 2 * LANES) {
+            q2v pairs;
+            memcpy(&pairs, row + i, sizeof pairs);
+            uv even = __builtin_convertvector(pairs, uv), odd = __builtin_convertvector(pairs >> 32, uv);
+            memcpy(out + i, &even, sizeof even), memcpy(out + i + LANES, &odd, sizeof odd);
+        }
+        memcpy(out + n_whole, row + n_whole, sizeof(float) * (n_in - n_whole));
+    }
+    return (Inputs){room, NULL, NULL, n, n_in, n_whole};
+}
 
 // Rows as int16: the largest number of each becomes 32767. A row that has a NaN or an infinity gets the scale NaN.
 static Inputs inputs_of(const float *x, int n, int n_in, int kind, float *room) {
-    if (kind != INT8) return (Inputs){x, NULL, NULL, room, n, n_in};
-    int16_t *whole = (int16_t *)(room + n);
+    if (kind == F32) return (Inputs){x, NULL, NULL, n, n_in, n_in & -LANES};
+    if (kind == BF16) return sorted_inputs(x, n, n_in, room);
+    int16_t *whole = (int16_t *)(room + lines(n));
     for (int t = 0; t < n; t++) {
         const float *row = x + (size_t)t * n_in;
-        f8 largest = {0}, poison = {0};
+        fv largest = {0}, poison = {0};
         float most = 0, spoilt = 0;
         int i = 0;
-        for (; i + 8 <= n_in; i += 8) {
-            f8 v = load(row, i, F32), size = (f8)((i8)v & 0x7FFFFFFF);
+        for (; i + LANES <= n_in; i += LANES) {
+            fv v = load(row, i, F32), size = (fv)((iv)v & 0x7FFFFFFF);
             largest = choose(size > largest, size, largest);
             poison += v * 0.0f;
         }
-        for (int j = 0; j < 8; j++) most = largest[j] > most ? largest[j] : most;
+        for (int j = 0; j < LANES; j++) most = largest[j] > most ? largest[j] : most;
         for (; i < n_in; i++) most = fabsf(row[i]) > most ? fabsf(row[i]) : most, spoilt += row[i] * 0.0f;
         const float to_whole = most > 0 ? 32767 / most : 0;
         room[t] = most / 32767 + sum(poison) + spoilt;
-        for (i = 0; i + 8 <= n_in; i += 8) {
-            const f8 shift = all(12582912.0f);  // as in exp8
-            i8 rounded = __builtin_convertvector(load(row, i, F32) * to_whole + shift - shift, i8);
-            h8 half = __builtin_convertvector(rounded, h8);
+        for (i = 0; i + LANES <= n_in; i += LANES) {
+            const fv shift = all(12582912.0f);  // as in exps
+            iv rounded = __builtin_convertvector(load(row, i, F32) * to_whole + shift - shift, iv);
+            hv half = __builtin_convertvector(rounded, hv);
             memcpy(whole + (size_t)t * n_in + i, &half, sizeof half);
         }
         for (; i < n_in; i++) whole[(size_t)t * n_in + i] = (int16_t)rintf(row[i] * to_whole);
     }
-    return (Inputs){x, whole, room, room, n, n_in};
+    return (Inputs){x, whole, room, n, n_in, n_in & -(2 * LANES)};
 }
 
 // The weights of a tile: its outputs are `gap` apart, and their rows of weights `step` numbers.
 typedef struct { const void *data; const float *scale; size_t step; int gap; } Weights;
 
+// out[t][j * gap] (+)= results[j][t]
+INLINE void put(float *out, size_t out_step, int gap, int add, const float *results, const int OUT, const int ROWS) {
+    UNROLL for (int t = 0; t < ROWS; t++) UNROLL for (int j = 0; j < OUT; j++) {
+        float *place = out + t * out_step + j * gap;
+        *place = add ? *place + results[j * ROWS + t] : results[j * ROWS + t];
+    }
+}
+
 // out[t][j * gap] (+)= w[j] . x[t] for OUT outputs and ROWS rows from `t0`
 INLINE void tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int kind, int add, const int OUT,
                  const int ROWS) {
-    f8 acc[OUTS_MOST][ROWS_MOST] = {{{0}}};
-    const int n_in = in.n_in, whole = n_in & ~7;
+    fv acc[MOST] = {{0}};
+    const int n_in = in.n_in, whole = in.n_whole, span = kind == BF16 ? 2 * LANES : LANES;
     const float *x = in.x + (size_t)t0 * n_in;
-    for (int i = 0; i < whole; i += 8) {
-        f8 w8[OUTS_MOST];
-        UNROLL for (int j = 0; j < OUT; j++) w8[j] = load(w.data, j * w.step + i, kind);
-        UNROLL for (int t = 0; t < ROWS; t++) {
-            f8 x8 = load(x, (size_t)t * n_in + i, F32);
-            UNROLL for (int j = 0; j < OUT; j++) acc[j][t] = fma8(w8[j], x8, acc[j][t]);
+    for (int i = 0; i < whole; i += span) {
+        UNROLL for (int j = 0; j < OUT; j++)
+            __builtin_prefetch((const char *)w.data + (j * w.step + i) * (kind == F32 ? 4 : 2) + AHEAD);
+        UNROLL for (int odd = 0; odd < span / LANES; odd++) {
+            fv wv[ROW_OUTS];
+            UNROLL for (int j = 0; j < OUT; j++)
+                wv[j] = kind == F32 ? load(w.data, j * w.step + i, F32) : every_other(w.data, j * w.step + i, odd);
+            UNROLL for (int t = 0; t < ROWS; t++) {
+                fv xv = load(x, (size_t)t * n_in + i + odd * LANES, F32);
+                UNROLL for (int j = 0; j < OUT; j++) acc[j * ROWS + t] = fused(wv[j], xv, acc[j * ROWS + t]);
+            }
         }
     }
-    UNROLL for (int j = 0; j < OUT; j++) UNROLL for (int t = 0; t < ROWS; t++) {
-        float result = sum(acc[j][t]);
-        for (int k = whole; k < n_in; k++) result += load_1(w.data, j * w.step + k, kind) * x[(size_t)t * n_in + k];
-        float *place = out + t * out_step + j * w.gap;
-        *place = add ? *place + result : result;
-    }
+    float results[MOST];
+    sum_all(results, acc, OUT * ROWS);
+    for (int k = whole; k < n_in; k++)
+        for (int j = 0; j < OUT; j++)
+            for (int t = 0; t < ROWS; t++)
+                results[j * ROWS + t] += load_1(w.data, j * w.step + k, kind) * x[(size_t)t * n_in + k];
+    put(out, out_step, w.gap, add, results, OUT, ROWS);
 }
 
 // The same of whole numbers: exact for EXACT inputs, then their sum goes on as float32.
 INLINE void whole_tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int add, const int OUT,
                        const int ROWS) {
-    f8 total[OUTS_MOST][ROWS_MOST] = {{{0}}};
-    const int n_in = in.n_in, whole = n_in & ~15;
+    fv total[MOST] = {{0}};
+    const int n_in = in.n_in, whole = in.n_whole;
     const int8_t *weights = w.data;
     const int16_t *x = in.whole + (size_t)t0 * n_in;
     for (int from = 0; from < whole; from += EXACT) {
-        i8 acc[OUTS_MOST][ROWS_MOST] = {{{0}}};
+        iv acc[MOST] = {{0}};
         const int end = from + EXACT < whole ? from + EXACT : whole;
-        for (int i = from; i < end; i += 16) {
-            s16 w16[OUTS_MOST], x16;
+        for (int i = from; i < end; i += 2 * LANES) {
+            s2v wv[ROW_OUTS], xv;
             UNROLL for (int j = 0; j < OUT; j++) {
-                b16 bytes;
+                b2v bytes;
+                if (i % 64 == 0) __builtin_prefetch(weights + j * w.step + i + AHEAD);
                 memcpy(&bytes, weights + j * w.step + i, sizeof bytes);
-                w16[j] = WIDEN_8(bytes);
+                wv[j] = WIDEN_BYTES(bytes);
             }
             UNROLL for (int t = 0; t < ROWS; t++) {
-                memcpy(&x16, x + (size_t)t * n_in + i, sizeof x16);
-                UNROLL for (int j = 0; j < OUT; j++) acc[j][t] = dot_add(acc[j][t], w16[j], x16);
+                memcpy(&xv, x + (size_t)t * n_in + i, sizeof xv);
+                UNROLL for (int j = 0; j < OUT; j++) acc[j * ROWS + t] = dot_add(acc[j * ROWS + t], wv[j], xv);
             }
         }
-        UNROLL for (int j = 0; j < OUT; j++) UNROLL for (int t = 0; t < ROWS; t++)
-            total[j][t] += __builtin_convertvector(acc[j][t], f8);
+        UNROLL for (int i = 0; i < OUT * ROWS; i++) total[i] += __builtin_convertvector(acc[i], fv);
     }
+    float results[MOST];
+    sum_all(results, total, OUT * ROWS);
     UNROLL for (int j = 0; j < OUT; j++) UNROLL for (int t = 0; t < ROWS; t++) {
         int rest = 0;
         for (int k = whole; k < n_in; k++) rest += weights[j * w.step + k] * x[(size_t)t * n_in + k];
-        float result = (sum(total[j][t]) + rest) * (w.scale[j * w.gap] * in.scale[t0 + t]);
-        float *place = out + t * out_step + j * w.gap;
-        *place = add ? *place + result : result;
+        results[j * ROWS + t] = (results[j * ROWS + t] + rest) * (w.scale[j * w.gap] * in.scale[t0 + t]);
     }
+    put(out, out_step, w.gap, add, results, OUT, ROWS);
 }
 
-typedef void Tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int add);
-#define TILE_OF(kind, OUT, ROWS)                                                                                       \
-    static void kind##_##OUT##x##ROWS(float *out, size_t out_step, Inputs in, int t0, Weights w, int add) {            \
-        if (kind == INT8) whole_tile(out, out_step, in, t0, w, add, OUT, ROWS);                                        \
-        else tile(out, out_step, in, t0, w, kind, add, OUT, ROWS);                                                     \
-    }
-#define TILES_OF(kind) TILE_OF(kind, 1, 1) TILE_OF(kind, 4, 1) TILE_OF(kind, 3, 1) TILE_OF(kind, 3, 2) TILE_OF(kind, 3, 4)
-#define NAMES_OF(kind) {kind##_1x1, kind##_4x1, kind##_3x1, kind##_3x2, kind##_3x4}
-TILES_OF(F32) TILES_OF(BF16) TILES_OF(INT8)
-static Tile *const TILES[3][5] = {NAMES_OF(F32), NAMES_OF(BF16), NAMES_OF(INT8)};
-
-static void unpack(float *out, const void *w, size_t first, int n) {  // bfloat16
-    int i = 0;
-    for (; i + 8 <= n; i += 8) {
-        f8 w8 = load(w, first + i, BF16);
-        memcpy(out + i, &w8, sizeof w8);
-    }
-    for (; i < n; i++) out[i] = load_1(w, first + i, BF16);
+INLINE void any_tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int kind, int add, const int OUT,
+                     const int ROWS) {
+    if (kind == INT8) whole_tile(out, out_step, in, t0, w, add, OUT, ROWS);
+    else tile(out, out_step, in, t0, w, kind, add, OUT, ROWS);
 }
 
-// `outs` outputs, `gap` apart, from `o` on, of all rows
-static void outputs(float *out, size_t out_step, Inputs in, Matrix w, int o, int outs, int gap, int kind, int add) {
+// OUTS outputs of all rows
+INLINE void all_rows(float *out, size_t out_step, Inputs in, Weights w, int kind, int add) {
+    int t = 0;
+    for (; t + 4 <= in.n; t += 4) any_tile(out + t * out_step, out_step, in, t, w, kind, add, OUTS, 4);
+    if (in.n & 2) any_tile(out + t * out_step, out_step, in, t, w, kind, add, OUTS, 2), t += 2;
+    if (in.n & 1) any_tile(out + t * out_step, out_step, in, t, w, kind, add, OUTS, 1);
+}
+
+INLINE void product_of(float *out, size_t out_step, Inputs in, Matrix w, Range range, int kind, int add) {
     static const size_t bytes[] = {4, 2, 1};
-    const size_t first = (size_t)o * in.n_in, step = (size_t)gap * in.n_in;
-    Weights weights = {(const char *)w.data + first * bytes[kind], w.scale ? w.scale + o : NULL, step, gap};
-    if (kind == BF16 && in.n >= UNPACK) {
-        for (int j = 0; j < outs; j++) unpack(in.room + j * in.n_in, w.data, first + j * step, in.n_in);
-        weights.data = in.room, weights.step = in.n_in, kind = F32;
+    const int outs = in.n == 1 ? ROW_OUTS : OUTS, gap = (range.to - range.from) / outs;
+    const size_t step = (size_t)gap * in.n_in;
+    int o = range.from;
+    for (const int end = o + gap; o < end; o++) {
+        const size_t first = (size_t)o * in.n_in;
+        Weights weights = {(const char *)w.data + first * bytes[kind], w.scale ? w.scale + o : NULL, step, gap};
+        if (in.n == 1) any_tile(out + o, out_step, in, 0, weights, kind, add, ROW_OUTS, 1);
+        else all_rows(out + o, out_step, in, weights, kind, add);
     }
-    for (int rows, t = 0; t < in.n; t += rows) {
-        rows = outs < 3 ? 1 : in.n - t >= 4 ? 4 : in.n - t >= 2 ? 2 : 1;
-        int which = outs == 1 ? 0 : outs == 4 ? 1 : rows == 4 ? 4 : rows + 1;
-        TILES[kind][which](out + t * out_step + o, out_step, in, t, weights, add);
+    for (o = range.from + gap * outs; o < range.to; o++) {
+        Weights weights = {(const char *)w.data + (size_t)o * in.n_in * bytes[kind], w.scale ? w.scale + o : NULL, 0, 0};
+        for (int t = 0; t < in.n; t++) any_tile(out + t * out_step + o, out_step, in, t, weights, kind, add, 1, 1);
     }
 }
 
 // out (n, n_out) (+)= in (n, n_in) w^T, outputs of `range` alone. The rows of weights that are read side by side are far
 // apart: the processor looks ahead within a page, and reads several pages faster than one.
 static void product(float *out, size_t out_step, Inputs in, Matrix w, Range range, int kind, int add) {
-    const int outs = in.n == 1 ? 4 : 3, gap = (range.to - range.from) / outs;
-    for (int o = range.from; o < range.from + gap; o++) outputs(out, out_step, in, w, o, outs, gap, kind, add);
-    for (int o = range.from + gap * outs; o < range.to; o++) outputs(out, out_step, in, w, o, 1, 0, kind, add);
+    if (kind == F32) product_of(out, out_step, in, w, range, F32, add);
+    else if (kind == BF16) product_of(out, out_step, in, w, range, BF16, add);
+    else product_of(out, out_step, in, w, range, INT8, add);
 }
 
 // --- the parts of a layer --------------------------------------------------------------------------------------------
@@ -320,12 +431,12 @@ static void turn(float *x, const float *cos, const float *sin, int head_dim) {  
 
 // scores[s] = scale * q . keys[s], four places at once, far apart as in `product`
 INLINE void score(float *scores, const float *q, const void *keys, size_t offset, int n, int K, int kind, float scale) {
-    const int quarter = n / 4, whole = K & ~7;
+    const int quarter = n / 4, whole = K & -LANES;
     for (int s = 0; s < quarter; s++) {
-        f8 acc[4] = {{0}};
-        for (int i = 0; i < whole; i += 8)
+        fv acc[4] = {{0}};
+        for (int i = 0; i < whole; i += LANES)
             UNROLL for (int j = 0; j < 4; j++)
-                acc[j] = fma8(load(q, i, F32), load(keys, offset + (size_t)(s + j * quarter) * K + i, kind), acc[j]);
+                acc[j] = fused(load(q, i, F32), load(keys, offset + (size_t)(s + j * quarter) * K + i, kind), acc[j]);
         for (int j = 0; j < 4; j++) {
             float total = sum(acc[j]);
             for (int i = whole; i < K; i++) total += q[i] * load_1(keys, offset + (size_t)(s + j * quarter) * K + i, kind);
@@ -335,38 +446,38 @@ INLINE void score(float *scores, const float *q, const void *keys, size_t offset
     for (int s = 4 * quarter; s < n; s++) scores[s] = scale * dot(q, keys, offset + (size_t)s * K, K, kind);
 }
 
-// 8 * VECTORS columns of out = factor * weights . values
+// LANES * VECTORS columns of out = factor * weights . values
 INLINE void mix(float *out, const float *weights, const void *values, size_t offset, int n, int K, int kind, float factor,
                 const int VECTORS) {
-    f8 acc[8] = {{0}};
+    fv acc[8] = {{0}};
     for (int s = 0; s < n; s++)
         UNROLL for (int j = 0; j < VECTORS; j++)
-            acc[j] = fma8(all(weights[s]), load(values, offset + (size_t)s * K + 8 * j, kind), acc[j]);
+            acc[j] = fused(all(weights[s]), load(values, offset + (size_t)s * K + LANES * j, kind), acc[j]);
     UNROLL for (int j = 0; j < VECTORS; j++) {
         acc[j] *= factor;
-        memcpy(out + 8 * j, acc + j, sizeof acc[j]);
+        memcpy(out + LANES * j, acc + j, sizeof acc[j]);
     }
 }
 
-// out (K) = softmax(q . keys / sqrt(K)) values, over n places; `scores` has room for n + 8 numbers
+// out (K) = softmax(q . keys / sqrt(K)) values, over n places; `scores` has room for n + LANES numbers
 INLINE void attend(float *out, const float *q, const void *keys, const void *values, size_t offset, int n, int K,
                    int kind, float *scores) {
     float highest = -INFINITY;
     score(scores, q, keys, offset, n, K, kind, 1.0f / sqrtf((float)K));
     for (int s = 0; s < n; s++) highest = scores[s] > highest ? scores[s] : highest;
-    for (int s = n; s < n + 8; s++) scores[s] = -INFINITY;
-    f8 totals = {0};
-    for (int s = 0; s < n; s += 8) {
-        f8 weights = exp8(load(scores, s, F32) - highest);
-        for (int i = n - s; i < 8; i++) weights[i] = 0;
+    for (int s = n; s < n + LANES; s++) scores[s] = -INFINITY;
+    fv totals = {0};
+    for (int s = 0; s < n; s += LANES) {
+        fv weights = exps(load(scores, s, F32) - highest);
+        for (int i = n - s; i < LANES; i++) weights[i] = 0;
         memcpy(scores + s, &weights, sizeof weights);
         totals += weights;
     }
     const float share_of_1 = 1.0f / sum(totals);
     int i = 0;
-    for (; i + 64 <= K; i += 64) mix(out + i, scores, values, offset + i, n, K, kind, share_of_1, 8);
-    for (; i + 32 <= K; i += 32) mix(out + i, scores, values, offset + i, n, K, kind, share_of_1, 4);
-    for (; i + 8 <= K; i += 8) mix(out + i, scores, values, offset + i, n, K, kind, share_of_1, 1);
+    for (; i + 8 * LANES <= K; i += 8 * LANES) mix(out + i, scores, values, offset + i, n, K, kind, share_of_1, 8);
+    for (; i + 4 * LANES <= K; i += 4 * LANES) mix(out + i, scores, values, offset + i, n, K, kind, share_of_1, 4);
+    for (; i + LANES <= K; i += LANES) mix(out + i, scores, values, offset + i, n, K, kind, share_of_1, 1);
     for (; i < K; i++) {
         float acc = 0;
         for (int s = 0; s < n; s++) acc += scores[s] * load_1(values, offset + (size_t)s * K + i, kind);
@@ -375,28 +486,28 @@ INLINE void attend(float *out, const float *q, const void *keys, const void *val
 }
 
 static void swiglu(float *gate, const float *up, int n) {  // gate = silu(gate) * up
-    for (int i = 0; i < n; i += 8) {
-        size_t bytes = sizeof(float) * (n - i < 8 ? n - i : 8);
-        f8 g = {0}, u = {0};
+    for (int i = 0; i < n; i += LANES) {
+        size_t bytes = sizeof(float) * (n - i < LANES ? n - i : LANES);
+        fv g = {0}, u = {0};
         memcpy(&g, gate + i, bytes), memcpy(&u, up + i, bytes);
-        g = g / (1.0f + exp8(-g)) * u;
+        g = g / (1.0f + exps(-g)) * u;
         memcpy(gate + i, &g, bytes);
     }
 }
 
 // --- the step --------------------------------------------------------------------------------------------------------
 
-// How many floats a thread needs to turn weights (bfloat16) or n rows (int8) into what is multiplied.
+// How many floats a thread needs for n rows as bfloat16 or int8 weights want to meet them.
 static int64_t room_size(const Model *m, int64_t n) {
     int64_t widest = m->dim > m->hidden_dim ? m->dim : m->hidden_dim, heads = (int64_t)m->n_heads * m->head_dim;
     widest = widest > heads ? widest : heads;
-    return m->kind == INT8 ? n * (1 + (widest + 1) / 2) : OUTS_MOST * widest;
+    return m->kind == F32 ? 0 : m->kind == BF16 ? lines(n * widest) : lines(n) + lines(n * ((widest + 1) / 2));
 }
 
 // How many floats the scratch memory of a step of n rows over n_places places holds.
 int64_t scratch_size(const Model *m, int64_t n, int64_t n_places, int64_t n_threads) {
     int64_t heads = (int64_t)m->n_heads * m->head_dim, kv = (int64_t)m->n_kv_heads * m->head_dim;
-    return n * (2 * m->dim + 2 * heads + 2 * kv + 2 * m->hidden_dim) + n_threads * (n_places + 8 + room_size(m, n));
+    return lines(n * (2 * m->dim + 2 * heads + 2 * kv + 2 * m->hidden_dim)) + n_threads * (lines(n_places + LANES) + room_size(m, n));
 }
 
 static void work(const Model *m, const Cache *cache, const Rows *rows, int thread, int n_threads) {
@@ -404,8 +515,8 @@ static void work(const Model *m, const Cache *cache, const Rows *rows, int threa
     float *x = rows->scratch, *normed = x + (size_t)N * D, *q = normed + (size_t)N * D, *mixed = q + (size_t)N * H * K;
     float *k = mixed + (size_t)N * H * K, *v = k + (size_t)N * J * K, *gate = v + (size_t)N * J * K;
     float *up = gate + (size_t)N * F, *own = up + (size_t)N * F;
-    own += (size_t)thread * (cache->n_places + 8 + room_size(m, N));
-    float *scores = own, *room = own + cache->n_places + 8;
+    own = rows->scratch + lines(own - rows->scratch) + thread * (lines(cache->n_places + LANES) + room_size(m, N));
+    float *scores = own, *room = own + lines(cache->n_places + LANES);
     Inputs in;
     const Range my_rows = share(N, 1, thread, n_threads), my_D = share(D, UNIT, thread, n_threads);
     const Range my_heads = share(N * H, 1, thread, n_threads), my_F = share(F, UNIT, thread, n_threads);
