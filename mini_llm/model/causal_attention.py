@@ -47,12 +47,13 @@ def attention_in_blocks(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple
     q_NTK, k_NTK, v_NTK = (x.flatten(0, 1) for x in (q_BHTK, k_BHTK, v_BHTK))
     N, T, K = q_NTK.shape
     out_NTK, weights = torch.empty_like(q_NTK), q_NTK.new_empty(_weights_in_all(N, T))
+    room = q_NTK.new_empty(N * BLOCK * K)
     future_CC = q_NTK.new_full((BLOCK, BLOCK), -math.inf).triu(1)
     for start, end, p_NCS in _blocks(weights, N, T):
         torch.baddbmm(p_NCS, q_NTK[:, start:end], k_NTK[:, :end].mT, beta=0, alpha=K**-0.5, out=p_NCS)
         p_NCS[:, :, start:] += future_CC[: end - start, : end - start]
         torch.softmax(p_NCS, -1, out=p_NCS)
-        torch.bmm(p_NCS, v_NTK[:, :end], out=out_NTK[:, start:end])
+        _put(out_NTK[:, start:end], p_NCS, v_NTK[:, :end], room)
     return out_NTK.view(q_BHTK.shape), weights
 
 
@@ -64,17 +65,31 @@ def attention_in_blocks_backward(
     g_NTK, q_NTK, k_NTK, v_NTK = (x.flatten(0, 1) for x in (grad_BHTK, q_BHTK, k_BHTK, v_BHTK))
     N, T, K = q_NTK.shape
     q_grad, k_grad, v_grad = torch.empty_like(q_NTK), torch.zeros_like(k_NTK), torch.zeros_like(v_NTK)
-    room = q_NTK.new_empty(N * BLOCK * T)
+    room, scores_room = q_NTK.new_empty(N * T * K), q_NTK.new_empty(N * BLOCK * T)
     for start, end, p_NCS in _blocks(weights, N, T):
         g_NCK = g_NTK[:, start:end]
-        v_grad[:, :end].baddbmm_(p_NCS.mT, g_NCK)
-        s_grad_NCS = room[: p_NCS.numel()].view(p_NCS.shape)
+        _add(v_grad[:, :end], p_NCS.mT, g_NCK, room)
+        s_grad_NCS = scores_room[: p_NCS.numel()].view(p_NCS.shape)
         torch.bmm(g_NCK, v_NTK[:, :end].mT, out=s_grad_NCS)
         torch._softmax_backward_data(s_grad_NCS, p_NCS, -1, p_NCS.dtype, grad_input=s_grad_NCS)
-        out = q_grad[:, start:end]
-        torch.baddbmm(out, s_grad_NCS, k_NTK[:, :end], beta=0, alpha=K**-0.5, out=out)
-        k_grad[:, :end].baddbmm_(s_grad_NCS.mT, q_NTK[:, start:end], alpha=K**-0.5)
+        _put(q_grad[:, start:end], s_grad_NCS, k_NTK[:, :end], room, K**-0.5)
+        _add(k_grad[:, :end], s_grad_NCS.mT, q_NTK[:, start:end], room, K**-0.5)
     return q_grad.view(q_BHTK.shape), k_grad.view(k_BHTK.shape), v_grad.view(v_BHTK.shape)
+
+
+def _put(place: Tensor, a: Tensor, b: Tensor, room: Tensor, factor: float = 1.0) -> None:
+    """Let `place` be factor * a b; by way of contiguous memory, since only into that a whole batch takes one call."""
+    product = room[: place.numel()].view(place.shape)
+    place.copy_(torch.baddbmm(product, a, b, beta=0, alpha=factor, out=product))
+
+
+def _add(place: Tensor, a: Tensor, b: Tensor, room: Tensor, factor: float = 1.0) -> None:
+    """Add factor * a b to `place`, likewise; bfloat16 would be rounded once more and be no faster."""
+    if place.dtype != torch.float32:
+        place.baddbmm_(a, b, alpha=factor)
+        return
+    product = room[: place.numel()].view(place.shape)
+    place.add_(torch.bmm(a, b, out=product), alpha=factor)
 
 
 def _blocks(weights: Tensor, N: int, T: int) -> Iterator[tuple[int, int, Tensor]]:
