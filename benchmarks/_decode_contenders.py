@@ -109,8 +109,8 @@ def time_memory(settings: dict[str, Any]) -> Callable[[], dict[str, float]]:
     import torch
 
     torch.set_num_threads(settings["threads"])
-    speed = memory_speed(settings["device"])
-    return lambda: {"gb_per_s": speed()}
+    speeds = {form: memory_speed(settings["device"], size) for form, size in settings["matrix_bytes"].items()}
+    return lambda: {form: speed() for form, speed in speeds.items()}
 
 
 CONTENDERS = {"ours": time_ours, "uncached": time_uncached, "transformers": time_transformers, "memory": time_memory}

@@ -43,27 +43,26 @@ def wait_for(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def memory_speed(device: str, n: int = 2**27) -> Callable[[], float]:
-    """Return a function that measures in GB/s how fast memory gives what no cache holds: n numbers of 8 bytes.
+def memory_speed(device: str, n_bytes: float) -> Callable[[], float]:
+    """Return a function that measures in GB/s how fast so many bytes are read again and again, like weights.
 
-    A CPU adds them up with all threads. A GPU copies them ten times, which counts as reading and writing: ten, since to
-    start one copy and to wait for it would be part of its time.
+    A CPU adds them up with all threads; what of them a large cache can hold, it may. A GPU copies 1 GB ten times, which
+    counts as reading and writing: ten, since to start one copy and to wait for it would be part of its time.
     """
     import torch
 
+    n, times = (2**27, 10) if is_gpu(device) else (int(n_bytes) // 8, 5)
     numbers = torch.ones(n, dtype=torch.int64, device=device)
     copy = torch.empty_like(numbers) if is_gpu(device) else None
 
     def sample() -> float:
+        numbers.sum().item()  # into the cache
         wait_for(device)
         start = time.perf_counter()
-        if copy is None:
-            numbers.sum().item()
-            return n * 8 / (time.perf_counter() - start) / 1e9
-        for _ in range(10):
-            copy.copy_(numbers)
+        for _ in range(times):
+            numbers.sum() if copy is None else copy.copy_(numbers)
         wait_for(device)
-        return 10 * 2 * n * 8 / (time.perf_counter() - start) / 1e9
+        return times * (1 if copy is None else 2) * n * 8 / (time.perf_counter() - start) / 1e9
 
     sample()
     return sample

@@ -132,7 +132,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
         return [sys.executable, __file__, "--worker", json.dumps(settings)]
 
     commands = {
-        "memory": command("memory"),
+        "memory": command("memory", matrix_bytes=n_bytes),
         "Mini-LLM bf16": command("ours", "bfloat16"),
         **({} if is_gpu(options.device) else {"Mini-LLM int8": command("ours", "int8")}),
         "Mini-LLM fp32": command("ours", "float32"),
@@ -167,7 +167,8 @@ def report(
     n_bytes: dict[str, float],
     same: dict[str, int],
 ) -> None:
-    bandwidth = max(answer["gb_per_s"] for answer in answers.pop("memory", [{"gb_per_s": 0.0}]))
+    measured = answers.pop("memory", [])
+    bandwidth = {form: max(answer[form] for answer in measured) for form in n_bytes if measured}
     figures = {
         name: {key: median(answer[key] for answer in found) for key in found[0]} for name, found in answers.items()
     }
@@ -176,7 +177,7 @@ def report(
             figure[f"tokens_per_s_{key[6:]}"] = int(key[6:]) / figure[key]
         form = next((form for form in n_bytes if form in name), "bf16")
         if bandwidth:
-            figure["bandwidth_share"] = n_bytes[form] / figure["token_1"] / 1e9 / bandwidth
+            figure["bandwidth_share"] = n_bytes[form] / figure["token_1"] / 1e9 / bandwidth[form]
 
     def ratio(theirs: str, ours: str) -> float | None:
         if theirs not in answers or ours not in answers:

@@ -44,7 +44,9 @@ def profile(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     model = make_model(16, options)
     samples, find_parts = (on_gpu if is_gpu(options.device) else on_cpu)(model, options)
-    samples["GB/s"] = memory_speed(options.device, 2**26 if options.quick else 2**27)
+    size = {"float32": 4, "bfloat16": 2, "int8": 1}[options.dtype]
+    n_bytes = sum(w.numel() for w in model.parameters() if w.ndim == 2) * size
+    samples["GB/s"] = memory_speed(options.device, n_bytes)
     values: dict[str, list[float]] = {name: [] for name in samples}
     for turn in range(4 if options.quick else 16):  # in turns: a slow second of the machine hits all
         for name, sample in samples.items():
@@ -52,8 +54,7 @@ def profile(options: argparse.Namespace) -> dict[str, Any]:
             if turn:  # the first time takes memory, and records graphs
                 values[name].append(value)
     gb_per_s = max(values.pop("GB/s"))
-    size = {"float32": 4, "bfloat16": 2, "int8": 1}[options.dtype]
-    limit = sum(w.numel() for w in model.parameters() if w.ndim == 2) * size / 1e9 / gb_per_s
+    limit = n_bytes / 1e9 / gb_per_s
     parts = find_parts({name: median(found) for name, found in values.items()})
     parts["reading all weights once at the measured bandwidth"] = limit
     digits = 4 if is_gpu(options.device) else 2

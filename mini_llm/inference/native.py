@@ -89,12 +89,12 @@ def _compile_once(compiler: str, path: Path) -> None:
 
 def cache_folder() -> Path:
     """Return the folder of compiled code: `$XDG_CACHE_HOME/mini-llm`, or one in the user's home, for the user alone."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    try:
-        (root / "mini-llm").mkdir(mode=0o700, parents=True, exist_ok=True)
-        return root / "mini-llm"
-    except OSError:  # a home that cannot be written: compiled anew by each process
-        return _temporary_folder()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mini-llm"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    return _temporary_folder()  # a home that cannot be written: compiled anew by each process
 
 
 @functools.cache

@@ -25,12 +25,15 @@ enum { F32, BF16, INT8 };
 #if defined __AVX512F__ && defined __AVX512BW__
 #define WIDE
 enum { LANES = 16, OUTS = 4 };  // numbers in a register; outputs of a tile of up to 4 rows: what 32 registers hold
+enum { UNIT = 8 };              // outputs of a thread, and a multiple of them: what tiles of 8 and of 4 fill
+#define FETCH(address) __builtin_prefetch((const char *)(address) + AHEAD)
 #else
-enum { LANES = 8, OUTS = 3 };  // what 16 registers hold
+enum { LANES = 8, OUTS = 3 };   // what 16 registers hold
+enum { UNIT = 24 };             // what tiles of 8 and of 3 fill
+#define FETCH(address) ((void)(address))  // on Zen 3 asking ahead takes the place of loads: 5 % slower (docs/LOG.md)
 #endif
 enum { ROW_OUTS = 8 };  // outputs of a tile of one row
 enum { MOST = 16 };     // sums that a tile holds at most
-enum { UNIT = 24 };     // outputs of a thread, and a multiple of them: what tiles of 8, 4 and 3 outputs fill
 enum { AHEAD = 1024 };  // bytes: so far before their use weights are asked for; from 512 to 1,536 it is the same
 enum { LINE = 16 };     // floats in a line of the cache
 enum { EXACT = 4096 };  // so many products of an int8 (127 at most) and an int16 fit 8 sums of 32 bits
@@ -319,8 +322,7 @@ INLINE void tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int 
     const int n_in = in.n_in, whole = in.n_whole, span = kind == BF16 ? 2 * LANES : LANES;
     const float *x = in.x + (size_t)t0 * n_in;
     for (int i = 0; i < whole; i += span) {
-        UNROLL for (int j = 0; j < OUT; j++)
-            __builtin_prefetch((const char *)w.data + (j * w.step + i) * (kind == F32 ? 4 : 2) + AHEAD);
+        UNROLL for (int j = 0; j < OUT; j++) FETCH((const char *)w.data + (j * w.step + i) * (kind == F32 ? 4 : 2));
         UNROLL for (int odd = 0; odd < span / LANES; odd++) {
             fv wv[ROW_OUTS];
             UNROLL for (int j = 0; j < OUT; j++)
@@ -354,7 +356,7 @@ INLINE void whole_tile(float *out, size_t out_step, Inputs in, int t0, Weights w
             s2v wv[ROW_OUTS], xv;
             UNROLL for (int j = 0; j < OUT; j++) {
                 b2v bytes;
-                if (i % 64 == 0) __builtin_prefetch(weights + j * w.step + i + AHEAD);
+                if (i % 64 == 0) FETCH(weights + j * w.step + i);
                 memcpy(&bytes, weights + j * w.step + i, sizeof bytes);
                 wv[j] = WIDEN_BYTES(bytes);
             }

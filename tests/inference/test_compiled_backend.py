@@ -2,14 +2,17 @@
 
 import gc
 import math
+import platform
 import random
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mini_llm.inference import native
 from mini_llm.inference.compiled import CompiledBackend, quantize
 from mini_llm.inference.eager import EagerBackend, Rows
 from mini_llm.model.config import ModelConfig, RopeScaling
@@ -21,6 +24,7 @@ V = 61
 SHAPES = {
     "grouped": {},
     "qwen3": {"qk_norm": True, "head_dim": 16},
+    "full registers and a rest": {"dim": 72, "n_heads": 3, "n_kv_heads": 1, "head_dim": 24, "hidden_dim": 100},
     "odd widths": {"dim": 30, "n_heads": 3, "n_kv_heads": 3, "hidden_dim": 50, "head_dim": 10},
     "untied, wide heads": {"tie_embeddings": False, "head_dim": 40, "n_kv_heads": 1},
     "llama 3.1": {"rope_theta": 500_000.0, "rope_scaling": RopeScaling(original_max_position_embeddings=16)},
@@ -90,6 +94,25 @@ def test_no_bit_depends_on_company_cuts_or_threads(
         assert torch.equal(backend.run(company)[0], expected[29])
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 has registers of several widths")
+@pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx"])
+def test_narrower_registers_give_the_same_scores(without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, dtypes = text(30), (torch.float32, torch.bfloat16, torch.int8)
+    stored = (torch.float32, torch.bfloat16, torch.float32)
+    models = [make(dtype, **SHAPES["full registers and a rest"]) for dtype in stored]
+
+    def scores() -> list[torch.Tensor]:
+        backends = [CompiledBackend(m, int8=d == torch.int8) for m, d in zip(models, dtypes, strict=True)]
+        return [read(backend, ids, [7, 8, 10]) for backend in backends]
+
+    expected = scores()
+    monkeypatch.setattr(native, "FLAGS", [[*native.TUNE, "-march=native", without]])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for found, same in zip(scores(), expected, strict=True):
+        torch.testing.assert_close(found, same, atol=2e-3, rtol=2e-3)
+    assert len(list((tmp_path / "mini-llm").iterdir())) == 1
 
 
 def test_int8_is_what_its_rounded_weights_give() -> None:

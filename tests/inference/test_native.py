@@ -87,6 +87,11 @@ def test_where_no_folder_can_be_made_a_temporary_one_serves(tmp_path: Path, monk
     assert cache_folder() == cache_folder()  # what is compiled meanwhile is what is loaded
 
 
+def test_a_folder_that_may_not_be_written_is_not_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: path != cache)
+    assert cache_folder() != cache
+
+
 @pytest.mark.needs_compiler
 def test_it_is_compiled_in_the_meantime_and_not_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_it, calls = native._compile, []
