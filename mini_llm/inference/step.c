@@ -439,10 +439,12 @@ INLINE void score(float *scores, const float *q, const void *keys, size_t offset
         for (int i = 0; i < whole; i += LANES)
             UNROLL for (int j = 0; j < 4; j++)
                 acc[j] = fused(load(q, i, F32), load(keys, offset + (size_t)(s + j * quarter) * K + i, kind), acc[j]);
-        for (int j = 0; j < 4; j++) {
-            float total = sum(acc[j]);
-            for (int i = whole; i < K; i++) total += q[i] * load_1(keys, offset + (size_t)(s + j * quarter) * K + i, kind);
-            scores[s + j * quarter] = scale * total;
+        float totals[4];
+        sum_all(totals, acc, 4);
+        UNROLL for (int j = 0; j < 4; j++) {
+            for (int i = whole; i < K; i++)
+                totals[j] += q[i] * load_1(keys, offset + (size_t)(s + j * quarter) * K + i, kind);
+            scores[s + j * quarter] = scale * totals[j];
         }
     }
     for (int s = 4 * quarter; s < n; s++) scores[s] = scale * dot(q, keys, offset + (size_t)s * K, K, kind);
@@ -464,14 +466,19 @@ INLINE void mix(float *out, const float *weights, const void *values, size_t off
 // out (K) = softmax(q . keys / sqrt(K)) values, over n places; `scores` has room for n + LANES numbers
 INLINE void attend(float *out, const float *q, const void *keys, const void *values, size_t offset, int n, int K,
                    int kind, float *scores) {
-    float highest = -INFINITY;
     score(scores, q, keys, offset, n, K, kind, 1.0f / sqrtf((float)K));
-    for (int s = 0; s < n; s++) highest = scores[s] > highest ? scores[s] : highest;
     for (int s = n; s < n + LANES; s++) scores[s] = -INFINITY;
-    fv totals = {0};
+    fv most = all(-INFINITY), totals = {0};
+    for (int s = 0; s < n; s += LANES) {
+        fv some = load(scores, s, F32);
+        most = choose(some > most, some, most);
+    }
+    float highest = -INFINITY;
+    for (int i = 0; i < LANES; i++) highest = most[i] > highest ? most[i] : highest;
     for (int s = 0; s < n; s += LANES) {
         fv weights = exps(load(scores, s, F32) - highest);
-        for (int i = n - s; i < LANES; i++) weights[i] = 0;
+        if (s + LANES > n)
+            for (int i = n - s; i < LANES; i++) weights[i] = 0;
         memcpy(scores + s, &weights, sizeof weights);
         totals += weights;
     }
