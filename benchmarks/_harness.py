@@ -7,6 +7,7 @@ one call: a machine that slows down for a minute slows all of them. Each process
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -46,25 +47,27 @@ def wait_for(device: str) -> None:
 def memory_speed(device: str, n_bytes: float) -> Callable[[], float]:
     """Return a function that measures in GB/s how fast so many bytes are read again and again, like weights.
 
-    A CPU adds them up with all threads; what of them a large cache can hold, it may. A GPU copies 1 GB ten times, which
-    counts as reading and writing: ten, since to start one copy and to wait for it would be part of its time.
+    A CPU adds them up with all threads; a GPU copies them, which counts as reading and writing. What of them a cache
+    can hold, it may. Ten times, since to start a GPU's work and to wait for it would be part of its time.
     """
     import torch
 
-    n, times = (2**27, 10) if is_gpu(device) else (int(n_bytes) // 8, 5)
-    numbers = torch.ones(n, dtype=torch.int64, device=device)
-    copy = torch.empty_like(numbers) if is_gpu(device) else None
+    numbers = torch.ones(int(n_bytes) // 8, dtype=torch.int64, device=device)
+    read: Callable[[], Any] = numbers.sum
+    n_moved = numbers.nbytes
+    if is_gpu(device):
+        read = functools.partial(torch.empty_like(numbers).copy_, numbers)
+        n_moved *= 2
 
     def sample() -> float:
-        numbers.sum().item()  # into the cache
+        read()  # into the cache
         wait_for(device)
         start = time.perf_counter()
-        for _ in range(times):
-            numbers.sum() if copy is None else copy.copy_(numbers)
+        for _ in range(10):
+            read()
         wait_for(device)
-        return times * (1 if copy is None else 2) * n * 8 / (time.perf_counter() - start) / 1e9
+        return 10 * n_moved / (time.perf_counter() - start) / 1e9
 
-    sample()
     return sample
 
 

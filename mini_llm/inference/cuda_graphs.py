@@ -70,7 +70,7 @@ class CudaGraphsBackend(EagerBackend):
             return self._burst(slots, n_steps)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, NotImplementedError) as problem:  # a recording is refused for many reasons
+        except RuntimeError as problem:  # so PyTorch refuses a recording, for many reasons
             self.works = False
             log.warn(f"CUDA graphs do not work here, texts are computed slower: {str(problem).splitlines()[0][:200]}")
             return None

@@ -22,6 +22,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 enum { F32, BF16, INT8 };
+static const size_t BYTES[] = {4, 2, 1};  // of a weight
 #if defined __AVX512F__ && defined __AVX512BW__
 #define WIDE
 enum { LANES = 16, OUTS = 4 };  // numbers in a register; outputs of a tile of up to 4 rows: what 32 registers hold
@@ -322,7 +323,7 @@ INLINE void tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int 
     const int n_in = in.n_in, whole = in.n_whole, span = kind == BF16 ? 2 * LANES : LANES;
     const float *x = in.x + (size_t)t0 * n_in;
     for (int i = 0; i < whole; i += span) {
-        UNROLL for (int j = 0; j < OUT; j++) FETCH((const char *)w.data + (j * w.step + i) * (kind == F32 ? 4 : 2));
+        UNROLL for (int j = 0; j < OUT; j++) FETCH((const char *)w.data + (j * w.step + i) * BYTES[kind]);
         UNROLL for (int odd = 0; odd < span / LANES; odd++) {
             fv wv[ROW_OUTS];
             UNROLL for (int j = 0; j < OUT; j++)
@@ -391,19 +392,19 @@ INLINE void all_rows(float *out, size_t out_step, Inputs in, Weights w, int kind
     if (in.n & 1) any_tile(out + t * out_step, out_step, in, t, w, kind, add, OUTS, 1);
 }
 
+// The outputs of `range`, for a kind that is known when it is compiled
 INLINE void product_of(float *out, size_t out_step, Inputs in, Matrix w, Range range, int kind, int add) {
-    static const size_t bytes[] = {4, 2, 1};
     const int outs = in.n == 1 ? ROW_OUTS : OUTS, gap = (range.to - range.from) / outs;
     const size_t step = (size_t)gap * in.n_in;
     int o = range.from;
     for (const int end = o + gap; o < end; o++) {
         const size_t first = (size_t)o * in.n_in;
-        Weights weights = {(const char *)w.data + first * bytes[kind], w.scale ? w.scale + o : NULL, step, gap};
+        Weights weights = {(const char *)w.data + first * BYTES[kind], w.scale ? w.scale + o : NULL, step, gap};
         if (in.n == 1) any_tile(out + o, out_step, in, 0, weights, kind, add, ROW_OUTS, 1);
         else all_rows(out + o, out_step, in, weights, kind, add);
     }
     for (o = range.from + gap * outs; o < range.to; o++) {
-        Weights weights = {(const char *)w.data + (size_t)o * in.n_in * bytes[kind], w.scale ? w.scale + o : NULL, 0, 0};
+        Weights weights = {(const char *)w.data + (size_t)o * in.n_in * BYTES[kind], w.scale ? w.scale + o : NULL, 0, 0};
         for (int t = 0; t < in.n; t++) any_tile(out + t * out_step + o, out_step, in, t, weights, kind, add, 1, 1);
     }
 }
