@@ -19,9 +19,9 @@ def time_ours(settings: dict[str, Any]) -> Callable[[], dict[str, float]]:
     import torch
 
     from mini_llm.checkpoint import load_model
-    from mini_llm.inference.engine import Engine
-    from mini_llm.inference.params import SamplingParams
-    from mini_llm.inference.request import Request
+    from mini_llm.inference.engine.engine import Engine
+    from mini_llm.inference.engine.request import Request
+    from mini_llm.inference.sampling.params import SamplingParams
 
     torch.set_num_threads(settings["threads"])
     kind = settings["kind"]

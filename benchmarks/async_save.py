@@ -69,8 +69,8 @@ def measure(
     from mini_llm.config import load_config, shipped_config
     from mini_llm.tokenizer.tokenizer import Tokenizer
     from mini_llm.train.config import TrainConfig
-    from mini_llm.train.resume import Snapshot
-    from mini_llm.train.saver import Saver
+    from mini_llm.train.run.resume import Snapshot
+    from mini_llm.train.run.saver import Saver
     from mini_llm.train.step import Stepper
 
     store = make_store(folder)

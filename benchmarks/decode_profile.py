@@ -81,8 +81,8 @@ def make_model(n_layers: int, options: argparse.Namespace) -> Any:
 
 def written(engine: Any, *, greedy: bool) -> Callable[[], float]:
     """Return a function that times one token in the engine, after a short prompt: the mean of 32."""
-    from mini_llm.inference.params import SamplingParams
-    from mini_llm.inference.request import Request
+    from mini_llm.inference.engine.request import Request
+    from mini_llm.inference.sampling.params import SamplingParams
 
     sampling = SamplingParams(temperature=0) if greedy else SamplingParams()
 
@@ -105,9 +105,9 @@ def forget(engine: Any) -> None:
 
 def on_cpu(model: Any, options: argparse.Namespace) -> tuple[Samples, Callable[[dict[str, float]], dict[str, float]]]:
     """Return what is timed, and how the parts follow from it."""
-    from mini_llm.inference.compiled import CompiledBackend
-    from mini_llm.inference.eager import Rows
-    from mini_llm.inference.engine import Engine
+    from mini_llm.inference.backends.compiled import CompiledBackend
+    from mini_llm.inference.backends.eager import Rows
+    from mini_llm.inference.engine.engine import Engine
 
     int8 = options.dtype == "int8"
     engine = Engine(model, backend="compiled", int8=int8)
@@ -148,11 +148,11 @@ def on_cpu(model: Any, options: argparse.Namespace) -> tuple[Samples, Callable[[
 
 def on_gpu(model: Any, options: argparse.Namespace) -> tuple[Samples, Callable[[dict[str, float]], dict[str, float]]]:
     """Return what is timed, and how the parts follow from it. One slot: the graph computes one text."""
-    from mini_llm.inference.cuda_graphs import CudaGraphsBackend
-    from mini_llm.inference.engine import Engine
-    from mini_llm.inference.params import SamplingParams
-    from mini_llm.inference.request import Job, Request
-    from mini_llm.inference.slots import Slot
+    from mini_llm.inference.backends.cuda_graphs import CudaGraphsBackend
+    from mini_llm.inference.engine.engine import Engine
+    from mini_llm.inference.engine.request import Job, Request
+    from mini_llm.inference.engine.slots import Slot
+    from mini_llm.inference.sampling.params import SamplingParams
 
     engine, plain = (Engine(model, backend=name, max_slots=1) for name in ("cuda-graphs", "eager"))
     whole, shallow = engine.backend, CudaGraphsBackend(make_model(1, options), engine.vocab_size)

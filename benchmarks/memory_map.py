@@ -78,7 +78,7 @@ def worker(args: argparse.Namespace) -> None:
     import numpy as np
 
     from mini_llm.data.token_store import TokenStore
-    from mini_llm.train.dataloader import TrainLoader
+    from mini_llm.train.rows.dataloader import TrainLoader
 
     before = resident()
     start = time.perf_counter()

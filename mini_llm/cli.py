@@ -18,7 +18,7 @@ import typer
 
 from mini_llm import __version__, cli_study, log
 from mini_llm.errors import Interrupted, UserError
-from mini_llm.inference.params import SamplingParams
+from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.options import with_sampling
 
 app = typer.Typer(
@@ -192,7 +192,7 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, 
 
 def _prepare_for(device: str, backend: BackendName) -> None:
     """Let the other core compile what a CPU will need, before torch is imported."""
-    from mini_llm.inference.native import compile_meanwhile
+    from mini_llm.inference.backends.native import compile_meanwhile
 
     if device in ("auto", "cpu") and backend in (BackendName.auto, BackendName.compiled):
         compile_meanwhile()

@@ -27,8 +27,8 @@ from mini_llm.plot.figure import draw, have_matplotlib, picture_paths
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tokenizer.train import WrongVocabSize, train_tokenizer
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.metrics import read_metrics
-from mini_llm.train.out_of_memory import fit_memory
+from mini_llm.train.run.metrics import read_metrics
+from mini_llm.train.run.out_of_memory import fit_memory
 from mini_llm.train.step import seconds_per_step
 from mini_llm.train.train import train
 

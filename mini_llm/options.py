@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mini_llm.errors import UsageError
-from mini_llm.inference.params import SamplingParams
+from mini_llm.inference.sampling.params import SamplingParams
 
 LogitBias = Annotated[
     list[str] | None,

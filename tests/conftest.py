@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mini_llm.inference.native import find_compiler
+from mini_llm.inference.backends.native import find_compiler
 
 ROOT = Path(__file__).resolve().parents[1]
 

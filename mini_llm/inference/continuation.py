@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 
 from mini_llm.errors import UsageError
-from mini_llm.inference.request import FinishReason, Handle
+from mini_llm.inference.engine.request import FinishReason, Handle
 from mini_llm.tokenizer.tokenizer import StreamDecoder
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mini_llm import log
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.loss import rows_loss_sum
-from mini_llm.train.out_of_memory import is_out_of_memory
+from mini_llm.train.run.out_of_memory import is_out_of_memory
 
 LossSum = Callable[[Tensor], Tensor]
 

@@ -19,11 +19,11 @@ from mini_llm.data.token_store import TokenStore
 from mini_llm.device import forget_peak_memory, memory_gb, pick_device
 from mini_llm.model.accounting import count_parameters
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.display import duration
 from mini_llm.train.evaluate import Evaluator
-from mini_llm.train.out_of_memory import describe_batch, fit_memory
-from mini_llm.train.resume import Snapshot, list_checkpoints
-from mini_llm.train.run_folder import check_run, keep_batch
+from mini_llm.train.run.display import duration
+from mini_llm.train.run.out_of_memory import describe_batch, fit_memory
+from mini_llm.train.run.resume import Snapshot, list_checkpoints
+from mini_llm.train.run.run_folder import check_run, keep_batch
 from mini_llm.train.step import Stepper
 from mini_llm.train.train import open_tokenizer
 

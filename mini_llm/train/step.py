@@ -19,16 +19,16 @@ from torch import Tensor
 from mini_llm.data.token_store import TokenStore
 from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_freed_memory
 from mini_llm.model.transformer import Transformer
-from mini_llm.train.average import WeightAverage
-from mini_llm.train.bigram_init import init_bigram
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.dataloader import TrainLoader, shorten
 from mini_llm.train.loss import rows_loss_sum
-from mini_llm.train.lr_scheduler import learning_rate, row_parts
-from mini_llm.train.optimizer import build_optimizers
-from mini_llm.train.resume import Progress, Trainee
-from mini_llm.train.spikes import find_spike
+from mini_llm.train.optim.average import WeightAverage
+from mini_llm.train.optim.bigram_init import init_bigram
+from mini_llm.train.optim.lr_scheduler import learning_rate, row_parts
+from mini_llm.train.optim.optimizer import build_optimizers
+from mini_llm.train.optim.spikes import find_spike
+from mini_llm.train.rows.dataloader import TrainLoader, shorten
+from mini_llm.train.run.resume import Progress, Trainee
 
 
 class NotFinite(Exception):

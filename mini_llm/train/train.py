@@ -22,15 +22,15 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.signals import handle_signals
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.display import Clock, Display, Reading
 from mini_llm.train.evaluate import Evaluator
-from mini_llm.train.metrics import MetricsLog
-from mini_llm.train.out_of_memory import fit_memory
-from mini_llm.train.profiler import StepProfiler
-from mini_llm.train.resume import list_checkpoints, restore_latest
-from mini_llm.train.run_folder import keep_batch, open_run
+from mini_llm.train.run.display import Clock, Display, Reading
+from mini_llm.train.run.metrics import MetricsLog
+from mini_llm.train.run.out_of_memory import fit_memory
+from mini_llm.train.run.profiler import StepProfiler
+from mini_llm.train.run.resume import list_checkpoints, restore_latest
+from mini_llm.train.run.run_folder import keep_batch, open_run
+from mini_llm.train.run.saver import Saver
 from mini_llm.train.sample import write_sample
-from mini_llm.train.saver import Saver
 from mini_llm.train.step import NotFinite, Stepper, StepResult
 
 AfterEvaluation = Callable[[int, Transformer], None]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mini_llm.inference import engine
-from mini_llm.inference.cuda_graphs import CudaGraphsBackend
-from mini_llm.inference.eager import EagerBackend
+from mini_llm.inference.backends.cuda_graphs import CudaGraphsBackend
+from mini_llm.inference.backends.eager import EagerBackend
+from mini_llm.inference.engine import engine
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 

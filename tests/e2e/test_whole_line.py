@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mini_llm.train.metrics import read_metrics
+from mini_llm.train.run.metrics import read_metrics
 
 ENV = {"OMP_NUM_THREADS": "1"}  # for models this small a second core costs more than it brings
 PROMPT = "Fellow citizens of the Senate and House of Representatives:\n\n"
@@ -115,7 +115,7 @@ def test_a_corpus_too_small_for_a_demo_says_so_before_it_measures(tmp_path: Path
 
 def test_int8_costs_less_than_half_a_percent_of_held_out_loss(line: Path) -> None:
     from mini_llm.data.token_store import TokenStore
-    from mini_llm.inference.eager import Rows
+    from mini_llm.inference.backends.eager import Rows
     from mini_llm.inference.generate import Generator
 
     split = TokenStore.open(line / "tokens").split("val")

@@ -14,7 +14,7 @@ from mini_llm.errors import UsageError, UserError
 from mini_llm.inference.chat import Conversation, chat
 from mini_llm.inference.continuation import Continuation
 from mini_llm.inference.generate import Generator
-from mini_llm.inference.params import SamplingParams
+from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 
 OPTIONS = {"max_new_tokens": 12, "sampling": SamplingParams(temperature=0), "stop": [], "seed": None}

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mini_llm.inference import native
-from mini_llm.inference.compiled import CompiledBackend, quantize
-from mini_llm.inference.eager import EagerBackend, Rows
+from mini_llm.inference.backends import native
+from mini_llm.inference.backends.compiled import CompiledBackend, quantize
+from mini_llm.inference.backends.eager import EagerBackend, Rows
 from mini_llm.model.config import ModelConfig, RopeScaling
 from mini_llm.model.transformer import Transformer
 

@@ -9,13 +9,13 @@ import torch
 from random_model import V, make_model
 
 from mini_llm.errors import UsageError
-from mini_llm.inference.cuda_graphs import CudaGraphsBackend, Recorded
-from mini_llm.inference.eager import Rows
-from mini_llm.inference.engine import Engine
-from mini_llm.inference.params import SamplingParams
-from mini_llm.inference.request import Request
-from mini_llm.inference.sampling import RowParams
-from mini_llm.inference.slots import Slot
+from mini_llm.inference.backends.cuda_graphs import CudaGraphsBackend, Recorded
+from mini_llm.inference.backends.eager import Rows
+from mini_llm.inference.engine.engine import Engine
+from mini_llm.inference.engine.request import Request
+from mini_llm.inference.engine.slots import Slot
+from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.sampling.sampling import RowParams
 from mini_llm.model.transformer import Transformer
 
 
@@ -82,7 +82,7 @@ def test_a_text_that_looks_back_does_not_hold_the_others_up() -> None:
 
 
 def test_a_prompt_that_is_being_read_does_not_hold_the_others_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mini_llm.inference.engine.CHUNK", 10)
+    monkeypatch.setattr("mini_llm.inference.engine.engine.CHUNK", 10)
     engine, _ = watched_engine()
     prompt = list(range(40))
     expected = list(Engine(make_model(), backend="eager").submit(Request(prompt_ids=prompt, max_new_tokens=9, seed=1)))

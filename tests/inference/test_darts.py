@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_llm.inference.darts import as_int64, dart, darts, new_seed
+from mini_llm.inference.sampling.darts import as_int64, dart, darts, new_seed
 
 seeds = st.integers(-(2**63), 2**64 - 1)
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from random_model import V, make_model
 
 from mini_llm.errors import UsageError, UserError
-from mini_llm.inference import engine as engine_module
-from mini_llm.inference.darts import dart
-from mini_llm.inference.engine import Engine
-from mini_llm.inference.history import History
-from mini_llm.inference.params import SamplingParams
-from mini_llm.inference.request import Handle, Request
-from mini_llm.inference.sampling import RowParams, sample
-from mini_llm.inference.slots import slid
+from mini_llm.inference.engine import engine as engine_module
+from mini_llm.inference.engine.engine import Engine
+from mini_llm.inference.engine.request import Handle, Request
+from mini_llm.inference.engine.slots import slid
+from mini_llm.inference.sampling.darts import dart
+from mini_llm.inference.sampling.history import History
+from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.sampling.sampling import RowParams, sample
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 

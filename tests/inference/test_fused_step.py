@@ -8,9 +8,9 @@ import torch
 from random_model import V, make_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mini_llm.inference import fused_step
-from mini_llm.inference.fused_step import FusedWeights, decode_logits
-from mini_llm.inference.slot_cache import SlotCache
+from mini_llm.inference.backends import fused_step
+from mini_llm.inference.backends.fused_step import FusedWeights, decode_logits
+from mini_llm.inference.backends.slot_cache import SlotCache
 
 
 @pytest.mark.parametrize("shape", [{}, {"qk_norm": True, "head_dim": 16}, {"n_kv_heads": 4}])

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mini_llm.errors import UsageError, UserError
-from mini_llm.inference.compiled import quantize
+from mini_llm.inference.backends.compiled import quantize
+from mini_llm.inference.engine.request import Request
 from mini_llm.inference.generate import Generator
-from mini_llm.inference.params import SamplingParams
-from mini_llm.inference.request import Request
+from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 

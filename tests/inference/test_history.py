@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mini_llm.errors import UsageError
-from mini_llm.inference.history import History, check_ids
-from mini_llm.inference.params import SamplingParams
+from mini_llm.inference.sampling.history import History, check_ids
+from mini_llm.inference.sampling.params import SamplingParams
 
 V = 12
 ids = st.integers(0, V - 1)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mini_llm.inference import native
-from mini_llm.inference.native import NoCompiler, cache_folder, load_native
+from mini_llm.inference.backends import native
+from mini_llm.inference.backends.native import NoCompiler, cache_folder, load_native
 
 
 @pytest.fixture(autouse=True)

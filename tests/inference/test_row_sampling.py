@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mini_llm.inference.params import SamplingParams
-from mini_llm.inference.row_sampling import nucleus, pick_one
-from mini_llm.inference.sampling import RowParams, sample
+from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.sampling.row_sampling import nucleus, pick_one
+from mini_llm.inference.sampling.sampling import RowParams, sample
 
 KNOBS = {
     "temperature": st.sampled_from([0.0, 0.3, 0.8, 1.0, 3.0]),

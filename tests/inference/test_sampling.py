@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mini_llm.errors import UsageError
-from mini_llm.inference.darts import dart
-from mini_llm.inference.history import History
-from mini_llm.inference.params import SamplingParams
-from mini_llm.inference.row_sampling import pick_one
-from mini_llm.inference.sampling import (
+from mini_llm.inference.sampling.darts import dart
+from mini_llm.inference.sampling.history import History
+from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.sampling.row_sampling import pick_one
+from mini_llm.inference.sampling.sampling import (
     RowParams,
     keep_min_p,
     keep_top_k,

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mini_llm.inference.request import Job, Request
-from mini_llm.inference.slot_cache import SlotCache, SlotView
-from mini_llm.inference.slots import Slot, choose_slot
+from mini_llm.inference.backends.slot_cache import SlotCache, SlotView
+from mini_llm.inference.engine.request import Job, Request
+from mini_llm.inference.engine.slots import Slot, choose_slot
 from mini_llm.model.config import ModelConfig
 
 BUSY = Job(Request(prompt_ids=[1], max_new_tokens=1))

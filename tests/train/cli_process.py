@@ -64,6 +64,6 @@ def wait_until(condition: Callable[[], bool], alive: Callable[[], bool], timeout
 
 def last_step(run: Path) -> int:
     """Return the step of the last line in the run's metrics."""
-    from mini_llm.train.metrics import read_metrics
+    from mini_llm.train.run.metrics import read_metrics
 
     return max((row["step"] for row in read_metrics(run)), default=-1)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mini_llm.checkpoint import load_model, read_weights
-from mini_llm.train.average import WeightAverage
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.metrics import read_metrics
+from mini_llm.train.optim.average import WeightAverage
+from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.step import Stepper
 from mini_llm.train.train import train
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mini_llm.errors import UsageError
-from mini_llm.train.bigram_init import SMOOTHING, count_pairs, truncated_svd
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.dataloader import TrainLoader
+from mini_llm.train.optim.bigram_init import SMOOTHING, count_pairs, truncated_svd
+from mini_llm.train.rows.dataloader import TrainLoader
 from mini_llm.train.step import Stepper
 
 MakeConfig = Callable[..., TrainConfig]

@@ -12,7 +12,7 @@ from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.train import compiled, loss
 from mini_llm.train.compiled import build_loss_sum
-from mini_llm.train.metrics import read_metrics
+from mini_llm.train.run.metrics import read_metrics
 
 
 @pytest.fixture

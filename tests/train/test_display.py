@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mini_llm import log
-from mini_llm.train.display import Clock, Display, Reading, duration, plain_line, sparkline
+from mini_llm.train.run.display import Clock, Display, Reading, duration, plain_line, sparkline
 
 READING = Reading(
     step=1200,
@@ -94,7 +94,7 @@ def test_a_skipped_batch_without_a_loss_leaves_the_table_alone(monkeypatch: pyte
 
 def test_the_clock_leaves_out_what_comes_between_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("mini_llm.train.display.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("mini_llm.train.run.display.time.perf_counter", lambda: now[0])
     clock = Clock()
     for now[0] in (1.0, 3.0):
         clock.step()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mini_llm.data.token_store import TokenSplit
 from mini_llm.errors import UserError
-from mini_llm.train.dataloader import TrainLoader
-from mini_llm.train.document_rows import DocumentRows
+from mini_llm.train.rows.dataloader import TrainLoader
+from mini_llm.train.rows.document_rows import DocumentRows
 
 
 class Documents:

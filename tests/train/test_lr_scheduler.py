@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.lr_scheduler import learning_rate, row_parts
+from mini_llm.train.optim.lr_scheduler import learning_rate, row_parts
 
 
 def config(**changes: Any) -> TrainConfig:

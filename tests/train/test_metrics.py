@@ -10,7 +10,7 @@ import pytest
 from mini_llm import log
 from mini_llm.errors import UserError
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.metrics import MetricsLog, read_metrics
+from mini_llm.train.run.metrics import MetricsLog, read_metrics
 from mini_llm.train.train import train
 
 FAKE_WANDB = """

@@ -9,7 +9,7 @@ import torch
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.optimizer import Muon, build_optimizers, orthogonalise
+from mini_llm.train.optim.optimizer import Muon, build_optimizers, orthogonalise
 
 
 def model(**shape: Any) -> Transformer:

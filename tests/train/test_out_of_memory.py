@@ -11,9 +11,9 @@ from mini_llm.config import load_config
 from mini_llm.errors import UserError
 from mini_llm.train import step as step_module
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.metrics import read_metrics
-from mini_llm.train.out_of_memory import halve_batch, is_out_of_memory
-from mini_llm.train.run_folder import keep_batch
+from mini_llm.train.run.metrics import read_metrics
+from mini_llm.train.run.out_of_memory import halve_batch, is_out_of_memory
+from mini_llm.train.run.run_folder import keep_batch
 from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]

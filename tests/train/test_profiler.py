@@ -9,7 +9,7 @@ import torch
 
 from mini_llm import log
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.profiler import time_by_kind, time_table
+from mini_llm.train.run.profiler import time_by_kind, time_table
 from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]

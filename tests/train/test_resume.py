@@ -26,8 +26,8 @@ from mini_llm.train import compiled
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.evaluate import Evaluator, HeldOutLoss
 from mini_llm.train.loss import rows_loss_sum
-from mini_llm.train.metrics import read_metrics
-from mini_llm.train.resume import list_checkpoints
+from mini_llm.train.run.metrics import read_metrics
+from mini_llm.train.run.resume import list_checkpoints
 from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]

@@ -10,8 +10,8 @@ import pytest
 from mini_llm.config import dump_config, load_config
 from mini_llm.errors import UsageError, UserError
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.resume import list_checkpoints
-from mini_llm.train.run_folder import open_run
+from mini_llm.train.run.resume import list_checkpoints
+from mini_llm.train.run.run_folder import open_run
 from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]

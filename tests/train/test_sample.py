@@ -11,7 +11,7 @@ from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.metrics import read_metrics
+from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.sample import MAX_NEW_TOKENS, write_sample
 from mini_llm.train.train import train
 
@@ -74,7 +74,7 @@ def test_a_context_shorter_than_a_sample_and_weights_gone_bad(tiny_store: Path) 
 
 def test_what_a_model_writes_cannot_command_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     from mini_llm import log
-    from mini_llm.train.display import Display
+    from mini_llm.train.run.display import Display
 
     said: list[str] = []
     monkeypatch.setattr(log, "note", said.append)

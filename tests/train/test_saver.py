@@ -15,11 +15,11 @@ from mini_llm import log
 from mini_llm.checkpoint import verify_checkpoint
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.train import saver as saver_module
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.metrics import read_metrics
-from mini_llm.train.resume import list_checkpoints
-from mini_llm.train.saver import Saver
+from mini_llm.train.run import saver as saver_module
+from mini_llm.train.run.metrics import read_metrics
+from mini_llm.train.run.resume import list_checkpoints
+from mini_llm.train.run.saver import Saver
 from mini_llm.train.step import Stepper
 from mini_llm.train.train import Trainer, train
 
@@ -189,7 +189,7 @@ def test_who_looks_after_an_evaluation_finds_the_checkpoint_of_that_step(
 
 def test_a_signal_waits_for_what_is_being_written(settings, start, tmp_path) -> None:  # type: ignore[no-untyped-def]
     slow = (
-        "import time\nfrom mini_llm.train import saver\n"
+        "import time\nfrom mini_llm.train.run import saver\n"
         "write = saver.save_checkpoint\n"
         "saver.save_checkpoint = lambda *a: (time.sleep(1), write(*a))[1]"
     )

@@ -10,8 +10,8 @@ import pytest
 from mini_llm.errors import UserError
 from mini_llm.train import step as step_module
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.metrics import read_metrics
-from mini_llm.train.spikes import IN_A_ROW, WARMUP, find_spike
+from mini_llm.train.optim.spikes import IN_A_ROW, WARMUP, find_spike
+from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]

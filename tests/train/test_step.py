@@ -12,10 +12,10 @@ from mini_llm.errors import UsageError
 from mini_llm.model import causal_attention
 from mini_llm.train import head_loss
 from mini_llm.train import loss as loss_module
-from mini_llm.train import optimizer as optimizer_module
 from mini_llm.train import step as step_module
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.lr_scheduler import learning_rate
+from mini_llm.train.optim import optimizer as optimizer_module
+from mini_llm.train.optim.lr_scheduler import learning_rate
 from mini_llm.train.step import NotFinite, Stepper, seconds_per_step
 
 MakeConfig = Callable[..., TrainConfig]

@@ -28,8 +28,8 @@ from mini_llm.train import step as step_module
 from mini_llm.train import train as train_module
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.evaluate import HeldOutLoss
-from mini_llm.train.metrics import read_metrics
-from mini_llm.train.resume import list_checkpoints
+from mini_llm.train.run.metrics import read_metrics
+from mini_llm.train.run.resume import list_checkpoints
 from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]
@@ -99,7 +99,7 @@ def test_the_golden_run(
     optimizer: str, tiny_store: Path, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """20 losses, to a thousandth, on any machine: a change that should not alter the arithmetic does not."""
-    monkeypatch.setattr("mini_llm.train.optimizer.has_fast_bfloat16", lambda device: False)
+    monkeypatch.setattr("mini_llm.train.optim.optimizer.has_fast_bfloat16", lambda device: False)
     with TokenStoreWriter.create(tmp_path / "tokens", Tokenizer.load(tiny_store / "tokenizer")) as writer:
         for split in ("train", "val"):
             writer.append(split, (np.arange(20_000) ** 2 // 7) % 512, text_bytes=40_000)
@@ -334,7 +334,7 @@ def test_an_evaluation_that_fails_loses_nothing(
 
 FULL_DISK = """
 import os, errno
-from mini_llm.train import {module} as m
+from mini_llm.train.run import {module} as m
 original, calls = m.{name}, []
 def fail(*args, **more):
     calls.append(1)

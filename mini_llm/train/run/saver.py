@@ -16,7 +16,7 @@ from mini_llm.checkpoint import write_pointer
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.resume import (
+from mini_llm.train.run.resume import (
     Progress,
     Snapshot,
     Trainee,

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mini_llm.inference.backends import pick_backend
-from mini_llm.inference.cuda_graphs import BURST, CudaGraphsBackend
-from mini_llm.inference.eager import Rows
-from mini_llm.inference.history import History
-from mini_llm.inference.picker import Picker, not_finite
-from mini_llm.inference.request import FinishReason, Handle, Job, Request, logprob_of
-from mini_llm.inference.slots import WORTH_KEEPING, Slot, choose_slot, slid
+from mini_llm.inference.backends.cuda_graphs import BURST, CudaGraphsBackend
+from mini_llm.inference.backends.eager import Rows
+from mini_llm.inference.backends.pick import pick_backend
+from mini_llm.inference.engine.picker import Picker, not_finite
+from mini_llm.inference.engine.request import FinishReason, Handle, Job, Request, logprob_of
+from mini_llm.inference.engine.slots import WORTH_KEEPING, Slot, choose_slot, slid
+from mini_llm.inference.sampling.history import History
 from mini_llm.model.transformer import Transformer
 
 CHUNK = 128  # tokens of a prompt that are read in one step

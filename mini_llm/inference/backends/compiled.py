@@ -12,9 +12,9 @@ from ctypes import POINTER, Structure, addressof, c_float, c_int32, c_int64, c_v
 import torch
 from torch import Tensor
 
-from mini_llm.inference.eager import Rows, blocks_of
-from mini_llm.inference.native import load_native
-from mini_llm.inference.slot_cache import SlotCache
+from mini_llm.inference.backends.eager import Rows, blocks_of
+from mini_llm.inference.backends.native import load_native
+from mini_llm.inference.backends.slot_cache import SlotCache
 from mini_llm.model.rope import rope_tables
 from mini_llm.model.transformer import Transformer
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mini_llm.inference.eager import blocks_of
-from mini_llm.inference.slot_cache import SlotCache
+from mini_llm.inference.backends.eager import blocks_of
+from mini_llm.inference.backends.slot_cache import SlotCache
 from mini_llm.model.rmsnorm import RMSNorm
 from mini_llm.model.rope import rope_tables
 from mini_llm.model.transformer import Transformer

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mini_llm.inference.params import SamplingParams
-from mini_llm.inference.sampling import keep_min_p, keep_typical
+from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.sampling.sampling import keep_min_p, keep_typical
 
 FLOORS = (1e-3, 1e-5, 0.0)  # so likely, beside the likeliest, is what the nucleus is looked for among
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mini_llm.errors import UsageError
-from mini_llm.inference.params import SamplingParams
-from mini_llm.inference.sampling import penalize_repetition, penalize_written
+from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.sampling.sampling import penalize_repetition, penalize_written
 
 
 def check_ids(sampling: SamplingParams, vocab_size: int) -> None:

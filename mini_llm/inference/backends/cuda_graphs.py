@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from mini_llm import log
-from mini_llm.inference.darts import as_int64, darts
-from mini_llm.inference.eager import EagerBackend
-from mini_llm.inference.fused_step import FusedWeights, decode_logits
-from mini_llm.inference.sampling import RowParams, sample
-from mini_llm.inference.slot_cache import SlotCache, bucket
-from mini_llm.inference.slots import Slot
+from mini_llm.inference.backends.eager import EagerBackend
+from mini_llm.inference.backends.fused_step import FusedWeights, decode_logits
+from mini_llm.inference.backends.slot_cache import SlotCache, bucket
+from mini_llm.inference.engine.slots import Slot
+from mini_llm.inference.sampling.darts import as_int64, darts
+from mini_llm.inference.sampling.sampling import RowParams, sample
 from mini_llm.model.transformer import Transformer
 
 BURST = 8  # tokens that are written before the host looks at them

@@ -16,8 +16,8 @@ from mini_llm.config import dump_config, load_config
 from mini_llm.errors import UsageError, UserError
 from mini_llm.files import write_text
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.out_of_memory import with_batch
-from mini_llm.train.resume import list_checkpoints
+from mini_llm.train.run.out_of_memory import with_batch
+from mini_llm.train.run.resume import list_checkpoints
 
 
 @contextmanager

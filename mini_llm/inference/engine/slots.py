@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mini_llm.inference.request import Job
+from mini_llm.inference.engine.request import Job
 
 WORTH_KEEPING = 16  # so many tokens are worth a slot of their own, or a copy
 

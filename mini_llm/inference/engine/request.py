@@ -12,9 +12,9 @@ from typing import Literal
 from torch import Tensor
 
 from mini_llm.errors import UsageError, UserError
-from mini_llm.inference.darts import new_seed
-from mini_llm.inference.history import History, check_ids
-from mini_llm.inference.params import SamplingParams
+from mini_llm.inference.sampling.darts import new_seed
+from mini_llm.inference.sampling.history import History, check_ids
+from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.model.config import ModelConfig
 
 Overflow = Literal["stop", "slide"]

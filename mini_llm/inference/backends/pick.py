@@ -6,10 +6,10 @@ import torch
 
 from mini_llm import log
 from mini_llm.errors import UsageError, UserError
-from mini_llm.inference.compiled import KINDS, CompiledBackend, quantize
-from mini_llm.inference.cuda_graphs import CudaGraphsBackend
-from mini_llm.inference.eager import Backend, EagerBackend
-from mini_llm.inference.native import NoCompiler
+from mini_llm.inference.backends.compiled import KINDS, CompiledBackend, quantize
+from mini_llm.inference.backends.cuda_graphs import CudaGraphsBackend
+from mini_llm.inference.backends.eager import Backend, EagerBackend
+from mini_llm.inference.backends.native import NoCompiler
 from mini_llm.model.transformer import Transformer
 
 NAMES = ("auto", "eager", "compiled", "cuda-graphs")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mini_llm.model.transformer import Transformer
-from mini_llm.train.dataloader import TrainLoader
+from mini_llm.train.rows.dataloader import TrainLoader
 
 SMOOTHING = 100.0  # how many times a token must be seen before its own successors outweigh the average text's
 EMBEDDING_STD = 0.1  # smaller, and the blocks' first steps drown it; larger, and it learns too slowly (docs/LOG.md)

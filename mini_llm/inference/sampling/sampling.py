@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mini_llm.inference.params import SamplingParams
+from mini_llm.inference.sampling.params import SamplingParams
 
 ALL = 2.0  # no sum of probabilities reaches this, however it is rounded
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from mini_llm.errors import UserError
-from mini_llm.inference.darts import dart
-from mini_llm.inference.params import SamplingParams
-from mini_llm.inference.request import Job
-from mini_llm.inference.row_sampling import pick_one
-from mini_llm.inference.sampling import RowParams, sample
+from mini_llm.inference.engine.request import Job
+from mini_llm.inference.sampling.darts import dart
+from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.sampling.row_sampling import pick_one
+from mini_llm.inference.sampling.sampling import RowParams, sample
 
 
 def not_finite(source: Path | str, dtype: torch.dtype) -> UserError:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mini_llm.data.token_store import TokenSplit
 from mini_llm.errors import UserError
-from mini_llm.train.document_rows import DocumentRows
+from mini_llm.train.rows.document_rows import DocumentRows
 
 
 def permute(index_R: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:

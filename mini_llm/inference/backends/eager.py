@@ -15,7 +15,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from mini_llm.inference.slot_cache import SlotCache, SlotView
+from mini_llm.inference.backends.slot_cache import SlotCache, SlotView
 from mini_llm.model.transformer import Transformer
 from mini_llm.model.transformer_block import TransformerBlock
 

@@ -1,0 +1,1 @@
+"""Backends: the ways to compute one step, from plain PyTorch to C and CUDA graphs."""

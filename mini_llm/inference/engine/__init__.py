@@ -1,0 +1,1 @@
+"""The engine: many texts, one model."""

@@ -1,0 +1,1 @@
+"""Sampling: from a step's scores to one token."""

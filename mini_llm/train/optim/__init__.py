@@ -1,0 +1,1 @@
+"""Optimisation: from gradients to better weights."""

@@ -1,0 +1,1 @@
+"""Rows: which tokens a step sees."""
