@@ -213,22 +213,30 @@ def take_turns(
     return {name: values for name, values in answers.items() if name not in skipped}, skipped
 
 
-def stepper_of_same_rows(settings: dict[str, Any]) -> Any:
-    """Return a `Stepper` that trains on the same random rows in every step, so that it needs no token store."""
+def stepper_of_same_rows(settings: dict[str, Any], rows: Any = None) -> Any:
+    """Return a `Stepper` that trains on the same rows in every step, random ones by default: it needs no token store."""
     import torch
 
     from mini_llm.train.config import TrainConfig
+    from mini_llm.train.objective import Pretraining
     from mini_llm.train.step import Stepper
 
     config = TrainConfig.model_validate(settings)
     shape = (config.rows_per_step, config.block_size + 1)
-    rows = torch.randint(config.model.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    if rows is None:
+        rows = torch.randint(config.model.vocab_size, shape, generator=torch.Generator().manual_seed(0))
 
-    class SameRows:
+    class SameRows(Pretraining):
+        def __init__(self) -> None:
+            self.config, self.fingerprints = config, {}
+
+        def example(self) -> Any:
+            return rows[: config.batch_size]
+
         def rows(self, step: int) -> Any:
             return rows
 
-    return Stepper(config, SameRows())  # type: ignore[arg-type]
+    return Stepper(config, SameRows())
 
 
 def median(values: Iterable[float]) -> float:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from _harness import is_gpu, wait_for
+from _harness import is_gpu, stepper_of_same_rows, wait_for
 
 
 def random_rows(args: argparse.Namespace) -> Any:
@@ -51,17 +51,8 @@ def timed(step: Callable[[], Any], args: argparse.Namespace) -> Callable[[], dic
 
 
 def ours(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
-    from mini_llm.train.config import TrainConfig
-    from mini_llm.train.step import Stepper
-
-    same = random_rows(args)
-
-    class SameRows:
-        def rows(self, step: int) -> Any:
-            return same
-
     model = {"dim": args.dim, "n_layers": args.layers, "n_heads": args.heads, "hidden_dim": args.ff}
-    config = TrainConfig.model_validate(
+    stepper = stepper_of_same_rows(
         {
             "batch_size": args.batch,
             "block_size": args.block,
@@ -70,9 +61,9 @@ def ours(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
             "deterministic": args.deterministic,
             "optimizer": "adamw",
             "model": {**model, "vocab_size": args.vocab, "max_seq_len": args.block},
-        }
+        },
+        random_rows(args),
     )
-    stepper = Stepper(config, SameRows())  # type: ignore[arg-type]
     stepper.compile()
     return timed(stepper.step, args)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _harness import finish, machine, median, pair_ratio, serve, table, take_turns, wait_for
+from _harness import finish, machine, median, pair_ratio, serve, stepper_of_same_rows, table, take_turns, wait_for
 
 DTYPES = ("float32", "bfloat16")
 
@@ -40,8 +40,6 @@ def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
 
     from mini_llm.model.kv_cache import KVCache
     from mini_llm.model.transformer import Transformer
-    from mini_llm.train.config import TrainConfig
-    from mini_llm.train.step import Stepper
 
     settings = {
         "batch_size": 2,
@@ -51,16 +49,9 @@ def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
         "compile": args.compile,
         "model": {"n_layers": args.layers, "vocab_size": 8192, "max_seq_len": 512},
     }
-    config = TrainConfig.model_validate(settings)
-    rows = torch.randint(8192, (2, 129), generator=torch.Generator().manual_seed(0))
-
-    class SameRows:
-        def rows(self, step: int) -> Any:
-            return rows
-
-    stepper = Stepper(config, SameRows())  # type: ignore[arg-type]
+    stepper = stepper_of_same_rows(settings)
     stepper.compile()
-    model = Transformer(config.model)
+    model = Transformer(stepper.config.model)
     model.init_weights(1)
     model.to(args.device, getattr(torch, args.worker)).eval()
     cache = KVCache(model.config, 1, 512, device=args.device, dtype=getattr(torch, args.worker))

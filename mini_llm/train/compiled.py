@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mini_llm import log
 from mini_llm.model.transformer import Transformer
-from mini_llm.train.loss import rows_loss_sum
 from mini_llm.train.run.out_of_memory import is_out_of_memory
 
-LossSum = Callable[[Tensor], Tensor]
+LossSum = Callable[[Any], Tensor]
 
 
-def build_loss_sum(model: Transformer, dtype: torch.dtype, example_rows: Tensor, *, compile: bool) -> LossSum:
-    """Return rows (B, T+1) -> summed loss, compiled together with the model if that works on this machine.
+def build_loss_sum(loss_sum: LossSum, model: Transformer, example_rows: Any, *, compile: bool) -> LossSum:
+    """Return `loss_sum` (rows -> summed loss), compiled together with the model if that works on this machine.
 
     It is tried on `example_rows`, forward and backward, because a missing C++ compiler or GPU kernel shows only there.
     """
-
-    def loss_sum(rows: Tensor) -> Tensor:
-        return rows_loss_sum(model, rows, dtype)
-
     if not compile:
         return loss_sum
     compiled = torch.compile(loss_sum, dynamic=False)

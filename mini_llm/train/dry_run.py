@@ -9,29 +9,28 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from mini_llm import log
-from mini_llm.data.token_store import TokenStore
 from mini_llm.device import forget_peak_memory, memory_gb, pick_device
 from mini_llm.model.accounting import count_parameters
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.evaluate import Evaluator
+from mini_llm.train.objective import Pretraining
 from mini_llm.train.run.display import duration
 from mini_llm.train.run.out_of_memory import describe_batch, fit_memory
 from mini_llm.train.run.resume import Snapshot, list_checkpoints
 from mini_llm.train.run.run_folder import check_run, keep_batch
 from mini_llm.train.step import Stepper
-from mini_llm.train.train import open_tokenizer
+from mini_llm.train.train import MakeObjective
 
 Result = TypeVar("Result")
 
 MORE_STEPS = 2  # after the first one, where they take less than
 MORE_SECONDS = 10.0
-MOST_VERIFIED_BYTES = 10**10  # reading them takes a disk some seconds to a minute
 
 
 @dataclass(frozen=True)
@@ -46,43 +45,38 @@ class Measured:
     weight_bytes: int
     optimizer_bytes: int
     peak_gb: float
-    held_out_rows: int
+    held_out_batches: int
 
 
-def dry_run(config: TrainConfig) -> str:
+def dry_run(config: TrainConfig, make_objective: MakeObjective = Pretraining) -> str:
     """Return a report of what `train(config)` would take.
 
     Raises:
         UserError: what `train` would raise before its second step, out of memory among it; but no checkpoint is read.
     """
     check_run(config)
-    return report(fit_memory(keep_batch(config), _measure))
+    return report(fit_memory(keep_batch(config), lambda fitting: _measure(fitting, make_objective)))
 
 
-def _measure(config: TrainConfig) -> Measured:
+def _measure(config: TrainConfig, make_objective: MakeObjective) -> Measured:
     log.info("dry run: building everything and doing one step at full size (compiling takes up to a minute) ...")
     forget_peak_memory(pick_device(config.device))  # of an attempt that found too little
-    store = TokenStore.open(config.data_dir)
-    if store.n_bytes <= MOST_VERIFIED_BYTES:
-        store.verify()
-    else:
-        log.note(f"{config.data_dir} has {_size(store.n_bytes)}: its checksums are left out")
-    tokenizer = open_tokenizer(store, config)
-    stepper = Stepper(config.model_copy(update={"length_warmup": 0.0}))  # full rows take the most memory
-    evaluator = Evaluator.of(config, store, tokenizer)
+    full = config.model_copy(update={"length_warmup": 0.0})  # full rows take the most memory
+    objective = make_objective(full)
+    objective.verify()
+    objective.tokenizer  # noqa: B018  # refused where it is not the data's
+    stepper, evaluator = Stepper(full, objective), objective.evaluator
     stepper.compile()
     result, seconds = _timed(stepper.step, stepper.device)
     if seconds * MORE_STEPS < MORE_SECONDS:  # the first one also makes the optimizer's memory
         seconds = min(_timed(stepper.step, stepper.device)[1] for _ in range(MORE_STEPS))
-    rows, evaluator.starts = len(evaluator.starts), evaluator.starts[: config.batch_size]
-    batch_seconds = min(
-        _timed(lambda: evaluator.run(stepper.evaluation_loss_sum, stepper.device), stepper.device)[1] for _ in range(2)
-    )
+    evaluate = partial(evaluator.run, stepper.evaluation_loss_sum, stepper.device, most_batches=1)
+    batch_seconds = min(_timed(evaluate, stepper.device)[1] for _ in range(2))
     peak = memory_gb(stepper.device)
     snapshot = Snapshot.of(stepper.trainee)
     weights, optimizer = (sum(t.nbytes for t in part.values()) for part in (snapshot.weights, snapshot.optimizer))
     where = f"{stepper.device.type}, {str(stepper.dtype).removeprefix('torch.')}"
-    return Measured(config, where, result.loss, seconds, batch_seconds, weights, optimizer, peak, rows)
+    return Measured(config, where, result.loss, seconds, batch_seconds, weights, optimizer, peak, evaluator.n_batches)
 
 
 def _timed(do: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
@@ -102,8 +96,7 @@ def report(m: Measured) -> str:
     evaluated = {*range(0, c.max_iters, c.eval_interval), c.max_iters}
     saved = {*range(c.save_interval, c.max_iters, c.save_interval), *evaluated} - {0}
     evaluations, saves = sum(step >= first for step in evaluated), sum(step > first for step in saved)
-    n_batches = -(-m.held_out_rows // c.batch_size)
-    evaluating, training = evaluations * n_batches * m.batch_seconds, steps * m.step_seconds
+    evaluating, training = evaluations * m.held_out_batches * m.batch_seconds, steps * m.step_seconds
     saved_bytes = m.weight_bytes + m.optimizer_bytes
     rest = m.peak_gb * 1e9 - m.weight_bytes - saved_bytes
     lines = {

@@ -27,6 +27,14 @@ class HeldOutLoss:
     bits_per_byte: float
     tokens: int
 
+    def metrics(self) -> dict[str, float]:
+        """Return the numbers of metrics.jsonl."""
+        return {"val_loss": self.loss, "val_bits_per_byte": self.bits_per_byte}
+
+    def describe(self) -> str:
+        """Return them for a person."""
+        return f"{self.loss:.4f} nats/token, {self.bits_per_byte:.4f} bits/byte"
+
 
 class Evaluator:
     """Evaluates on `max_rows` rows spread evenly over a split, or on all of it when it is shorter."""
@@ -62,11 +70,18 @@ class Evaluator:
             token_bytes=tokenizer.token_bytes(),
         )
 
+    @property
+    def n_batches(self) -> int:
+        """The number of batches of an evaluation."""
+        return -(-len(self.starts) // self.batch_size)
+
     @torch.no_grad()
-    def run(self, loss_sum: Callable[[Tensor], Tensor], device: torch.device) -> HeldOutLoss:
-        """Return the loss, given `loss_sum(rows (B, T+1))` in nats."""
+    def run(
+        self, loss_sum: Callable[[Tensor], Tensor], device: torch.device, most_batches: int | None = None
+    ) -> HeldOutLoss:
+        """Return the loss, given `loss_sum(rows (B, T+1))` in nats; with `most_batches`, that of the first few."""
         nats, n_bytes, n_tokens = 0.0, 0, 0
-        for first in range(0, len(self.starts), self.batch_size):
+        for first in range(0, len(self.starts), self.batch_size)[:most_batches]:
             self.before_batch()
             starts = self.starts[first : first + self.batch_size]
             rows = torch.from_numpy(np.stack([self.split.read(int(s), self.block_size + 1) for s in starts]))

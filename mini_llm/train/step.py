@@ -12,22 +12,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mini_llm.data.token_store import TokenStore
 from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_freed_memory
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.loss import rows_loss_sum
+from mini_llm.train.objective import Objective, Pretraining, Rows
 from mini_llm.train.optim.average import WeightAverage
-from mini_llm.train.optim.bigram_init import init_bigram
-from mini_llm.train.optim.lr_scheduler import learning_rate, row_parts
+from mini_llm.train.optim.lr_scheduler import learning_rate
 from mini_llm.train.optim.optimizer import build_optimizers
 from mini_llm.train.optim.spikes import find_spike
-from mini_llm.train.rows.dataloader import TrainLoader, shorten
 from mini_llm.train.run.resume import Progress, Trainee
 
 
@@ -48,8 +46,8 @@ class StepResult:
 class Stepper:
     """A model in training with its optimizers and its batches."""
 
-    def __init__(self, config: TrainConfig, loader: TrainLoader | None = None) -> None:
-        """Build a new model, at step 0; `loader` gives its rows, without it those of `config.data_dir`.
+    def __init__(self, config: TrainConfig, objective: Objective | None = None) -> None:
+        """Build a new model, at step 0, for `objective`: without one, for pretraining on `config.data_dir`.
 
         Raises:
             UserError: the tokens cannot be read or are too few.
@@ -62,34 +60,26 @@ class Stepper:
         self.dtype = pick_dtype(config.dtype, self.device)
         if self.device.type == "cpu":
             reuse_freed_memory()
-        tokens = {}
-        if loader is None:
-            store = TokenStore.open(config.data_dir)
-            loader = TrainLoader(
-                store.split("train"),
-                block_size=config.block_size,
-                rows_per_step=config.rows_per_step,
-                seed=config.seed,
-                align_documents=config.align_documents,
-            )
-            tokens = store.fingerprints
-        self.loader = loader
-        self.ahead: tuple[int, Tensor] | None = None
+        self.objective: Objective = objective or Pretraining(config)
+        self.ahead: tuple[int, Rows] | None = None
         self.before_batch: Callable[[], None] = lambda: None  # may raise: the step is given up, nothing has changed
         model = Transformer(config.model)
-        model.init_weights(config.seed)
-        if config.init == "bigram":
-            init_bigram(model, self.loader, config.init_tokens, config.seed)
+        self.objective.initialise(model)
         model.to(self.device).train()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.trainee = Trainee(model, build_optimizers(model, config), scaler, Progress(), tokens)
+        self.trainee = Trainee(model, build_optimizers(model, config), scaler, Progress(), self.objective.fingerprints)
         self.average = WeightAverage(self.trainee.optimizers, config.weight_average)
 
     def compile(self) -> None:
         """Compile loss and gradient, trying them on a first micro-batch; called once before the first step."""
-        example = self.loader.rows(0)[: self.config.batch_size].to(self.device)
+        example = self.objective.example().to(self.device)
         with self._kernels():
-            self.loss_sum = build_loss_sum(self.trainee.model, self.dtype, example, compile=self.config.compile)
+            self.loss_sum = build_loss_sum(
+                self._plain_loss_sum, self.trainee.model, example, compile=self.config.compile
+            )
+
+    def _plain_loss_sum(self, rows: Any) -> Tensor:
+        return self.objective.loss_sum(self.trainee.model, rows, self.dtype)
 
     def step(self) -> StepResult:
         """Do the next step.
@@ -138,20 +128,19 @@ class Stepper:
     def _backward(self, step: int) -> Tensor:
         """Add up the gradients of the mean loss over all target tokens of the step; return that loss, on the device."""
         with torch.profiler.record_function("mini_llm: batch"):
-            rows = self.ahead[1] if self.ahead and self.ahead[0] == step else self.loader.rows(step)
+            rows = self.ahead[1] if self.ahead and self.ahead[0] == step else self.objective.rows(step)
+        n_targets = self.objective.targets(rows)
         if self.device.type == "cuda":
             rows = rows.pin_memory()
         rows = rows.to(self.device, non_blocking=True)
-        n_targets = rows[:, 1:].numel()
         total = torch.zeros((), device=self.device)
-        parts = row_parts(step, self.config)
-        for micro_batch in shorten(rows, parts).split(self.config.batch_size * parts):
+        for micro_batch in rows.split(len(rows) // self.config.gradient_accumulation_steps):
             self.before_batch()
             loss = self.loss_sum(micro_batch)
             self.trainee.scaler.scale(loss / n_targets).backward()
             total += loss.detach()
-        if self.device.type == "cuda":  # reads while the GPU computes
-            self.ahead = step + 1, self.loader.rows(step + 1)
+        if self.device.type == "cuda" and self.objective.reads_ahead:  # reads while the GPU computes
+            self.ahead = step + 1, self.objective.rows(step + 1)
         return total / n_targets
 
     def _find_spike(self, loss: float, norm: float) -> str | None:
@@ -169,12 +158,12 @@ class Stepper:
         if not math.isfinite(norm) and (not scaler.is_enabled() or scaler.get_scale() < 1):
             raise NotFinite(f"the gradient's norm became {norm}")
 
-    def evaluation_loss_sum(self, rows: Tensor) -> Tensor:
+    def evaluation_loss_sum(self, rows: Any) -> Tensor:
         """Return the summed loss of rows without dropout."""
         self.trainee.model.eval()
         try:
             if len(rows) < self.config.batch_size:  # the last few rows of a short split: not worth compiling for
-                return rows_loss_sum(self.trainee.model, rows, self.dtype)
+                return self._plain_loss_sum(rows)
             return self.loss_sum(rows)
         finally:
             self.trainee.model.train()

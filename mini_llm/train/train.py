@@ -14,15 +14,13 @@ from pathlib import Path
 from types import FrameType
 
 from mini_llm import log
-from mini_llm.data.token_store import TokenStore
 from mini_llm.device import memory_gb, peak_flops
-from mini_llm.errors import Interrupted, UsageError, UserError
+from mini_llm.errors import Interrupted, UserError
 from mini_llm.model.accounting import count_parameters, flops_per_token
 from mini_llm.model.transformer import Transformer
 from mini_llm.signals import handle_signals
-from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.evaluate import Evaluator
+from mini_llm.train.objective import Objective, Pretraining
 from mini_llm.train.run.display import Clock, Display, Reading
 from mini_llm.train.run.metrics import MetricsLog
 from mini_llm.train.run.out_of_memory import fit_memory
@@ -34,12 +32,16 @@ from mini_llm.train.sample import write_sample
 from mini_llm.train.step import NotFinite, Stepper, StepResult
 
 AfterEvaluation = Callable[[int, Transformer], None]
+MakeObjective = Callable[[TrainConfig], Objective]
 
 
-def train(config: TrainConfig, after_evaluation: AfterEvaluation | None = None) -> Path:
+def train(
+    config: TrainConfig, after_evaluation: AfterEvaluation | None = None, make_objective: MakeObjective = Pretraining
+) -> Path:
     """Train, or go on training, and return the run folder.
 
-    `after_evaluation(step, model)` is called after each evaluation, for instance to show samples.
+    `after_evaluation(step, model)` is called after each evaluation, for instance to show samples. `make_objective`
+    makes of the settings what is trained for; they may have a smaller micro-batch than `config` (`auto_batch`).
 
     Raises:
         UserError: bad data or settings, a loss that is not finite, no memory, a full disk; all work up to the last
@@ -50,19 +52,25 @@ def train(config: TrainConfig, after_evaluation: AfterEvaluation | None = None) 
 
     def attempt(fitting: TrainConfig) -> Path:
         if fitting is first:
-            return _train(first, started, after_evaluation)
+            return _train(first, started, after_evaluation, make_objective)
         # What the failed attempt has saved already is of this run, also where it began with --no-resume.
-        return _train(fitting.model_copy(update={"resume": True}), started, after_evaluation, note_batch=True)
+        fitting = fitting.model_copy(update={"resume": True})
+        return _train(fitting, started, after_evaluation, make_objective, note_batch=True)
 
     return fit_memory(first, attempt)
 
 
 def _train(
-    config: TrainConfig, started: float, after_evaluation: AfterEvaluation | None, *, note_batch: bool = False
+    config: TrainConfig,
+    started: float,
+    after_evaluation: AfterEvaluation | None,
+    make_objective: MakeObjective,
+    *,
+    note_batch: bool = False,
 ) -> Path:
     try:
         with open_run(config) as run:
-            trainer = Trainer(config, run, started, after_evaluation)
+            trainer = Trainer(config, run, make_objective(config), started, after_evaluation)
             try:
                 if note_batch:
                     keys = ("batch_size", "gradient_accumulation_steps")
@@ -87,14 +95,17 @@ class Trainer:
     """One run: everything that `run()` needs, built once."""
 
     def __init__(
-        self, config: TrainConfig, run: Path, started: float, after_evaluation: AfterEvaluation | None
+        self,
+        config: TrainConfig,
+        run: Path,
+        objective: Objective,
+        started: float,
+        after_evaluation: AfterEvaluation | None,
     ) -> None:
         self.config, self.folder, self.after_evaluation = config, run, after_evaluation
         self.ends_at = math.inf if config.max_minutes is None else started + 60 * config.max_minutes
-        store = TokenStore.open(config.data_dir)
-        self.tokenizer = open_tokenizer(store, config)
-        self.evaluator = Evaluator.of(config, store, self.tokenizer)
-        self.stepper = Stepper(config)
+        self.tokenizer, self.evaluator = objective.tokenizer, objective.evaluator
+        self.stepper = Stepper(config, objective)
         resumed = restore_latest(run, self.stepper.trainee)
         self.progress = self.stepper.trainee.progress
         self.metrics = MetricsLog(run, config, self.progress.step)
@@ -183,7 +194,7 @@ class Trainer:
             tokens_per_second=speed,
             mfu=speed * self.flops_per_token / self.peak_flops if self.peak_flops else None,
             memory_gb=memory_gb(self.stepper.device),
-            epoch=self.stepper.loader.epoch(step),
+            epoch=self.stepper.objective.epoch(step),
             seconds_left=seconds * (config.max_iters - step),
         )
         self.display.show(reading, is_log_step=is_log_step)
@@ -221,8 +232,8 @@ class Trainer:
         if is_best:
             progress.best_loss, progress.best_step = result.loss, step
             self.saver.mark_best(step)
-        self.metrics.write(step, {"val_loss": result.loss, "val_bits_per_byte": result.bits_per_byte})
-        self.display.show_held_out(step, result.loss, result.bits_per_byte, is_best)
+        self.metrics.write(step, result.metrics())
+        self.display.show_held_out(step, result.describe(), is_best)
         if self.after_evaluation:
             self.saver.wait()  # it may read what has just been saved
             self.after_evaluation(step, self.stepper.trainee.model)
@@ -270,29 +281,5 @@ class Trainer:
         return (
             f"{count_parameters(c.model):,} parameters ({c.model.n_layers} layers x {c.model.dim}) on "
             f"{stepper.device.type}, {str(stepper.dtype).removeprefix('torch.')}; {c.tokens_per_step:,} tokens a step, "
-            f"{c.max_iters:,} steps, {stepper.loader.epoch(c.max_iters):.1f} epochs"
+            f"{c.max_iters:,} steps, {stepper.objective.epoch(c.max_iters):.1f} epochs"
         )
-
-
-def open_tokenizer(store: TokenStore, config: TrainConfig) -> Tokenizer:
-    """Return the store's tokenizer, after checking that the model has room for its ids.
-
-    Raises:
-        UserError: the tokenizer is not the one that wrote the store.
-        UsageError: it has more ids than the model.
-    """
-    tokenizer = Tokenizer.load(store.tokenizer_folder)
-    if tokenizer.fingerprint != store.manifest.tokenizer_hash:
-        raise UserError(
-            f"{store.tokenizer_folder} is not the tokenizer that wrote {config.data_dir}",
-            f"make the store again: mini-llm prepare SOURCES --tokenizer DIR --out {config.data_dir}",
-        )
-    size, room = store.manifest.vocab_size, config.model.vocab_size
-    if size > room:
-        raise UsageError(
-            f"the tokens in {config.data_dir} have {size:,} ids, the model has room for model.vocab_size={room:,}",
-            f"train with model.vocab_size={size}",
-        )
-    if size < room:
-        log.warn(f"model.vocab_size={room:,}, but the tokenizer has {size:,} ids: model.vocab_size={size} is enough")
-    return tokenizer

@@ -42,7 +42,7 @@ def test_training_is_the_same_with_and_without(optimizer: str, make_config: Make
         for _ in range(5):
             results.append(stepper.step())
             with stepper.average.in_place():
-                stepper.evaluation_loss_sum(stepper.loader.rows(0))
+                stepper.evaluation_loss_sum(stepper.objective.loader.rows(0))
         return results
 
     assert losses(0.0) == losses(0.9)
@@ -61,7 +61,7 @@ def test_it_is_what_is_evaluated_and_exported(make_config: MakeConfig) -> None:
     for name, p in stepper.trainee.model.named_parameters():
         assert torch.equal(exported[name], averaged[name])
         assert not torch.equal(exported[name], p)
-    model, rows = load_model(run / "latest", device="cpu", dtype=torch.float32), stepper.loader.rows(3)
+    model, rows = load_model(run / "latest", device="cpu", dtype=torch.float32), stepper.objective.loader.rows(3)
     with stepper.average.in_place():
         assert torch.equal(model(rows), stepper.trainee.model(rows))
     without = train(make_config(out_dir=run.parent / "without"))

@@ -20,8 +20,8 @@ def test_the_first_guess_is_the_smoothed_table(dim: int, make_config: MakeConfig
     """Against a dense table in float64; a model as wide as its vocabulary loses nothing by compressing the table."""
     shape = {"dim": dim, "n_heads": 1, "n_kv_heads": 1, "n_layers": 1, "tie_embeddings": "false"}
     stepper = Stepper(make_config(init="bigram", model=shape))
-    steps = stepper.loader.rows_per_epoch // stepper.loader.rows_per_step
-    rows = np.concatenate([stepper.loader.rows(step).numpy() for step in range(steps)])
+    steps = stepper.objective.loader.rows_per_epoch // stepper.objective.loader.rows_per_step
+    rows = np.concatenate([stepper.objective.loader.rows(step).numpy() for step in range(steps)])
     pairs = np.zeros((512, 512))
     np.add.at(pairs, (rows[:, :-1].ravel(), rows[:, 1:].ravel()), 1)
     p = pairs.sum(0) + 0.5
@@ -47,7 +47,7 @@ def test_it_begins_far_below_a_uniform_guess(make_config: MakeConfig) -> None:
 
 @pytest.mark.parametrize("epochs", [0.5, 3.0])
 def test_counts_are_those_of_the_first_rows_each_once(epochs: float, make_config: MakeConfig) -> None:
-    loader: TrainLoader = Stepper(make_config()).loader
+    loader: TrainLoader = Stepper(make_config()).objective.loader
     steps_per_epoch = loader.rows_per_epoch // loader.rows_per_step
     n_steps = int(epochs * steps_per_epoch)
     x, y, counts, p = count_pairs(loader, n_steps * loader.rows_per_step * loader.block_size, 512)

@@ -25,6 +25,10 @@ def model() -> Transformer:
 ROWS = torch.arange(18).view(2, 9)
 
 
+def plain_loss_sum(model: Transformer) -> compiled.LossSum:
+    return lambda rows: loss.rows_loss_sum(model, rows, torch.float32)
+
+
 def test_without_a_compiler_training_goes_on_with_a_message(settings, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "bin").mkdir()
     env = {
@@ -51,7 +55,7 @@ def test_compiled_fast_paths_equal_the_plain_path(monkeypatch: pytest.MonkeyPatc
     def loss_and_gradient(fast: bool) -> tuple[float, torch.Tensor]:
         monkeypatch.setattr(causal_attention, "SHORTEST_ROW", 65 if fast else 2**30)
         monkeypatch.setitem(loss.MOST_SCORES_BYTES, "cpu", 0 if fast else 2**60)
-        total = build_loss_sum(model, torch.float32, rows, compile=fast)(rows)
+        total = build_loss_sum(plain_loss_sum(model), model, rows, compile=fast)(rows)
         total.backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         model.zero_grad()
@@ -73,7 +77,7 @@ def test_a_failure_in_any_part_of_it_falls_back(model: Transformer, monkeypatch:
         return fail
 
     monkeypatch.setattr(compiled.torch, "compile", refuse)
-    loss_sum = build_loss_sum(model, torch.float32, ROWS, compile=True)
+    loss_sum = build_loss_sum(plain_loss_sum(model), model, ROWS, compile=True)
     assert len(said) == 1
     assert "(no kernel)" in said[0]
     assert loss_sum(ROWS).isfinite()
@@ -100,9 +104,9 @@ def test_no_memory_is_not_taken_for_a_missing_compiler(
 
     monkeypatch.setattr(compiled.torch, "compile", refuse)
     with pytest.raises(type(problem)):
-        build_loss_sum(model, torch.float32, ROWS, compile=True)
+        build_loss_sum(plain_loss_sum(model), model, ROWS, compile=True)
 
 
 def test_compile_false_compiles_nothing(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled.torch, "compile", None)
-    assert build_loss_sum(model, torch.float32, ROWS, compile=False)(ROWS).isfinite()
+    assert build_loss_sum(plain_loss_sum(model), model, ROWS, compile=False)(ROWS).isfinite()

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from mini_llm import log
+from mini_llm.train.evaluate import HeldOutLoss
 from mini_llm.train.run.display import Clock, Display, Reading, duration, plain_line, sparkline
 
 READING = Reading(
@@ -40,7 +41,7 @@ def test_a_terminal_gets_a_live_table_and_a_pipe_gets_lines(monkeypatch: pytest.
         with display.live():
             display.show(READING, is_log_step=True)
             display.show(READING, is_log_step=False)
-            display.show_held_out(1200, 3.5, 1.75, True)
+            display.show_held_out(1200, HeldOutLoss(3.5, 1.75, 1).describe(), True)
         text = screen.getvalue()
         assert ("\x1b[?25l" in text) is terminal  # the cursor is hidden, and comes back
         assert ("\x1b[?25h" in text) is terminal

@@ -22,7 +22,7 @@ from mini_llm.data.prepare import prepare
 from mini_llm.errors import Interrupted, UserError
 from mini_llm.files import sha256_of
 from mini_llm.tokenizer.train import train_tokenizer
-from mini_llm.train import compiled
+from mini_llm.train import objective
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.evaluate import Evaluator, HeldOutLoss
 from mini_llm.train.loss import rows_loss_sum
@@ -200,7 +200,7 @@ def test_a_signal_does_not_wait_for_all_micro_batches(
         return rows_loss_sum(*words)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "rows_loss_sum", loss_sum)
+        patch.setattr(objective, "rows_loss_sum", loss_sum)
         with pytest.raises(Interrupted) as stopped:
             train(make_config(run, **changes))
     assert stopped.value.exit_code == 143

@@ -62,7 +62,7 @@ def test_micro_batches_add_up_to_one_batch(dtype: str, make: Callable[..., Stepp
 def test_loss_and_norm_are_those_of_a_plain_reference(make: Callable[..., Stepper]) -> None:
     """The loss is the mean over all target tokens of the step, the norm that of its gradient before clipping."""
     stepper = make(batch_size=3, gradient_accumulation_steps=2, grad_clip=0.01)
-    rows, model = stepper.loader.rows(0), stepper.trainee.model
+    rows, model = stepper.objective.loader.rows(0), stepper.trainee.model
     assert rows.shape == (6, 33)
     loss = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
     loss.backward()
@@ -104,7 +104,7 @@ def test_every_optimizer_follows_the_schedule_from_its_own_peak(make: Callable[.
 def test_short_rows_are_the_same_tokens_with_less_to_look_back_at(make: Callable[..., Stepper]) -> None:
     """The first steps are those of a run with short rows: same loss, same gradient; the last are those of full rows."""
     warm = make(length_warmup=0.4)  # 10 steps: two of quarters, two of halves
-    rows = warm.loader.rows(0)
+    rows = warm.objective.loader.rows(0)
     short = torch.cat([rows[:, start : start + 9] for start in range(0, 32, 8)])
     expected = warm.loss_sum(short).item() / 128
     first = warm.step()
@@ -137,7 +137,7 @@ def test_dropout_is_a_function_of_seed_and_step(make: Callable[..., Stepper]) ->
 
 def test_evaluation_is_without_dropout_and_leaves_training_mode_on(make: Callable[..., Stepper]) -> None:
     stepper, plain = make(model={"dropout": 0.5}), make()
-    rows = stepper.loader.rows(0)
+    rows = stepper.objective.loader.rows(0)
     assert stepper.evaluation_loss_sum(rows) == plain.evaluation_loss_sum(rows)
     assert stepper.trainee.model.training
     torch.testing.assert_close(stepper.evaluation_loss_sum(rows[:1]), plain.loss_sum(rows[:1]))

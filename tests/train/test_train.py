@@ -27,7 +27,7 @@ from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train import step as step_module
 from mini_llm.train import train as train_module
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.evaluate import HeldOutLoss
+from mini_llm.train.evaluate import Evaluator, HeldOutLoss
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.resume import list_checkpoints
 from mini_llm.train.train import train
@@ -124,7 +124,7 @@ def test_intervals_say_when(make_config: MakeConfig) -> None:
 
 def losses_that_rise_after(evaluation: int, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([abs(number - evaluation) + 1.0 for number in range(100)])
-    monkeypatch.setattr(train_module.Evaluator, "run", lambda *_: HeldOutLoss(next(losses), 1.0, 1))
+    monkeypatch.setattr(Evaluator, "run", lambda *_: HeldOutLoss(next(losses), 1.0, 1))
 
 
 @pytest.mark.parametrize(("always", "stay"), [(False, [4, 9, 10]), (True, [2, 4, 6, 8, 9, 10])])
@@ -143,9 +143,9 @@ def test_which_checkpoints_stay(
 
 def test_eval_iters_says_how_much_is_held_out(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    run = train_module.Evaluator.run
+    run = Evaluator.run
     monkeypatch.setattr(
-        train_module.Evaluator, "run", lambda e, *a: seen.append((r := run(e, *a)).tokens) or r  # type: ignore[func-returns-value]
+        Evaluator, "run", lambda e, *a: seen.append((r := run(e, *a)).tokens) or r  # type: ignore[func-returns-value]
     )  # fmt: skip
     train(make_config(max_iters=1, eval_iters=3))
     assert seen == [3 * 4 * 32] * 2
@@ -314,7 +314,7 @@ def test_an_evaluation_that_fails_loses_nothing(
 ) -> None:
     unbroken = train(make_config(tmp_path / "unbroken", eval_interval=5))
     config, calls = make_config(eval_interval=5), []
-    run = train_module.Evaluator.run
+    run = Evaluator.run
 
     def fail_second(*args: Any) -> Any:
         calls.append(1)
@@ -324,7 +324,7 @@ def test_an_evaluation_that_fails_loses_nothing(
 
     with monkeypatch.context() as patch:
         if where == "evaluation":
-            patch.setattr(train_module.Evaluator, "run", fail_second)
+            patch.setattr(Evaluator, "run", fail_second)
         with pytest.raises(ValueError, match="broken"):
             train(config, after_evaluation=fail_second if where == "samples" else None)
     assert saved(tmp_path / "run") == [5]

@@ -71,10 +71,9 @@ class Display:
         if is_log_step and not log.console().is_terminal:
             log.info(plain_line(reading))
 
-    def show_held_out(self, step: int, loss: float, bits_per_byte: float, is_best: bool) -> None:
+    def show_held_out(self, step: int, numbers: str, is_best: bool) -> None:
         """Report an evaluation."""
         best = " (best so far)" if is_best else ""
-        numbers = f"{loss:.4f} nats/token, {bits_per_byte:.4f} bits/byte"
         self.held_out = f"{numbers} at step {step}{best}"
         log.info(f"step {step}: held-out loss {numbers}{best}")
 

@@ -1,0 +1,208 @@
+"""The objective: what a model is trained for. It owns the rows of each step and their loss; the loop owns the rest.
+
+Pretraining is the first one: rows of a token store, each token to be foretold from those before it. Another objective
+(answers, preferences, rewards) is another class with these methods, written outside `train/`. The loop saves, resumes,
+evaluates, shows and stops all of them alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from mini_llm import log
+from mini_llm.data.token_store import TokenStore
+from mini_llm.errors import UsageError, UserError
+from mini_llm.model.transformer import Transformer
+from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.train.config import TrainConfig
+from mini_llm.train.evaluate import Evaluator
+from mini_llm.train.loss import rows_loss_sum
+from mini_llm.train.optim.bigram_init import init_bigram
+from mini_llm.train.optim.lr_scheduler import row_parts
+from mini_llm.train.rows.dataloader import TrainLoader, shorten
+
+MOST_VERIFIED_BYTES = 10**10  # reading them takes a disk some seconds to a minute
+
+
+class Rows(Protocol):
+    """Rows of a step, in host memory or on a device. A tensor (R, ...) is one; so is anything that does this."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def split(self, n_rows: int) -> Sequence[Self]:
+        """Return them in parts of `n_rows`: the micro-batches."""
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
+        """Return them on `device`."""
+
+    def pin_memory(self) -> Self:
+        """Return them in host memory that a GPU can read by itself."""
+
+
+class Evaluation(Protocol):
+    """What an evaluation found."""
+
+    @property
+    def loss(self) -> float:
+        """The number by which checkpoints are compared; the lowest is the best."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return what metrics.jsonl gets."""
+
+    def describe(self) -> str:
+        """Return what a person is shown: the numbers with their units."""
+
+
+class Evaluates(Protocol):
+    """What an objective evaluates on, always the same."""
+
+    before_batch: Callable[[], None]  # called before each batch; may raise, to stop in the middle
+
+    @property
+    def n_batches(self) -> int:
+        """The number of batches of an evaluation."""
+
+    def run(
+        self, loss_sum: Callable[[Any], Tensor], device: torch.device, most_batches: int | None = None
+    ) -> Evaluation:
+        """Return what was found, on the first few batches or all; `loss_sum(rows)` is the objective's, no dropout."""
+
+
+class Objective(Protocol):
+    """What `Stepper` and `Trainer` ask. Rows are a pure function of the step, and of the weights if so declared."""
+
+    reads_ahead: bool  # whether the rows of the next step may be read before this one is done
+    fingerprints: dict[str, str]  # hashes of the tokenizer and of the data: what a checkpoint remembers of them
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that goes into each checkpoint."""
+
+    @property
+    def evaluator(self) -> Evaluates:
+        """What is evaluated every `eval_interval` steps."""
+
+    def verify(self) -> None:
+        """Read what training will read, before it does, where that takes a minute at most.
+
+        Raises:
+            UserError: it is damaged.
+        """
+
+    def initialise(self, model: Transformer) -> None:
+        """Give a new model the weights of step 0."""
+
+    def example(self) -> Rows:
+        """Return a micro-batch as large as any, to try compilation and memory on."""
+
+    def rows(self, step: int) -> Rows:
+        """Return the rows of step 0, 1, ..., in host memory; their number is a multiple of the micro-batches."""
+
+    def loss_sum(self, model: Transformer, rows: Any, dtype: torch.dtype) -> Tensor:
+        """Return the summed loss of rows on the model's device; products run in `dtype`."""
+
+    def targets(self, rows: Any) -> int:
+        """Return by how many targets the summed loss of a whole step is divided, once."""
+
+    def epoch(self, step: int) -> float:
+        """Return how many times all data has been seen before `step`."""
+
+
+class Pretraining:
+    """Foretell each next token of a token store."""
+
+    reads_ahead = True
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Open the tokens.
+
+        Raises:
+            UserError: they cannot be read or are too few.
+        """
+        self.config = config
+        self.store = TokenStore.open(config.data_dir)
+        self.fingerprints = self.store.fingerprints
+        self.loader = TrainLoader(
+            self.store.split("train"),
+            block_size=config.block_size,
+            rows_per_step=config.rows_per_step,
+            seed=config.seed,
+            align_documents=config.align_documents,
+        )
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The store's tokenizer, checked as `open_tokenizer` does."""
+        return open_tokenizer(self.store, self.config)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Held-out rows, as `Evaluator.of` chooses them."""
+        return Evaluator.of(self.config, self.store, self.tokenizer)
+
+    def verify(self) -> None:
+        """Compare every byte with its checksum.
+
+        Raises:
+            UserError: a shard is damaged.
+        """
+        if self.store.n_bytes <= MOST_VERIFIED_BYTES:
+            self.store.verify()
+        else:
+            log.note(f"{self.config.data_dir} has {self.store.n_bytes / 1e9:.2f} GB: its checksums are left out")
+
+    def initialise(self, model: Transformer) -> None:
+        """Draw random weights; with `init: bigram` let counted pairs of tokens replace some."""
+        model.init_weights(self.config.seed)
+        if self.config.init == "bigram":
+            init_bigram(model, self.loader, self.config.init_tokens, self.config.seed)
+
+    def example(self) -> Tensor:
+        """Return the first whole rows, before any is shortened."""
+        return self.loader.rows(0)[: self.config.batch_size]
+
+    def rows(self, step: int) -> Tensor:
+        """Return the rows (R, T+1) of a step, shorter and more of them where `length_warmup` says so."""
+        return shorten(self.loader.rows(step), row_parts(step, self.config))
+
+    def loss_sum(self, model: Transformer, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the summed loss of rows (B, T+1) in nats."""
+        return rows_loss_sum(model, rows, dtype)
+
+    def targets(self, rows: Tensor) -> int:
+        """Return the number of tokens that are foretold."""
+        return rows[:, 1:].numel()
+
+    def epoch(self, step: int) -> float:
+        """Return how many times all rows have been seen before `step`."""
+        return self.loader.epoch(step)
+
+
+def open_tokenizer(store: TokenStore, config: TrainConfig) -> Tokenizer:
+    """Return the store's tokenizer, after checking that the model has room for its ids.
+
+    Raises:
+        UserError: the tokenizer is not the one that wrote the store.
+        UsageError: it has more ids than the model.
+    """
+    tokenizer = Tokenizer.load(store.tokenizer_folder)
+    if tokenizer.fingerprint != store.manifest.tokenizer_hash:
+        raise UserError(
+            f"{store.tokenizer_folder} is not the tokenizer that wrote {config.data_dir}",
+            f"make the store again: mini-llm prepare SOURCES --tokenizer DIR --out {config.data_dir}",
+        )
+    size, room = store.manifest.vocab_size, config.model.vocab_size
+    if size > room:
+        raise UsageError(
+            f"the tokens in {config.data_dir} have {size:,} ids, the model has room for model.vocab_size={room:,}",
+            f"train with model.vocab_size={size}",
+        )
+    if size < room:
+        log.warn(f"model.vocab_size={room:,}, but the tokenizer has {size:,} ids: model.vocab_size={size} is enough")
+    return tokenizer
