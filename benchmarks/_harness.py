@@ -214,7 +214,7 @@ def take_turns(
 
 
 def stepper_of_same_rows(settings: dict[str, Any], rows: Any = None) -> Any:
-    """Return a `Stepper` that trains on the same rows in every step, random ones by default: it needs no token store."""
+    """Return a `Stepper` that trains on the same rows in every step (random by default) and needs no token store."""
     import torch
 
     from mini_llm.train.config import TrainConfig

@@ -49,7 +49,8 @@ def contender(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
         "compile": args.compile,
         "model": {"n_layers": args.layers, "vocab_size": 8192, "max_seq_len": 512},
     }
-    stepper = stepper_of_same_rows(settings)
+    rows = torch.randint(8192, (2, 129), generator=torch.Generator().manual_seed(0))
+    stepper = stepper_of_same_rows(settings, rows)
     stepper.compile()
     model = Transformer(stepper.config.model)
     model.init_weights(1)

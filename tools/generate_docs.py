@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mini_llm"
 BEGIN, END = "<!-- file map: made by `make docs` -->", "<!-- file map: end -->"
+PICTURE, PICTURE_END = "<!-- imports: made by `make docs` -->", "<!-- imports: end -->"
 
 
 def main() -> int:
@@ -34,7 +35,7 @@ def pages() -> dict[Path, str]:
     """Return every generated page as it should be."""
     return {
         ROOT / "README.md": with_map(ROOT / "README.md", folder_map()),
-        PACKAGE / "README.md": with_map(PACKAGE / "README.md", file_map()),
+        PACKAGE / "README.md": with_picture(with_map(PACKAGE / "README.md", file_map())),
         ROOT / "docs" / "cli.md": cli_page(),
     }
 
@@ -64,12 +65,15 @@ def file_map() -> list[str]:
     for folder in packages():
         lines += ["", f"**[{folder.name}/]({folder.name}/README.md)** {idea(folder / '__init__.py')}", ""]
         lines += [entry(path) for path in modules(folder)]
+        for room in sorted(path.parent for path in folder.glob("*/__init__.py")):
+            lines += [f"- **{room.name}/** {idea(room / '__init__.py')}"]
+            lines += [f"  {entry(path)}" for path in modules(room)]
     return lines
 
 
 def packages() -> list[Path]:
     """Return the folders of mini_llm in the order in which data passes them, later ones by name."""
-    order = ("tokenizer", "data", "model", "train", "inference", "serve", "export", "plot")
+    order = ("tokenizer", "data", "model", "train", "inference", "tune", "eval", "serve", "export", "plan", "plot")
     found = [path.parent for path in PACKAGE.glob("*/__init__.py")]
     return sorted(found, key=lambda p: (order.index(p.name) if p.name in order else len(order), p.name))
 
@@ -90,6 +94,40 @@ def idea(path: Path) -> str:
     assert docstring, f"{path} has no docstring to say its idea"
     paragraph = " ".join(docstring.partition("\n\n")[0].split())
     return re.split(r"(?<=[.?!]) (?=[A-Z])", paragraph)[0]
+
+
+# --- the picture of imports ------------------------------------------------------------------------------------------
+
+
+def with_picture(text: str) -> str:
+    """Return the text with the picture of today's imports between its two markers."""
+    assert text.count(PICTURE) == text.count(PICTURE_END) == 1, "the page must have each marker of the picture once"
+    before, _, rest = text.partition(PICTURE)
+    lines = ["```mermaid", "flowchart TB", *(f"    {a} --> {b}" for a, b in arrows()), "```"]
+    return before + "\n".join([PICTURE, *lines, PICTURE_END]) + rest.partition(PICTURE_END)[2]
+
+
+def arrows() -> list[tuple[str, str]]:
+    """Return which folder (or checkpoint.py) imports which, without those that a longer way says already."""
+    parts = {folder.name for folder in packages()} | {"checkpoint"}
+    below = {part: {other for other in imported_parts(part) if other in parts - {part}} for part in sorted(parts)}
+
+    def reach(part: str) -> set[str]:
+        return below[part].union(*(reach(other) for other in below[part])) if below[part] else set()
+
+    return [
+        (part, other)
+        for part, others in below.items()
+        for other in sorted(others)
+        if not any(other in reach(between) for between in others - {other})
+    ]
+
+
+def imported_parts(part: str) -> set[str]:
+    """Return the names that a folder or module of the package imports from `mini_llm`, also inside functions."""
+    paths = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").exists() else sorted((PACKAGE / part).rglob("*.py"))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    return set(re.findall(r"^\s*(?:from|import) mini_llm\.(\w+)", text, re.MULTILINE))
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

@@ -8,29 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mini_llm.errors import UserError
-
-if TYPE_CHECKING:
-    from mini_llm.tokenizer.tokenizer import Tokenizer
-
-ROLE_MARKERS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
-END_MARKER = "<|end|>"
-
-# The same rule in Jinja, for `apply_chat_template` of transformers and for servers.
-CHAT_TEMPLATE = """\
-{{- bos_token -}}
-{%- for message in messages -%}
-{%- if message['role'] not in ['system', 'user', 'assistant'] -%}
-{{- raise_exception('a role must be system, user or assistant, not ' ~ message['role']) -}}
-{%- endif -%}
-{{- '<|' ~ message['role'] ~ '|>' ~ message['content'] ~ '<|end|>' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|assistant|>' -}}
-{%- endif -%}
-"""
+from mini_llm.tokenizer.markers import END_MARKER, ROLE_MARKERS
+from mini_llm.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

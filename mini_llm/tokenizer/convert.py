@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mini_llm.tokenizer.chat import CHAT_TEMPLATE, END_MARKER, ROLE_MARKERS
+from mini_llm.tokenizer.markers import CHAT_TEMPLATE, END_MARKER, ROLE_MARKERS
 
 SPACE = "\u2581"
 # U+E000 is for private use. It opens an escape, so it is escaped itself; the order matters when the rules are undone.

@@ -16,8 +16,8 @@ import numpy as np
 import tokenizers
 
 from mini_llm.errors import UserError
-from mini_llm.tokenizer.chat import END_MARKER
 from mini_llm.tokenizer.decoding import DecodingRules, TextStream, read_rules
+from mini_llm.tokenizer.markers import END_MARKER
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 # For folders without a tokenizer_config.json.

@@ -10,8 +10,10 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mini_llm"
 
 # From the top down. Parts in one set may import each other; each set of a layer is a stranger to the layer's others.
 LAYERS = [
-    [{"cli", "cli_study", "demo", "options", "plan", "plot", "__init__", "__main__"}],
-    [{"serve"}],
+    [{"cli", "__init__", "__main__"}],
+    [{"commands"}],
+    [{"demo"}],
+    [{"serve", "tune", "eval"}, {"plan"}, {"plot"}],
     [{"train"}, {"inference"}, {"export"}],
     [{"data"}, {"checkpoint"}],
     [{"tokenizer"}, {"model"}],

@@ -1,4 +1,4 @@
-"""The command line's verbs that look at things: plan, plot, tokenizer report, import-seed."""
+"""From tokens to a model: `plan`, `train`, `plot`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from typing import Annotated
 import typer
 
 from mini_llm import log
-from mini_llm.errors import UsageError, UserError
-from mini_llm.files import write_text
-
-REPORT_BYTES = 50 * 10**6
+from mini_llm.commands.arguments import ConfigOption, SettingsArgument
+from mini_llm.errors import UsageError
 
 
 class Gpu(StrEnum):
@@ -27,10 +25,8 @@ class Gpu(StrEnum):
 
 
 def plan(
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings over the file's, as for train.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file; the shipped ones are in configs/.")] = None,
+    settings: SettingsArgument = None,
+    config: ConfigOption = None,
     gpu: Annotated[Gpu | None, typer.Option(help="The device; default: what this machine has.")] = None,
     gpus: Annotated[int, typer.Option(help="How many of them share the work.", min=1)] = 1,
     mfu: Annotated[
@@ -55,21 +51,34 @@ def plan(
         show(made)
 
 
-def import_seed(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CKPT", help="ckpt.pt of the published seed, or its model.safetensors.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="The seed's tokenizer: a folder (Tokenizer/BPE), tokenizer.json or spm.model.")
+def train(
+    settings: SettingsArgument = None,
+    config: ConfigOption = None,
+    resume: Annotated[
+        bool | None, typer.Option("--resume/--no-resume", help="Go on from the run's last checkpoint (the default).")
     ] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved settings and exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do one step at full size, say what the run would take, write nothing.")
+    ] = False,
 ) -> None:
-    """Turn a checkpoint of the published 50M seed into a model folder, and prove that its logits stay the same."""
-    from mini_llm.export.seed import import_seed as run
+    """Train a model. Stopped anywhere, the same command goes on, exactly where it was."""
+    from mini_llm.config import dump_config, load_config
+    from mini_llm.train.config import TrainConfig
 
-    run(checkpoint, out, tokenizer)
-    if tokenizer:
-        log.info(f"next: mini-llm generate {out} --prompt 'Once upon a time'")
+    overrides = list(settings or []) + ([] if resume is None else [f"resume={str(resume).lower()}"])
+    resolved = load_config(TrainConfig, config, overrides)
+    if print_config:
+        print(dump_config(resolved), end="")
+        return
+    if dry_run:
+        from mini_llm.train.dry_run import dry_run as rehearse
+
+        print(rehearse(resolved))
+        return
+    from mini_llm.train.train import train as run
+
+    run(resolved)
 
 
 class XAxis(StrEnum):
@@ -116,51 +125,3 @@ def plot(
         return
     draw(found, paths, x)
     log.info(f"picture: {', '.join(map(str, paths))}")
-
-
-def tokenizer_report(
-    folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="Tokenizer folders: ours or any Llama-like model's.")
-    ],
-    text: Annotated[
-        list[str] | None,
-        typer.Option(help="Text to measure on, any source that `prepare` takes; may be repeated. [default: samples]"),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Markdown page to write, instead of printing here.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
-) -> None:
-    """Compare tokenizers: length, waste, speed, losses, and how they cut prose, code, emoji, Hindi and more."""
-    from mini_llm.tokenizer.report import as_json, load_subjects, measure, print_report
-    from mini_llm.tokenizer.report_page import page
-    from mini_llm.tokenizer.samples import SAMPLES
-
-    subjects = load_subjects(folders)
-    texts, source = list(SAMPLES.values()), "the built-in samples"
-    if text:
-        texts = _first_texts(text)
-        source = f"{', '.join(text)} ({sum(len(t.encode('utf-8', 'replace')) for t in texts) / 1e6:,.2f} MB)"
-    found = [measure(subject, texts) for subject in subjects]
-    if out:
-        try:
-            write_text(out, page(subjects, found, source))
-        except OSError as problem:
-            raise UserError(f"cannot write {out}: {problem.strerror}", "choose another --out") from None
-        log.info(f"report: {out}")
-    if json_output:
-        print(json.dumps(as_json(found, source)))
-    elif not out:
-        print_report(subjects, found, source)
-
-
-def _first_texts(sources: list[str]) -> list[str]:
-    """Return the first 50 MB of the sources' documents: enough for any rate, and it fits into memory."""
-    from mini_llm.data.sources import read_documents
-
-    texts, n_bytes = [], 0
-    for document in read_documents(sources, description="reading"):
-        texts.append(document)
-        n_bytes += len(document)
-        if n_bytes > REPORT_BYTES:
-            log.note(f"measuring on the first {REPORT_BYTES // 10**6} MB")
-            break
-    return texts

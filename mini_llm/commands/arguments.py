@@ -1,0 +1,51 @@
+"""Arguments and options that several verbs share, so that each is worded once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCES",
+        help="Files, folders or quoted globs: .txt .md .jsonl .parquet, each also .gz .xz .zst.",
+    ),
+]
+TextColumn = Annotated[str, typer.Option(help="The key of jsonl, or column of parquet, that holds the text.")]
+SettingsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings over the file's, e.g. learning_rate=1e-3 model.dim=256."),
+]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file; the shipped ones are in configs/.")]
+
+
+class ContextOverflow(StrEnum):
+    """What to do where the context is full."""
+
+    stop = "stop"
+    slide = "slide"
+
+
+class BackendName(StrEnum):
+    """How a step is computed."""
+
+    auto = "auto"
+    eager = "eager"
+    compiled = "compiled"
+    cuda_graphs = "cuda-graphs"
+
+
+Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same text; default: a new one each time.", min=0)]
+MaxNewTokens = Annotated[int, typer.Option(help="The longest answer, in tokens.", min=1)]
+Overflow = Annotated[
+    ContextOverflow, typer.Option(help="A full context ends the text, or slides: its beginning and last half stay.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, or int8 (weights in 8 bits).")]
+Backend = Annotated[BackendName, typer.Option(help="How to compute; auto takes the fastest that works.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint or any Llama folder.")]
