@@ -6,14 +6,6 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2] / "mini_llm"
 MOST_LINES = 2_500
 PARTS = ("tokenizer/", "data/token_store", "model/transformer", "train/loss", "train/step", "train/train", "engine")
-    "tokenizer/",
-    "data/token_store",
-    "model/transformer",
-    "train/loss",
-    "train/step",
-    "train/train",
-    "engine/engine",
-)
 
 
 def spine() -> list[Path]:
