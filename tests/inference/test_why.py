@@ -1,5 +1,6 @@
 """Why a token came: both probabilities by NumPy in float64, and a line on which the dart falls where it fell."""
 
+import itertools
 import math
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_the_dart_falls_into_the_chosen_tokens_stretch(
         line = sorted(why.likeliest, key=lambda candidate: candidate.token_id)
         assert line[0].start == 0
         assert line[-1].end == 1
-        assert all(left.end == right.start for left, right in zip(line, line[1:], strict=False))
+        assert all(left.end == right.start for left, right in itertools.pairwise(line))
         for candidate in line:
             assert candidate.p_sampled == pytest.approx(float(probabilities[candidate.token_id]), abs=1e-5)
 
