@@ -106,6 +106,7 @@ def commands(text: str) -> Iterator[list[str]]:
     for line in joined.splitlines():
         lexer = shlex.shlex(line.strip().removeprefix("$ "), posix=True, punctuation_chars="|&;<>")
         lexer.commenters = "#"
+        lexer.whitespace_split = True  # a,b is one word
         words: list[str] = []
         for word in [*lexer, ";"]:
             if set(word) <= set("|&;"):
