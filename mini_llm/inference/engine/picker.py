@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mini_llm.errors import UserError
+from mini_llm.inference.engine.draw import look_at_draw
 from mini_llm.inference.engine.request import Job
 from mini_llm.inference.engine.scores import logprobs_of
 from mini_llm.inference.sampling.darts import dart
@@ -40,6 +41,13 @@ class Picker:
         """Return the next token of each job, given finite scores, and let the job remember it."""
         chosen = self._choose(jobs, logits_MV)
         note_logprobs(jobs, chosen, logits_MV)
+        for job, token_id, logits_V in zip(jobs, chosen, logits_MV, strict=True):
+            if job.request.inspect is not None and job.request.max_new_tokens:
+                thrown, sampling = dart(job.seed, len(job.written)), job.request.sampling
+                drawn = look_at_draw(
+                    token_id, logits_V, _adjusted(job, logits_V), sampling, thrown, job.request.inspect
+                )
+                job.drawn.append(drawn)
         for job, token_id in zip(jobs, chosen, strict=True):
             if job.history is not None:
                 job.history.add(token_id)

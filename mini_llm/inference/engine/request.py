@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from mini_llm.errors import UsageError, UserError
+from mini_llm.inference.engine.draw import Drawn
 from mini_llm.inference.engine.scores import Logprob, logprobs_of
 from mini_llm.inference.sampling.darts import new_seed
 from mini_llm.inference.sampling.history import History, check_ids
@@ -32,6 +33,7 @@ class Request:
     seed: int | None = None  # the same seed writes the same ids, whatever else is computed meanwhile; None: a new one
     logprobs: int | None = None  # with each id its log-probability, and those of so many of the likeliest
     score_from: int | None = None  # the same for the prompt's ids from this index on, 1 or more: they are read anew
+    inspect: int | None = None  # with each id how it was drawn, beside so many of the likeliest
     guide: Guide | None = None  # rules out tokens before anything else does; log-probabilities do not know of it
     ignore_eos: bool = False  # go on after ids that end texts
     context_overflow: Overflow = "stop"  # where the context is full: stop, or keep its beginning and its last half
@@ -89,6 +91,7 @@ class Job:
         self.ready: deque[int] = deque()  # computed, not yet taken
         self.logprobs: list[Logprob] = []
         self.prompt_logprobs: list[Logprob] = []
+        self.drawn: list[Drawn] = []
         self.started = False  # has, or had, a slot
         self.written: list[int] = []  # all ids so far
         self.n_reused = 0
@@ -101,7 +104,8 @@ class Job:
     def simple(self) -> bool:
         """Whether the next scores alone decide: neither the past, a guide nor anybody's curiosity is asked."""
         asked = self.request
-        return self.history is None and asked.logprobs is None and asked.score_from is None and asked.guide is None
+        curious = (asked.logprobs, asked.score_from, asked.inspect, asked.guide, self.history)
+        return all(wish is None for wish in curious)
 
     def rows_asked(self, start: int, n: int, last: bool) -> range:
         """Return which of the n rows from place `start` on, that this text reads, it wants the next scores of.
@@ -168,6 +172,16 @@ class Handle(Iterator[int]):
     def n_unread(self) -> int:
         """How many ids are computed and not taken."""
         return len(self._job.ready)
+
+    @property
+    def drawn(self) -> list[Drawn]:
+        """One entry for each id so far, where the request has `inspect`."""
+        return self._job.drawn
+
+    @property
+    def done(self) -> bool:
+        """Whether no more ids will be computed."""
+        return self._job.ended is not None or self._job.error is not None
 
     @property
     def started(self) -> bool:
