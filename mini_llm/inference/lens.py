@@ -23,8 +23,8 @@ from mini_llm.model.transformer_block import TransformerBlock
 class Lens:
     """What happens at a text's last token, layer by layer."""
 
-    logits_LV: Tensor  # float32: each layer's scores of the next token
-    attention_LHT: Tensor  # float32: each head's attention from the last token to all; sums are 1
+    logits: Tensor  # (L, V), float32: each layer's scores of the next token
+    attention: Tensor  # (L, H, T), float32: each head's attention from the last token to all; sums are 1
 
 
 @torch.inference_mode()

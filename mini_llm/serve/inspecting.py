@@ -31,9 +31,7 @@ async def inspect(catalog: Catalog, body: InspectBody) -> dict[str, Any]:
         raise ApiError(400, f"{len(ids)} tokens, and the context is {served.context}", param="token_ids")
     position = len(ids) if body.position is None else body.position
     if not 1 <= position <= len(ids):
-        raise ApiError(
-            400, f"position goes from 1 to {len(ids)}: nothing comes before the first token", param="position"
-        )
+        raise ApiError(400, f"position goes from 1 to {len(ids)}: the first has no past", param="position")
     chosen = ids[position] if position < len(ids) else None
     async with _one_at_a_time:
         return await asyncio.to_thread(
@@ -57,7 +55,7 @@ def _describe(served: Served, ids: list[int], chosen: int | None, top: int, *, a
 
 
 def _layers(lens: Lens, names: TokenNames, chosen: int | None, top: int, vocab_size: int) -> list[dict[str, Any]]:
-    logprobs_LV = lens.logits_LV[:, :vocab_size].log_softmax(-1)
+    logprobs_LV = lens.logits[:, :vocab_size].log_softmax(-1)
     entropies = torch.special.entr(logprobs_LV.exp()).sum(-1).tolist()
     found = []
     for number, logprobs_V in enumerate(logprobs_LV):
@@ -77,4 +75,4 @@ def _layers(lens: Lens, names: TokenNames, chosen: int | None, top: int, vocab_s
 
 def _shares(lens: Lens) -> list[list[list[float]]]:
     """Return [layer][head][place] with four digits: so many that sums are 1 within 1e-3, and no more to send."""
-    return [[[float(f"{share:.4g}") for share in head] for head in layer] for layer in lens.attention_LHT.tolist()]
+    return [[[float(f"{share:.4g}") for share in head] for head in layer] for layer in lens.attention.tolist()]

@@ -31,7 +31,8 @@ async def responses(catalog: Catalog, body: ResponseBody, http: HttpRequest) -> 
     )
     if body.instructions:
         turns.insert(0, ChatMessage(role="system", content=body.instructions))
-    chat = ChatBody(messages=turns, temperature=body.temperature, top_p=body.top_p)
+    messages = [turn.model_dump() for turn in turns]
+    chat = ChatBody.model_validate({"messages": messages, "temperature": body.temperature, "top_p": body.top_p})
     ids = await asking.encode_messages(served, chat)
     requests = asking.requests_of(served, chat, [ids], most=body.max_output_tokens, logprobs=None, param="input")
     [text] = texts = served.bridge.submit(requests, [])

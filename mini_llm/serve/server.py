@@ -1,4 +1,4 @@
-"""uvicorn, with what it lacks: time-outs for slow requests, a bound on connections, and an end in which texts end whole.
+"""uvicorn, with what it lacks: time-outs for slow requests, a bound on connections, an end in which texts end whole.
 
 SIGTERM or Ctrl-C: no new texts, those that run may end for some seconds, the rest is told; then exit 143 or 130. A
 second signal ends at once.

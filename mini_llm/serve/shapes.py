@@ -78,7 +78,9 @@ def chat_logprobs(names: TokenNames, tokens: Iterable[Token]) -> dict[str, Any]:
 
 def legacy_logprobs(names: TokenNames, entries: Sequence[Logprob | int], offsets: Sequence[int]) -> dict[str, Any]:
     """Return the log-probabilities of a completion; a bare id is a token that nothing came before."""
-    tokens, logprobs, likeliest = [], [], []
+    tokens: list[str] = []
+    logprobs: list[float | None] = []
+    likeliest: list[dict[str, float] | None] = []
     for entry in entries:
         if isinstance(entry, int):
             tokens.append(names.name(entry))

@@ -1,7 +1,7 @@
 """Streams that end when their reader does: each wait for tokens is raced against the client's leaving.
 
-Without it a text that nobody waits for any more would run to its end: frameworks cancel only what is streaming, and only
-while it is sent.
+Without it a text that nobody waits for any more would run to its end: frameworks cancel only what is streaming, and
+only while it is sent.
 """
 
 from __future__ import annotations

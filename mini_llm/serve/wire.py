@@ -1,7 +1,7 @@
 """What clients send: the bodies of all requests, checked field by field. Null means the default everywhere.
 
-Unknown fields are ignored, as OpenAI's clients expect, but those whose silent loss would give a wrong result are refused
-by name. Source: OpenAI's API reference; the extras have vLLM's and llama.cpp's names.
+Unknown fields are ignored, as OpenAI's clients expect, but those whose silent loss would give a wrong result are
+refused by name. Source: OpenAI's API reference; the extras have vLLM's and llama.cpp's names.
 """
 
 from __future__ import annotations

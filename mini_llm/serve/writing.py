@@ -86,14 +86,14 @@ class CompletionShape:
     def _logprobs(self, text: Text, tokens: Sequence[Token], *, echo: bool) -> dict[str, Any] | None:
         if self.body.logprobs is None:
             return None
-        prompt, entries, offsets = self._prompt(text) if echo else ("", [], [])
+        _, entries, offsets = self._prompt(text) if echo else ("", [], [])
         start = len(self._prompt(text)[0])
         written = [token.logprob for token in tokens if token.logprob is not None]
         places = offsets + [start + token.offset for token in tokens]
         return legacy_logprobs(self.names, [*entries, *written], places)
 
     def first(self, text: Text) -> list[dict[str, Any]]:
-        """Return what a stream begins with: the prompt, where it is echoed and its log-probabilities are not asked for."""
+        """Return what a stream begins with: the prompt, where it is echoed without log-probabilities."""
         if not self.body.echo or self.body.logprobs is not None:
             return []
         return [{"text": self._prompt(text)[0], "logprobs": None, "finish_reason": None}]
@@ -189,9 +189,9 @@ async def _stream(
     def chunk(choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
         return event({**head, "choices": choices, **({"usage": usage} if with_usage else {})})
 
-    for text in texts:
-        for part in shape.first(text):
-            yield chunk([{"index": text.number, **part}])
+    for one in texts:
+        for part in shape.first(one):
+            yield chunk([{"index": one.number, **part}])
     async for text, tokens in merged(texts, settings.heartbeat_seconds, lambda: len(served.bridge.texts)):
         if text is None:
             place = min((t.queue_place for t in texts if t.finish_reason is None), default=0)

@@ -39,7 +39,7 @@ class Drawn:
 def look_at_draw(
     token_id: int, logits_V: Tensor, adjusted_V: Tensor, params: SamplingParams, dart: float, n_candidates: int
 ) -> Drawn:
-    """Explain the draw of `token_id`: `logits_V` are the model's scores, `adjusted_V` those after guide and penalties."""
+    """Explain a draw: `logits_V` are the model's scores, `adjusted_V` those after guide and penalties."""
     logprobs_V = logits_V.float().log_softmax(-1)
     if params.greedy:
         sampled_V = torch.zeros_like(logprobs_V, dtype=torch.float64)
