@@ -22,9 +22,8 @@ async def tokenize(catalog: Catalog, body: TokenizeBody) -> dict[str, Any]:
     served = await catalog.get(body.model)
     tokenizer = served.generator.tokenizer
     if body.messages is not None:
-        ids = await asking.encode_messages(
-            served, ChatBody.model_validate({"messages": [turn.model_dump() for turn in body.messages]})
-        )
+        messages = [turn.model_dump() for turn in body.messages]
+        ids = await asking.encode_messages(served, ChatBody.model_validate({"messages": messages}))
     else:
         text = body.prompt or ""
         encode = tokenizer.encode if body.parse_special is False else tokenizer.encode_with_markers

@@ -136,7 +136,7 @@ class CompletionBody(Writing):
         if self.prompt is None or isinstance(self.prompt, str):
             return [self.prompt or ""]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [list(self.prompt)]  # type: ignore[arg-type]
+            return [list(self.prompt)]
         return list(self.prompt)  # type: ignore[arg-type]
 
 
