@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mini_llm.checkpoint import read_pointer, resolve_checkpoint
+from mini_llm.checkpoint import read_model_config, read_pointer, resolve_checkpoint
 from mini_llm.errors import UserError
 from mini_llm.inference.generate import Generator
 from mini_llm.serve.bridge import Bridge
@@ -37,12 +37,18 @@ class Entry:
         """Return what /v1/models says of it."""
         try:
             created = int((self.folder / "config.json").stat().st_mtime)
-        except OSError:  # pruned meanwhile
-            created = 0
+            context = read_model_config(self.folder).max_seq_len
+        except (OSError, UserError):  # pruned meanwhile
+            created, context = 0, None
         return {
-            "id": self.id, "object": "model", "created": created, "owned_by": "mini-llm", "kind": self.kind,
+            "id": self.id,
+            "object": "model",
+            "created": created,
+            "owned_by": "mini-llm",
+            "max_model_len": context,
+            "kind": self.kind,
             "step": self.step,
-        }  # fmt: skip
+        }
 
 
 class Served:
