@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from mini_llm import __version__, log
-from mini_llm.commands import evaluation, exchange, text, tour, training, writing
+from mini_llm.commands import evaluation, exchange, serving, text, tour, training, writing
 from mini_llm.errors import Interrupted, UserError
 
 
@@ -41,6 +41,7 @@ app = typer.Typer(
 tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare some.", no_args_is_help=True)
 
 LINE = [
+    *("demo", "tokenizer", "prepare", "plan", "train", "plot", "eval", "generate", "chat", "serve", "export"),
     "demo",
     "tokenizer",
     "prepare",
@@ -70,6 +71,7 @@ app.command(rich_help_panel=TRAIN)(training.plot)
 app.command("eval", rich_help_panel=TRAIN)(evaluation.evaluate)
 app.command(rich_help_panel=WRITE)(writing.generate)
 app.command(rich_help_panel=WRITE)(writing.chat)
+app.command(rich_help_panel=WRITE)(serving.serve)
 app.command(rich_help_panel=EXCHANGE)(exchange.export)
 app.command(rich_help_panel=EXCHANGE)(exchange.push)
 app.command(rich_help_panel=EXCHANGE)(exchange.pull)

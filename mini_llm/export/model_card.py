@@ -90,8 +90,8 @@ def _front_matter(config: ModelConfig, record: RunRecord, license: str | None) -
 
 def _shape(config: ModelConfig) -> str:
     return (
-        f"{count_parameters(config):,} parameters, trained with Mini-LLM: {config.n_layers} layers, "
-        f"width {config.dim}, {config.n_heads} heads ({config.n_kv_heads} for keys and values), MLP {config.hidden_dim}, "
+        f"{count_parameters(config):,} parameters, trained with Mini-LLM: {config.n_layers} layers, width "
+        f"{config.dim}, {config.n_heads} heads ({config.n_kv_heads} for keys and values), MLP {config.hidden_dim}, "
         f"{config.vocab_size:,} tokens, context {config.max_seq_len:,}."
     )
 
