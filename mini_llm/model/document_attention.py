@@ -6,6 +6,7 @@ because RoPE looks at distances only. Letters: B batch, T tokens, H query heads,
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -65,12 +66,11 @@ def attention_by_document_backward(
     lse_BHT: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients by q, k and v."""
-    grads = tuple(torch.empty(x.shape, dtype=x.dtype) for x in (q_BHTK, k_BHTK, v_BHTK))
+    q_grad, k_grad, v_grad = (torch.empty(x.shape, dtype=x.dtype) for x in (q_BHTK, k_BHTK, v_BHTK))
     for part in _documents(documents_BT):
         inputs = (x[part] for x in (grad_BHTK, q_BHTK, k_BHTK, v_BHTK, out_BHTK, lse_BHT))
-        for whole, piece in zip(grads, _backward(*inputs, 0.0, True), strict=True):
-            whole[part] = piece
-    return grads
+        q_grad[part], k_grad[part], v_grad[part] = _backward(*inputs, 0.0, True)
+    return q_grad, k_grad, v_grad
 
 
 def _documents(documents_BT: Tensor) -> Iterator[tuple[slice, slice, slice]]:
@@ -79,7 +79,7 @@ def _documents(documents_BT: Tensor) -> Iterator[tuple[slice, slice, slice]]:
     for row, numbers_T in enumerate(documents_BT):
         starts = (numbers_T[1:] != numbers_T[:-1]).nonzero().flatten() + 1
         edges = [0, *starts.tolist(), T]
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in pairwise(edges):
             yield slice(row, row + 1), slice(None), slice(start, end)
 
 

@@ -1,7 +1,8 @@
 """The loss of what is learned, and of nothing else: scores are computed only where there is a target.
 
 A third of a conversation's tokens are answers, so the head costs a third. Weights may be any numbers: 1 teaches an
-answer, an advantage below 0 unteaches one. Letters: B rows, T tokens, N = B*T, C tokens of a chunk, D width, V vocabulary.
+answer, an advantage below 0 unteaches one.
+Letters: B rows, T tokens, N = B*T, C tokens of a chunk, D width, V vocabulary.
 """
 
 import torch

@@ -18,7 +18,7 @@ class SftConfig(TrainConfig):
     """What `mini-llm sft --base RUN --data FILES --config FILE KEY=VALUE ...` reads."""
 
     base: str = ""  # the model to begin from: a run, a checkpoint or any Llama folder
-    data: list[str] = []  # files, folders or globs of conversations
+    data: tuple[str, ...] = ()  # files, folders or globs of conversations
     merge_turns: bool = False  # join two turns of one role instead of refusing them
     val_fraction: float = Field(0.05, ge=0.001, le=0.5)  # of the conversations, held out by their first question
     epochs: float | None = Field(2.0, gt=0)  # times that all rows are seen; unset: max_iters steps
@@ -29,6 +29,7 @@ class SftConfig(TrainConfig):
     cooldown_fraction: float = Field(0.5, gt=0, le=1)
     learning_rate: float = Field(3e-4, ge=0)
     min_lr: float = Field(0.0, ge=0)
+    warmup_iters: int | None = Field(None, ge=0)  # type: ignore[assignment]  # unset: 3 % of the steps
     weight_decay: float = Field(0.0, ge=0)
     eval_interval: int = Field(50, ge=1)
 
@@ -80,13 +81,11 @@ def with_base(config: SftConfig) -> SftConfig:
 
 def with_steps(config: SftConfig, n_rows: int) -> SftConfig:
     """Return the settings with `max_iters` and the warm-up that `epochs` mean for so many rows of conversations."""
-    if config.epochs is None:
-        return config
-    steps = max(1, math.ceil(config.epochs * n_rows / config.chat_rows))
-    changes: dict[str, Any] = {"max_iters": steps}
-    if "warmup_iters" not in config.model_fields_set or config.warmup_iters > steps:
-        changes["warmup_iters"] = math.ceil(0.03 * steps)
-    return config.model_copy(update=changes)
+    steps = config.max_iters
+    if config.epochs is not None:
+        steps = max(1, math.ceil(config.epochs * n_rows / config.chat_rows))
+    warmup = config.warmup_iters if config.warmup_iters is not None else math.ceil(0.03 * steps)
+    return config.model_copy(update={"max_iters": steps, "warmup_iters": warmup})
 
 
 def _settings_of(folder: Path) -> TrainConfig | None:

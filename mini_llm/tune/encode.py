@@ -1,7 +1,7 @@
 """A conversation as ids, and which of them are learned: built together, so that no search in a text can miss.
 
-Learned are the answers and the marker that ends each, so that the model learns to stop; never the markers of roles, never
-what others said.
+Learned are the answers and the marker that ends each, so that the model learns to stop; never the markers of roles,
+never what others said.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ def encode(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int],
     return ids, learned
 
 
-def shortened(
-    tokenizer: Tokenizer, conversation: Conversation, most: int
-) -> tuple[list[int], list[bool], bool] | None:
+def shortened(tokenizer: Tokenizer, conversation: Conversation, most: int) -> tuple[list[int], list[bool], bool] | None:
     """Return ids, what is learned and whether turns were left out, so that at most `most` ids stay.
 
     Turns go from the end until the last answer is whole: an answer that is cut off would teach not to stop. None where

@@ -51,14 +51,14 @@ def prepared(config: SftConfig) -> tuple[SftConfig, Sets]:
     config = with_base(config)
     tokenizer = Tokenizer.load(resolve_checkpoint(config.base))
     block, fraction = config.block_size, config.val_fraction
-    *sets, _ = read_set(
-        config.data, tokenizer, block_size=block, val_fraction=fraction, merge_turns=config.merge_turns
-    )
+    *sets, _ = read_set(config.data, tokenizer, block_size=block, val_fraction=fraction, merge_turns=config.merge_turns)
     packed = PackedRows(sets[0], block_size=block, pad_id=pad_of(tokenizer), seed=config.seed)
     config = with_steps(config, packed.n_rows)
+    text = f" and {config.replayed_rows} of replayed text" if config.replayed_rows else ""
     log.info(
-        f"{packed.n_rows:,} rows of {block:,} tokens, {packed.padding:.1%} of them padding; {config.max_iters:,} steps of "
-        f"{config.chat_rows} rows" + (f" and {config.replayed_rows} of replayed text" if config.replayed_rows else "")
+        f"{packed.n_rows:,} rows of {block:,} tokens, {packed.padding:.1%} of them padding; {config.max_iters:,} steps "
+        f"of {config.chat_rows} rows"
+        + (f" and {config.replayed_rows} of replayed text" if config.replayed_rows else "")
     )
     return config, (sets[0], sets[1])
 

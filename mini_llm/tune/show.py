@@ -7,6 +7,7 @@ from rich.text import Text
 from mini_llm import log
 from mini_llm.checkpoint import resolve_checkpoint
 from mini_llm.data.sources import find_files
+from mini_llm.tokenizer.markers import END_MARKER, ROLE_MARKERS
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.config import SftConfig, with_base
 from mini_llm.tune.encode import shortened
@@ -43,7 +44,21 @@ def _parts(tokenizer: Tokenizer, ids: list[int], learned: list[bool]) -> list[tu
         if not parts or parts[-1][1] != flag:
             parts.append(([], flag))
         parts[-1][0].append(token_id)
-    return [(tokenizer.decode_with_markers(part), flag) for part, flag in parts]
+    return [(_text(tokenizer, part), flag) for part, flag in parts]
+
+
+def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """Return the text of ids, markers by their names."""
+    names = {tokenizer.special_id(name): name for name in (*ROLE_MARKERS.values(), END_MARKER)}
+    if tokenizer.bos_id is not None:
+        names[tokenizer.bos_id] = "<s>"
+    text, run = "", list[int]()
+    for token_id in [*ids, -1]:
+        if token_id != -1 and token_id not in names:
+            run.append(token_id)
+            continue
+        text, run = text + tokenizer.decode(run) + names.get(token_id, ""), []
+    return text
 
 
 def _print(parts: list[tuple[str, bool]]) -> None:
