@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from mini_llm import __version__, log
-from mini_llm.commands import evaluation, exchange, text, tour, training, tuning, writing
+from mini_llm.commands import evaluation, exchange, serving, text, tour, training, tuning, writing
 from mini_llm.errors import Interrupted, UserError
 
 
@@ -51,7 +51,10 @@ LINE = [
     "eval",
     "generate",
     "chat",
+    "serve",
     "export",
+    "push",
+    "pull",
     "import-seed",
 ]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
@@ -70,6 +73,7 @@ app.command(rich_help_panel=TRAIN)(training.plot)
 app.command("eval", rich_help_panel=TRAIN)(evaluation.evaluate)
 app.command(rich_help_panel=WRITE)(writing.generate)
 app.command(rich_help_panel=WRITE)(writing.chat)
+app.command(rich_help_panel=WRITE)(serving.serve)
 app.command(rich_help_panel=EXCHANGE)(exchange.export)
 app.command(rich_help_panel=EXCHANGE)(exchange.import_seed)
 

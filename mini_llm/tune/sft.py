@@ -57,8 +57,7 @@ def prepared(config: SftConfig) -> tuple[SftConfig, Sets]:
     text = f" and {config.replayed_rows} of replayed text" if config.replayed_rows else ""
     log.info(
         f"{packed.n_rows:,} rows of {block:,} tokens, {packed.padding:.1%} of them padding; {config.max_iters:,} steps "
-        f"of {config.chat_rows} rows"
-        + (f" and {config.replayed_rows} of replayed text" if config.replayed_rows else "")
+        f"of {config.chat_rows} rows{text}"
     )
     return config, (sets[0], sets[1])
 
