@@ -75,6 +75,8 @@ app.command(rich_help_panel=WRITE)(writing.generate)
 app.command(rich_help_panel=WRITE)(writing.chat)
 app.command(rich_help_panel=WRITE)(serving.serve)
 app.command(rich_help_panel=EXCHANGE)(exchange.export)
+app.command(rich_help_panel=EXCHANGE)(exchange.push)
+app.command(rich_help_panel=EXCHANGE)(exchange.pull)
 app.command(rich_help_panel=EXCHANGE)(exchange.import_seed)
 
 
