@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from mini_llm.device import DTYPES
 from mini_llm.errors import UserError
 from mini_llm.files import Kind, new_folder, sha256_of
+from mini_llm.hub import TOKENIZER_FILES
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
-from mini_llm.tokenizer.tokenizer import TOKENIZER_FILES, Tokenizer
+from mini_llm.tokenizer.tokenizer import Tokenizer
 
 CHECKSUMS = "checksums.json"
 TRAINING_STATE = "training_state/"  # what training alone needs; see train/run/resume.py

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mini_llm.errors import UserError
 from mini_llm.files import free_name, write_text
+from mini_llm.hub import fetch, is_hub_name
 from mini_llm.temporary import remove_leftovers, temporary_name
 from mini_llm.user_files import kind_of, shown
 
@@ -22,10 +23,13 @@ LONGEST_POINTER = 200  # characters; ours have 25
 def resolve_checkpoint(path: Path | str) -> Path:
     """Return the model folder for a run folder (its latest checkpoint), RUN/best, a checkpoint or any Llama folder.
 
+    `hf://USER/NAME[@REV]` is fetched from the hub first.
+
     Raises:
         UserError: nothing there, or no checkpoint yet.
     """
-    path, kind = Path(path), kind_of(path)
+    path = fetch(path) if is_hub_name(path) else Path(path)
+    kind = kind_of(path)
     if kind == "file" and path.suffix in (".pt", ".pth"):
         raise UserError(f"{path} is a pickle, not a model folder", f"mini-llm import-seed {path} --out DIR makes one")
     if kind == "nothing" and not path.is_symlink():  # RUN/latest may lead to nothing

@@ -100,7 +100,7 @@ def _first_texts(sources: list[str]) -> list[str]:
 def prepare(
     sources: SourcesArgument,
     tokenizer: Annotated[
-        Path, typer.Option(help="Tokenizer folder (from `tokenizer train`, or any Hugging Face one).")
+        Path, typer.Option(help="Tokenizer folder (of `tokenizer train`, a model, a run), or hf://USER/NAME.")
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the token store to.")],
     val_fraction: Annotated[float, typer.Option(help="Share of documents held out.", min=0.0, max=0.5)] = 0.01,
@@ -110,6 +110,10 @@ def prepare(
     """Turn text into a memory-mapped token store, with a held-out split."""
     from mini_llm.data.prepare import prepare as run
 
+    if any((tokenizer / pointer).exists() for pointer in ("latest", "run/latest")):  # a run: its checkpoint has it
+        from mini_llm.pointers import resolve_checkpoint
+
+        tokenizer = resolve_checkpoint(tokenizer)
     store = run(sources, tokenizer, out, val_fraction=val_fraction, workers=workers, text_column=text_column)
     if val_fraction and (held_out := store.split("val").n_tokens) <= 1024:  # the block_size of mini-50m.yaml
         log.warn(f"{held_out} held-out tokens make no row of 1,024: raise --val-fraction or prepare more text")

@@ -16,7 +16,8 @@ import numpy as np
 
 from mini_llm.data.token_store import Manifest, Shard, Source, Split, TokenSplit
 from mini_llm.files import Kind, new_folder, sha256_of
-from mini_llm.tokenizer.tokenizer import TOKENIZER_FILES, Tokenizer
+from mini_llm.hub import TOKENIZER_FILES
+from mini_llm.tokenizer.tokenizer import Tokenizer
 
 SHARD_BYTES = 2**30
 READ_TOKENS = 2**22  # copy this many at a time

@@ -16,10 +16,10 @@ import numpy as np
 import tokenizers
 
 from mini_llm.errors import UserError
+from mini_llm.hub import TOKENIZER_FILES, fetch, is_hub_name
 from mini_llm.tokenizer.decoding import DecodingRules, TextStream, read_rules
 from mini_llm.tokenizer.markers import END_MARKER
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 # For folders without a tokenizer_config.json.
 USUAL_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 HOW_TO_TRAIN = "make one with: mini-llm tokenizer train SOURCES --out DIR"
@@ -50,12 +50,12 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path | str) -> Tokenizer:
-        """Load the tokenizer of a folder.
+        """Load the tokenizer of a folder, or of `hf://USER/NAME[@REV]`.
 
         Raises:
             UserError: the folder or its tokenizer.json is missing, unreadable, empty, damaged or of an unknown kind.
         """
-        folder = Path(folder)
+        folder = fetch(folder, TOKENIZER_FILES) if is_hub_name(folder) else Path(folder)
         path = folder / "tokenizer.json"
         if not folder.is_dir():
             raise UserError(f"no tokenizer folder at {folder}", HOW_TO_TRAIN)

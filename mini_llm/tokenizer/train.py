@@ -14,6 +14,7 @@ from pathlib import Path
 from mini_llm import log
 from mini_llm.errors import UserError
 from mini_llm.files import Kind, check_replaceable, new_folder
+from mini_llm.hub import TOKENIZER_FILES
 from mini_llm.signals import raise_on_signal
 from mini_llm.temporary import temporary_folder
 from mini_llm.threads import Worker, WorkerDied
@@ -25,7 +26,7 @@ from mini_llm.tokenizer.convert import (
     clean_model,
     write_hugging_face,
 )
-from mini_llm.tokenizer.tokenizer import TOKENIZER_FILES, Tokenizer
+from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.user_files import reason, shown
 
 # Pieces of a document that are sampled as one, cut before white space where there is any.

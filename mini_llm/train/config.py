@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,7 @@ class TrainConfig(Config):
     align_documents: bool = False  # rows begin where documents begin; no token is lost
 
     # Optimizer
+    init_from: str | None = None  # start from this Llama or Qwen3 folder, run or hf://USER/NAME: its shape and weights
     init: Literal["normal", "bigram"] = "normal"  # bigram: embedding and head start from counted pairs of tokens
     init_tokens: int = Field(20_000_000, ge=1)  # of the training text that are counted: more would change little
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for matrices, AdamW for embeddings and norms
@@ -75,8 +76,19 @@ class TrainConfig(Config):
 
     model: ModelConfig = ModelConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_shape(cls, values: Any) -> Any:
+        if not (isinstance(values, dict) and values.get("init_from")):
+            return values
+        from mini_llm.train.init_from import with_its_shape  # it reads a folder: not for runs that begin anew
+
+        return {**values, "model": with_its_shape(str(values["init_from"]), values.get("model"))}
+
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
+        if self.init_from and self.init != "normal":
+            raise ValueError(f"init={self.init} would overwrite weights of init_from={self.init_from}: leave one out")
         if self.block_size > self.model.max_seq_len:
             raise ValueError(f"block_size={self.block_size} is above model.max_seq_len={self.model.max_seq_len}")
         if self.min_lr > self.learning_rate:

@@ -23,6 +23,7 @@ LAYERS = [
             "device",
             "errors",
             "files",
+            "hub",
             "log",
             "pointers",
             "runs",

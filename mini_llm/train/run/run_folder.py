@@ -69,6 +69,8 @@ def check_run(config: TrainConfig) -> None:
         raise UsageError(f"out_dir={shown(run)} is {what_is(run)}, not a folder", "give another out_dir=...")
     if kind == "folder" and not _is_run(run):
         for name in ("config.yaml", *LINES, "checkpoints", "latest", "best"):
+            if name == "checkpoints" and not any(not p.name.startswith(".step-") for p in (run / name).glob("*")):
+                continue  # of a run that was killed before its first checkpoint
             if (run / name).exists():
                 raise UserError(
                     f"out_dir={shown(run)} holds {name}, but no run of Mini-LLM: nothing was changed",
