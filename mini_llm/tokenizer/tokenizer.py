@@ -37,6 +37,7 @@ class Tokenizer:
         self.folder = folder
         self.fingerprint = fingerprint
         self._backend = backend
+        self._with_markers: tokenizers.Tokenizer | None = None
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True  # "</s>" in a text is four characters, not the end of it
@@ -97,6 +98,23 @@ class Tokenizer:
         """Return the id of a special token by its name, or None."""
         added = self._backend.get_added_tokens_decoder()
         return next((i for i, found in added.items() if found.special and found.content == token), None)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The folder's chat template in Jinja, or None."""
+        path = self.folder / "chat_template.jinja"
+        found = path.read_text(encoding="utf-8") if path.is_file() else _read_config(self.folder).get("chat_template")
+        return found if isinstance(found, str) else None
+
+    def name_of(self, token_id: int) -> str:
+        """Return how the tokenizer itself writes a token, for instance `<s>`; empty where there is none."""
+        return self._backend.id_to_token(token_id) or ""
+
+    def encode_with_markers(self, text: str) -> list[int]:
+        """Return the ids of `text`, where the names of special tokens stand for these; never for a user's words."""
+        if self._with_markers is None:  # of its own: another thread may encode a user's words meanwhile
+            self._with_markers = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        return list(self._with_markers.encode(_without_surrogates(text), add_special_tokens=False).ids)
 
     def copy_to(self, folder: Path) -> None:
         """Copy the tokenizer's files into `folder`."""
