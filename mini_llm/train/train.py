@@ -166,9 +166,8 @@ class Trainer:
             self.clock.restart()
 
     def _diverged(self, problem: NotFinite) -> UserError:
-        config, step = self.config, self.progress.step
         self.saver.close()
-        checkpoints = list_checkpoints(self.folder)
+        config, step, checkpoints = self.config, self.progress.step, list_checkpoints(self.folder)
         good = [folder for saved, folder in checkpoints if saved < step]  # the one of `step` itself led here
         bad = [folder for saved, folder in checkpoints if saved >= step]
         halved = {"learning_rate": config.learning_rate / 2}
