@@ -42,19 +42,7 @@ tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare som
 
 LINE = [
     *("demo", "tokenizer", "prepare", "plan", "train", "plot", "eval", "generate", "chat", "serve", "export"),
-    "demo",
-    "tokenizer",
-    "prepare",
-    "plan",
-    "train",
-    "plot",
-    "eval",
-    "generate",
-    "chat",
-    "export",
-    "push",
-    "pull",
-    "import-seed",
+    *("push", "pull", "import-seed"),
 ]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
 START, TEXT, TRAIN = "The whole line", "Text to tokens", "Tokens to a model"
