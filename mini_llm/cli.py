@@ -42,21 +42,8 @@ app = typer.Typer(
 tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare some.", no_args_is_help=True)
 
 LINE = [
-    "demo",
-    "tokenizer",
-    "prepare",
-    "plan",
-    "train",
-    "sft",
-    "plot",
-    "eval",
-    "generate",
-    "chat",
-    "serve",
-    "export",
-    "push",
-    "pull",
-    "import-seed",
+    *("demo", "tokenizer", "prepare", "plan", "train", "sft", "plot", "eval"),
+    *("generate", "chat", "serve", "export", "push", "pull", "import-seed"),
 ]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
 START, TEXT, TRAIN = "The whole line", "Text to tokens", "Tokens to a model"
