@@ -96,20 +96,6 @@ def keep_batch(config: TrainConfig) -> TrainConfig:
     return with_batch(config, old.batch_size)
 
 
-def follow_moved(config: TrainConfig, path: Path | None, *, is_given: bool) -> TrainConfig:
-    """Return `config` with the folder of `path` as out_dir, where `path` is the record of a run that was moved.
-
-    `is_given`: the user has named an out_dir, which counts.
-    """
-    if path is None or is_given or path.name != "config.yaml":
-        return config
-    run = path.parent
-    if not list_checkpoints(run) or run.resolve() == Path(config.out_dir).resolve():
-        return config
-    log.info(f"{path} is the record of a run that was moved or copied from {config.out_dir}: out_dir={run}")
-    return config.model_copy(update={"out_dir": str(run)})
-
-
 def adopt_copies(run: Path) -> None:
     """Make a pointer that copying has turned into a folder a checkpoint again, or drop it where that is there already.
 
