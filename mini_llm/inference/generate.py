@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mini_llm import log
-from mini_llm.checkpoint import load_model, resolve_checkpoint, stored_dtype
+from mini_llm.checkpoint import load_model, stored_dtype
 from mini_llm.device import has_fast_bfloat16, pick_device, pick_dtype
 from mini_llm.errors import UserError
 from mini_llm.inference.backends.native import find_compiler
@@ -24,6 +24,7 @@ from mini_llm.inference.engine.engine import Engine
 from mini_llm.inference.engine.request import Overflow, Request
 from mini_llm.inference.sampling.darts import new_seed
 from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.chat import Message, encode_chat, turn_ends
 from mini_llm.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
