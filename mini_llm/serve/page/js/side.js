@@ -1,0 +1,31 @@
+// The column of conversations: open, new, search, delete, export and import.
+
+import { button, h, notice } from "./dom.js";
+import { conversations, exportAll, importText, remove } from "./store.js";
+import { newConversation } from "./tree.js";
+
+/** Return the column of a writer, and how to draw it anew. */
+export function side(writer) {
+  const list = h("ul", { class: "conversations" });
+  const search = h("input", { type: "search", "aria-label": "Search conversations", placeholder: "Search", input: () => show() });
+  const file = h("input", { type: "file", accept: ".json,application/json", hidden: true, change: async () => {
+    if (file.files[0]) notice(importText(await file.files[0].text()));
+    file.value = "";
+    show();
+  } });
+  const show = () => {
+    const wanted = search.value.toLowerCase();
+    const found = conversations.filter((one) => one.kind === writer.kind
+      && (!wanted || one.nodes.some((node) => node.text.toLowerCase().includes(wanted))));
+    list.replaceChildren(...found.map((one) => h("li", {},
+      button(one.title || "Untitled", () => writer.open(one), { "aria-current": one === writer.conversation ? "true" : null, title: new Date(one.created).toLocaleString() }),
+      button("×", () => {
+        remove(one);
+        if (one === writer.conversation) writer.open(newConversation(writer.kind)); else show();
+      }, { "aria-label": `Delete ${one.title || "Untitled"}` }))));
+  };
+  const element = h("details", { class: "side", open: window.innerWidth >= 900 }, h("summary", {}, "Conversations"),
+    button("New", () => { writer.open(newConversation(writer.kind)); writer.field.focus(); }), search, list,
+    h("div", { class: "tools" }, button("Export", exportAll), button("Import", () => file.click()), file));
+  return { element, show };
+}
