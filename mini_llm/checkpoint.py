@@ -7,26 +7,25 @@ and `checksums.json`, by which a damaged file is refused by name. Nothing is eve
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from mini_llm.device import DTYPES
+from mini_llm import log
 from mini_llm.errors import UserError
 from mini_llm.files import new_folder, sha256_of, write_text
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.weights import INDEX, DamagedCheckpoint, read_json, read_weights, weight_files
 
 CHECKSUMS = "checksums.json"
-
-
-class DamagedCheckpoint(UserError):
-    """A file of a checkpoint is missing, truncated, changed or foreign."""
+STATE = "training_state"  # the folder that resuming needs, and nothing else
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 # --- finding ---------------------------------------------------------------------------------------------------------
@@ -39,9 +38,16 @@ def resolve_checkpoint(path: Path | str) -> Path:
         UserError: nothing there, or no checkpoint yet.
     """
     path = Path(path)
-    if path.is_file() and path.suffix in (".pt", ".pth"):
-        raise UserError(f"{path} is a pickle, not a model folder", f"mini-llm import-seed {path} --out DIR makes one")
-    if not path.exists():
+    try:
+        return _find_model(path)
+    except OSError as problem:  # a folder that may not be searched, a name too long, links in a circle
+        raise UserError(f"cannot open {path}: {problem.strerror}") from None
+
+
+def _find_model(path: Path) -> Path:
+    if path.is_file():
+        _refuse_file(path)
+    if not os.path.lexists(path):
         raise UserError(f"no such folder: {path}", "train a model first: mini-llm demo, or mini-llm train --config ...")
     for candidate in (path, path / "latest", path / "run" / "latest"):  # the demo's folder holds the run's
         # Followed once: `latest` may move on between the reading of two files.
@@ -49,10 +55,24 @@ def resolve_checkpoint(path: Path | str) -> Path:
         folder = candidate.parent / read_pointer(candidate) if is_pointer else candidate
         if (folder / "config.json").is_file():
             return folder
-    raise UserError(
-        f"no model in {path}: neither config.json nor a pointer `latest`",
-        "give a run folder, a checkpoint in RUN/checkpoints/, or a Llama folder",
-    )
+    hint = "give a run folder, a checkpoint in RUN/checkpoints/, or a Llama folder"
+    if (path / "adapter_config.json").exists():
+        hint = "it holds an adapter (LoRA): merge it into its model first, for instance with peft's merge_and_unload"
+    elif any(path.glob("*.gguf")):
+        hint = "GGUF files are for llama.cpp: give the Llama folder that they were made from"
+    elif next((path / "checkpoints").glob("step-*"), None):
+        hint = f"give one of its checkpoints: {max((path / 'checkpoints').glob('step-*'))}"
+    raise UserError(f"no model in {path}: neither config.json nor a pointer `latest`", hint)
+
+
+def _refuse_file(path: Path) -> None:
+    """Say of a file that is certainly no pointer what it is."""
+    if path.suffix in (".pt", ".pth"):
+        raise UserError(f"{path} is a pickle, not a model folder", f"mini-llm import-seed {path} --out DIR makes one")
+    if path.suffix == ".gguf":
+        raise UserError(f"{path} is a file for llama.cpp", "give the Llama folder that it was made from")
+    if path.suffix in (".safetensors", ".json"):
+        raise UserError(f"{path} is a file of a model folder", f"give the folder: {path.parent}")
 
 
 def write_pointer(pointer: Path, target: Path) -> None:
@@ -159,15 +179,26 @@ or, in Python, `AutoModelForCausalLM.from_pretrained(THIS_FOLDER)` and `AutoToke
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def verify_checkpoint(folder: Path) -> None:
+def verify_checkpoint(folder: Path, *, to_resume: bool = False) -> None:
     """Compare every file with `checksums.json`, where there is one (a folder from elsewhere has none).
 
+    What training alone needs is looked at, and must be there, only `to_resume`.
+
     Raises:
-        DamagedCheckpoint: a file is missing or differs, by name.
+        DamagedCheckpoint: a file is missing or differs, or is not listed, by name.
     """
     if not (folder / CHECKSUMS).exists():
         return
-    for name, expected in _read_json(folder / CHECKSUMS).items():
+    sums = {name: sha for name, sha in read_json(folder / CHECKSUMS).items() if to_resume or not _is_state(name)}
+    read = [folder / name for name in ("config.json", "tokenizer.json", "generation_config.json", INDEX)]
+    read += [*(weight_files(folder) if "model.safetensors" not in sums else ())]
+    read += [folder / STATE / name for name in ("state.json", "optimizer.safetensors") if to_resume]
+    for path in read:
+        if path.is_file() and path.relative_to(folder).as_posix() not in sums:
+            raise DamagedCheckpoint(f"{folder / CHECKSUMS} does not list {path.name}", _after_damage(folder))
+    for name, expected in sums.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DamagedCheckpoint(f"{folder / CHECKSUMS} lists {name[:200]!r}, which leads out of the folder")
         if not (folder / name).is_file():
             raise DamagedCheckpoint(f"{folder / name} is missing", "use another checkpoint of the same run")
         try:
@@ -176,9 +207,16 @@ def verify_checkpoint(folder: Path) -> None:
             raise DamagedCheckpoint(f"cannot read {folder / name}: {problem.strerror}") from None
         if found != expected:
             raise DamagedCheckpoint(
-                f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}",
-                f"use another checkpoint of the same run, or delete {CHECKSUMS} if you changed the file yourself",
+                f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}", _after_damage(folder)
             )
+
+
+def _is_state(name: str) -> bool:
+    return Path(name).parts[:1] == (STATE,)
+
+
+def _after_damage(folder: Path) -> str:
+    return f"use another checkpoint of the same run, or delete {folder / CHECKSUMS} if you changed the file yourself"
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -187,13 +225,21 @@ def read_model_config(folder: Path) -> ModelConfig:
     Raises:
         UserError: config.json is missing, damaged, or of an unsupported architecture.
     """
-    return ModelConfig.from_hf(_read_json(folder / "config.json"), where=str(folder / "config.json"))
+    return ModelConfig.from_hf(read_json(folder / "config.json"), where=str(folder / "config.json"))
 
 
-def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the type that config.json says the weights are stored in; float32 where it says nothing."""
-    values = _read_json(folder / "config.json")
-    return DTYPES.get(str(values.get("dtype") or values.get("torch_dtype")), torch.float32)
+def read_eos_ids(folder: Path) -> list[int]:
+    """Return the ids that end a text by generation_config.json, or where it is missing by config.json.
+
+    Raises:
+        UserError: they are neither a number nor a list of numbers.
+    """
+    path = next((p for p in (folder / "generation_config.json", folder / "config.json") if p.exists()), None)
+    found = read_json(path).get("eos_token_id") if path else None
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
+        raise UserError(f"{path}: eos_token_id must be a token's id or a list of ids, not {str(found)[:80]!r}")
+    return [i for i in ids if i >= 0]
 
 
 def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Transformer:
@@ -204,8 +250,12 @@ def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) 
     """
     verify_checkpoint(folder)
     config, weights = read_model_config(folder), read_weights(folder)
-    if config.tie_embeddings:
-        weights["lm_head.weight"] = weights.get("model.embed_tokens.weight", torch.empty(0))
+    if config.tie_embeddings and _has_own_head(weights):
+        # Frequent after fine-tuning, and what transformers 5 does.
+        log.warn(f"{folder}: config.json ties the head to the embedding, but stores another one: the stored is used")
+        config = config.model_copy(update={"tie_embeddings": False})
+    if config.tie_embeddings and (shared := weights.get(EMBEDDING, weights.get(HEAD))) is not None:
+        weights |= {EMBEDDING: shared, HEAD: shared}
     model = _empty_model(config, len(weights), folder)
     _check_weights(model, weights, folder)
     model.load_state_dict({name: w.to(device, dtype) for name, w in weights.items()}, assign=True)
@@ -214,42 +264,11 @@ def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) 
     return model.requires_grad_(False).eval()
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return all tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists.
-
-    Raises:
-        UserError: there are none.
-        DamagedCheckpoint: a file is missing, truncated or no safetensors file.
-    """
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists():
-        names = ["model.safetensors"]
-    elif index.exists():
-        weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise DamagedCheckpoint(f"{index} is damaged: it has no weight_map of file names")
-        names = sorted(set(weight_map.values()))
-    else:
-        raise UserError(f"no model.safetensors in {folder}", "only safetensors weights are read, never pickles")
-    weights: dict[str, torch.Tensor] = {}
-    for name in names:
-        weights |= read_tensors(folder / Path(name).name)  # .name: no path leads out of the folder
-    # Llama folders of 2023 hold RoPE's angles too; they follow from config.json.
-    return {name: w for name, w in weights.items() if not name.endswith("rotary_emb.inv_freq")}
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of one safetensors file, on the CPU.
-
-    Raises:
-        DamagedCheckpoint: the file is missing, truncated or no safetensors file.
-    """
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"{path} is missing") from None
-    except (SafetensorError, OSError) as problem:
-        raise DamagedCheckpoint(f"{path} is truncated or not a safetensors file ({problem})") from None
+def _has_own_head(weights: dict[str, torch.Tensor]) -> bool:
+    if EMBEDDING not in weights or HEAD not in weights:
+        return False
+    head, embedding = weights[HEAD], weights[EMBEDDING]
+    return head.shape != embedding.shape or not torch.equal(head, embedding.to(head.dtype))
 
 
 def _empty_model(config: ModelConfig, n_tensors: int, folder: Path) -> Transformer:
@@ -277,17 +296,3 @@ def _check_weights(model: Transformer, weights: dict[str, torch.Tensor], folder:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise DamagedCheckpoint(f"the weights in {folder} do not fit: {'; '.join(sorted(problems)[:3])}{more}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing", "this is not a model folder") from None
-    except OSError as problem:
-        raise DamagedCheckpoint(f"cannot read {path}: {problem.strerror}") from None
-    except (ValueError, RecursionError):
-        raise DamagedCheckpoint(f"{path} is damaged: it is not JSON") from None
-    if not isinstance(values, dict):
-        raise DamagedCheckpoint(f"{path} is damaged: it holds no JSON object")
-    return values

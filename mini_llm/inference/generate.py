@@ -6,7 +6,6 @@ Three layers, each usable alone: engine.py (ids), continuation.py (pieces of who
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from mini_llm import log
-from mini_llm.checkpoint import load_model, resolve_checkpoint, stored_dtype
+from mini_llm.checkpoint import load_model, read_eos_ids, resolve_checkpoint
 from mini_llm.device import has_fast_bfloat16, pick_device, pick_dtype
 from mini_llm.errors import UserError
 from mini_llm.inference.backends.native import find_compiler
@@ -25,6 +24,7 @@ from mini_llm.inference.engine.request import Overflow, Request
 from mini_llm.inference.sampling.darts import new_seed
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.tokenizer.tokenizer import StreamDecoder, Tokenizer
+from mini_llm.weights import stored_dtype
 
 
 class Generator:
@@ -59,14 +59,15 @@ class Generator:
         self.folder = resolve_checkpoint(checkpoint_path)
         self.tokenizer = Tokenizer.load(tokenizer_path or self.folder)
         self.model = load_model(self.folder, device=self.device, dtype=self._pick_dtype(dtype, backend))
-        vocab_size = self.tokenizer.vocab_size
-        if vocab_size > self.model.config.vocab_size:
+        rows = self.model.config.vocab_size
+        if self.tokenizer.text_vocab_size > rows:  # an added token, such as a <pad>, may lie beyond: no text needs it
             raise UserError(
-                f"the tokenizer in {self.tokenizer.folder} has {vocab_size} tokens, "
-                f"the model in {self.folder} knows {self.model.config.vocab_size}",
+                f"the tokenizer in {self.tokenizer.folder} has {self.tokenizer.text_vocab_size} tokens, "
+                f"the model in {self.folder} knows {rows}",
                 "use the tokenizer that the model was trained with",
             )
-        eos_ids = {*self.tokenizer.eos_ids, *_listed_eos_ids(self.folder)}
+        vocab_size = min(self.tokenizer.vocab_size, rows)
+        eos_ids = {i for i in (*self.tokenizer.eos_ids, *read_eos_ids(self.folder)) if i < rows}
         self.engine = Engine(
             self.model,
             vocab_size=vocab_size,
@@ -172,15 +173,3 @@ class Generator:
         if stored == torch.bfloat16 and not compiled and not has_fast_bfloat16(self.device):
             return torch.float32
         return torch.float32 if on_cpu and stored == torch.float16 else stored
-
-
-def _listed_eos_ids(folder: Path) -> list[int]:
-    """Return the eos ids of generation_config.json: a chat model ends with more than the one its tokenizer names."""
-    path = folder / "generation_config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    except FileNotFoundError:
-        return []
-    except (ValueError, AttributeError):
-        raise UserError(f"{path} is damaged: it holds no JSON object", "delete it, or use another checkpoint") from None
-    return [i for i in (found if isinstance(found, list) else [found]) if isinstance(i, int)]

@@ -136,17 +136,27 @@ class ModelConfig(Config):
         for flag in ("attention_bias", "mlp_bias", "use_sliding_window"):
             if values.get(flag):
                 raise UserError(f"{where}: {flag} is not supported")
-        if values.get("hidden_act", "silu") != "silu":
+        if values.get("quantization_config") is not None:
+            raise UserError(f"{where}: quantization_config is not supported", "use the model's folder in 16 or 32 bits")
+        if any(kind != "full_attention" for kind in values.get("layer_types") or ()):
+            raise UserError(f"{where}: layer_types other than 'full_attention' are not supported")
+        if values.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
             raise UserError(f"{where}: hidden_act '{values['hidden_act']}' is not supported, only 'silu'")
         # transformers 5 writes rope_parameters; 4 wrote rope_theta and rope_scaling.
         rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
         if not isinstance(rope, dict):
             raise UserError(f"{where}: the RoPE parameters must be an object, not {type(rope).__name__}")
         rope_type = rope.get("rope_type", rope.get("type", "default"))
+        if rope.get("partial_rotary_factor", values.get("partial_rotary_factor")) not in (None, 1, 1.0):
+            raise UserError(f"{where}: partial_rotary_factor is not supported")
         if rope_type not in ("default", "llama3"):
             raise UserError(f"{where}: RoPE scaling of type '{rope_type}' is not supported, only 'llama3'")
         try:
-            scaling = {name: rope[name] for name in RopeScaling.model_fields} if rope_type == "llama3" else None
+            scaling = None
+            if rope_type == "llama3":
+                context = values.get("max_position_embeddings", 2048)  # where nothing says what the old one was
+                rope = {"original_max_position_embeddings": context, **rope}
+                scaling = RopeScaling.model_validate({key: rope[key] for key in RopeScaling.model_fields}, strict=True)
             return cls.model_validate(
                 {
                     "dim": values["hidden_size"],
@@ -162,7 +172,8 @@ class ModelConfig(Config):
                     "rope_scaling": scaling,
                     "tie_embeddings": values.get("tie_word_embeddings", False),
                     "qk_norm": kind == "qwen3",
-                }
+                },
+                strict=True,  # as transformers 5: "32" and 32.0 are no sizes
             )
         except KeyError as missing:
             raise UserError(f"{where}: the key {missing} is missing") from None

@@ -112,7 +112,7 @@ class Trainer:
         self.saver = Saver(run, config, self.tokenizer, self.metrics.sync)
         if resumed:
             self.stepper.average.restored()
-            log.info(f"resuming {run} at step {self.progress.step:,}")
+            self._continue()
             self.saver.repair_pointers(self.progress)
         self.profiler = StepProfiler(run, self.stepper.device) if config.profile else None
         self.display, self.clock = Display(), Clock()
@@ -121,6 +121,20 @@ class Trainer:
         self.stepper.before_batch = self.evaluator.before_batch = self._heed_signal
         self.peak_flops = peak_flops(self.stepper.device, self.stepper.dtype)
         self.flops_per_token = flops_per_token(config.model, config.block_size)
+
+    def _continue(self) -> None:
+        """Go on at the same place of the data, whatever size the steps had."""
+        progress, objective = self.progress, self.stepper.objective
+        even = progress.step * self.config.tokens_per_step
+        if progress.tokens_seen < 0:  # an old checkpoint without metrics.jsonl
+            progress.tokens_seen = even
+        if math.isnan(progress.epochs_seen):  # an old checkpoint
+            progress.epochs_seen = objective.epoch(progress.step) * (progress.tokens_seen / even)
+        objective.continue_at(progress.step, progress.epochs_seen)
+        log.info(
+            f"resuming {self.folder} at step {progress.step:,}: {progress.tokens_seen:,} tokens seen, "
+            f"epoch {progress.epochs_seen:.2f}"
+        )
 
     def run(self) -> None:
         """Train from where the trainee stands to `max_iters`."""
@@ -198,7 +212,7 @@ class Trainer:
             seconds_left=seconds * (config.max_iters - step),
         )
         self.display.show(reading, is_log_step=is_log_step)
-        metrics = reading.metrics(config.tokens_per_step)
+        metrics = reading.metrics(self.progress.tokens_seen)
         if result.skipped:
             self.display.show_skipped(step, result.skipped)
             metrics["skipped"] = True

@@ -77,7 +77,9 @@ def _keep_fewest(logits: Tensor, probabilities: Tensor, rank: Tensor, p: Number)
     """Keep the tokens of highest `rank` until their probabilities reach `p`; of equals, the lower id goes first."""
     order = rank.sort(descending=True, stable=True, dim=-1).indices
     mass = probabilities.gather(-1, order)
-    outside = torch.empty_like(mass, dtype=torch.bool).scatter_(-1, order, mass.cumsum(-1) - mass >= p)
+    before = mass.cumsum(-1) - mass
+    # The first stays, also where float32 takes a tiny p for 0.
+    outside = torch.empty_like(mass, dtype=torch.bool).scatter_(-1, order, (before >= p) & (before > 0))
     return logits.masked_fill(outside, -math.inf)
 
 
