@@ -148,7 +148,7 @@ def _without_json(folder: Path) -> str:
     if (folder / "tokenizer.model").is_file() or (folder / "vocab.json").is_file():
         return (
             "its tokenizer is in an older format; transformers writes the new one into the same folder: python -c "
-            f"\"from transformers import AutoTokenizer as A; A.from_pretrained('{folder}').save_pretrained('{folder}')\""
+            f"\"import transformers as t; t.AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
     if (folder / "config.json").is_file():
         return "this model came without its tokenizer: give one with --tokenizer DIR, or put its tokenizer.json there"
