@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from mini_llm import log
 from mini_llm.errors import UserError
 from mini_llm.files import new_folder, sha256_of, write_text
+from mini_llm.hub import fetch, is_hub_name
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
@@ -27,17 +28,18 @@ CHECKSUMS = "checksums.json"
 STATE = "training_state"  # the folder that resuming needs, and nothing else
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
-
 # --- finding ---------------------------------------------------------------------------------------------------------
 
 
 def resolve_checkpoint(path: Path | str) -> Path:
     """Return the model folder for a run folder (its latest checkpoint), RUN/best, a checkpoint or any Llama folder.
 
+    `hf://USER/NAME[@REV]` is fetched from the hub first.
+
     Raises:
         UserError: nothing there, or no checkpoint yet.
     """
-    path = Path(path)
+    path = fetch(path) if is_hub_name(path) else Path(path)
     try:
         return _find_model(path)
     except OSError as problem:  # a folder that may not be searched, a name too long, links in a circle
@@ -191,7 +193,7 @@ def verify_checkpoint(folder: Path, *, to_resume: bool = False) -> None:
         return
     sums = {name: sha for name, sha in read_json(folder / CHECKSUMS).items() if to_resume or not _is_state(name)}
     read = [folder / name for name in ("config.json", "tokenizer.json", "generation_config.json", INDEX)]
-    read += [*(weight_files(folder) if "model.safetensors" not in sums else ())]
+    read += [] if "model.safetensors" in sums else weight_files(folder)
     read += [folder / STATE / name for name in ("state.json", "optimizer.safetensors") if to_resume]
     for path in read:
         if path.is_file() and path.relative_to(folder).as_posix() not in sums:
@@ -202,13 +204,12 @@ def verify_checkpoint(folder: Path, *, to_resume: bool = False) -> None:
         if not (folder / name).is_file():
             raise DamagedCheckpoint(f"{folder / name} is missing", "use another checkpoint of the same run")
         try:
-            found = sha256_of(folder / name)
+            is_same = sha256_of(folder / name) == expected
         except OSError as problem:
             raise DamagedCheckpoint(f"cannot read {folder / name}: {problem.strerror}") from None
-        if found != expected:
-            raise DamagedCheckpoint(
-                f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}", _after_damage(folder)
-            )
+        if not is_same:
+            problem_found = f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}"
+            raise DamagedCheckpoint(problem_found, _after_damage(folder))
 
 
 def _is_state(name: str) -> bool:
@@ -254,8 +255,8 @@ def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) 
         # Frequent after fine-tuning, and what transformers 5 does.
         log.warn(f"{folder}: config.json ties the head to the embedding, but stores another one: the stored is used")
         config = config.model_copy(update={"tie_embeddings": False})
-    if config.tie_embeddings and (shared := weights.get(EMBEDDING, weights.get(HEAD))) is not None:
-        weights |= {EMBEDDING: shared, HEAD: shared}
+    if config.tie_embeddings and (one := weights.get(EMBEDDING, weights.get(HEAD))) is not None:
+        weights |= {EMBEDDING: one, HEAD: one}
     model = _empty_model(config, len(weights), folder)
     _check_weights(model, weights, folder)
     model.load_state_dict({name: w.to(device, dtype) for name, w in weights.items()}, assign=True)

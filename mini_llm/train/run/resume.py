@@ -11,7 +11,7 @@ import math
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -33,6 +33,9 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.run.state_check import check_optimizer, check_scaler, check_state
 from mini_llm.weights import DamagedCheckpoint, read_tensors, read_weights
+
+if TYPE_CHECKING:
+    from mini_llm.train.objective import Objective
 
 
 @dataclass
@@ -165,6 +168,17 @@ def restore_latest(run: Path, trainee: Trainee) -> bool:
             "start anew with another out_dir, or with --no-resume (the old run is moved aside)",
         )
     return False
+
+
+def go_on_with_data(progress: Progress, objective: Objective, tokens_per_step: int) -> str:
+    """Go on at the same place of the data, whatever size the steps had, and return what was seen, for a person."""
+    even = progress.step * tokens_per_step
+    if progress.tokens_seen < 0:  # an old checkpoint without metrics.jsonl
+        progress.tokens_seen = even
+    if math.isnan(progress.epochs_seen):  # an old checkpoint
+        progress.epochs_seen = objective.epoch(progress.step) * (progress.tokens_seen / even)
+    objective.continue_at(progress.step, progress.epochs_seen)
+    return f"{progress.tokens_seen:,} tokens seen, epoch {progress.epochs_seen:.2f}"
 
 
 def _restore(folder: Path, step: int, trainee: Trainee) -> None:
