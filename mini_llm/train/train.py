@@ -116,8 +116,7 @@ class Trainer:
         self.saver = Saver(run, config, self.tokenizer, self.metrics.sync)
         if resumed:
             self.stepper.average.restored()
-            seen = go_on_with_data(self.progress, objective, config.tokens_per_step)
-            log.info(f"resuming {run} at step {self.progress.step:,}: {seen}")
+            log.info(f"resuming {run} at {go_on_with_data(self.progress, objective, config.tokens_per_step)}")
             self.saver.repair_pointers(self.progress)
         self.profiler = StepProfiler(run, self.stepper.device) if config.profile else None
         self.display, self.clock = Display(), Clock()

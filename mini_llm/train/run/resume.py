@@ -178,7 +178,7 @@ def go_on_with_data(progress: Progress, objective: Objective, tokens_per_step: i
     if math.isnan(progress.epochs_seen):  # an old checkpoint
         progress.epochs_seen = objective.epoch(progress.step) * (progress.tokens_seen / even)
     objective.continue_at(progress.step, progress.epochs_seen)
-    return f"{progress.tokens_seen:,} tokens seen, epoch {progress.epochs_seen:.2f}"
+    return f"step {progress.step:,}: {progress.tokens_seen:,} tokens seen, epoch {progress.epochs_seen:.2f}"
 
 
 def _restore(folder: Path, step: int, trainee: Trainee) -> None:
