@@ -42,6 +42,18 @@ tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare som
 
 LINE = [
     *("demo", "tokenizer", "prepare", "plan", "train", "plot", "eval", "generate", "chat", "serve", "export"),
+    "demo",
+    "tokenizer",
+    "prepare",
+    "plan",
+    "train",
+    "plot",
+    "eval",
+    "generate",
+    "chat",
+    "export",
+    "push",
+    "pull",
     "import-seed",
 ]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
@@ -61,6 +73,8 @@ app.command(rich_help_panel=WRITE)(writing.generate)
 app.command(rich_help_panel=WRITE)(writing.chat)
 app.command(rich_help_panel=WRITE)(serving.serve)
 app.command(rich_help_panel=EXCHANGE)(exchange.export)
+app.command(rich_help_panel=EXCHANGE)(exchange.push)
+app.command(rich_help_panel=EXCHANGE)(exchange.pull)
 app.command(rich_help_panel=EXCHANGE)(exchange.import_seed)
 
 
