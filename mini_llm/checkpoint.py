@@ -230,17 +230,19 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 def read_eos_ids(folder: Path) -> list[int]:
-    """Return the ids that end a text by generation_config.json, or where it is missing by config.json.
+    """Return the ids that end a text by generation_config.json and config.json: a chat model has more than one.
 
     Raises:
         UserError: they are neither a number nor a list of numbers.
     """
-    path = next((p for p in (folder / "generation_config.json", folder / "config.json") if p.exists()), None)
-    found = read_json(path).get("eos_token_id") if path else None
-    ids = found if isinstance(found, list) else [] if found is None else [found]
-    if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
-        raise UserError(f"{path}: eos_token_id must be a token's id or a list of ids, not {str(found)[:80]!r}")
-    return [i for i in ids if i >= 0]
+    ids: list[int] = []
+    for path in (folder / "generation_config.json", folder / "config.json"):
+        found = read_json(path).get("eos_token_id") if path.exists() else None
+        listed = found if isinstance(found, list) else [] if found is None else [found]
+        if any(isinstance(i, bool) or not isinstance(i, int) for i in listed):
+            raise UserError(f"{path}: eos_token_id must be a token's id or a list of ids, not {str(found)[:80]!r}")
+        ids += [i for i in listed if i >= 0]
+    return ids
 
 
 def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Transformer:

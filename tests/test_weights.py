@@ -96,7 +96,7 @@ def test_a_config_that_means_something_else_is_refused(change: dict[str, Any], t
 def test_the_ends_of_a_text(tmp_path: Path) -> None:
     hf_folder(tmp_path)
     path = tmp_path / "generation_config.json"
-    for value, expected in ((None, []), (2, [2]), ([2, 5], [2, 5]), (-1, [])):
+    for value, expected in ((None, [2]), (7, [7, 2]), ([7, 5], [7, 5, 2]), (-1, [2])):
         edit(path, eos_token_id=value)
         assert read_eos_ids(tmp_path) == expected
     for value in ("x", [2, True], 2.0, [[1]], {}):
@@ -104,7 +104,7 @@ def test_the_ends_of_a_text(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="eos_token_id"):
             read_eos_ids(tmp_path)
     path.unlink()
-    assert read_eos_ids(tmp_path) == [2]  # of config.json, as transformers
+    assert read_eos_ids(tmp_path) == [2]
 
 
 def test_without_a_type_in_config_json_the_weights_say_it(tmp_path: Path) -> None:

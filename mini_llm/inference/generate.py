@@ -23,6 +23,7 @@ from mini_llm.inference.engine.engine import Engine
 from mini_llm.inference.engine.request import Overflow, Request
 from mini_llm.inference.sampling.darts import new_seed
 from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.tokenizer.chat import Message, encode_chat, turn_ends
 from mini_llm.tokenizer.tokenizer import StreamDecoder, Tokenizer
 from mini_llm.weights import stored_dtype
 
@@ -163,6 +164,15 @@ class Generator:
             print(flush=True)
         speed = text.n_tokens / (time.perf_counter() - started)
         log.note(f"{text.n_tokens} tokens, {speed:.1f} tokens/s ({text.finish_reason})")
+
+    def ready_to_chat(self) -> None:
+        """Let texts end where a turn ends, too.
+
+        Raises:
+            UserError: the model has no chat template, or a damaged one.
+        """
+        encode_chat(self.tokenizer, [Message("user", "Hello")])
+        self.engine.eos_ids = {*self.engine.eos_ids, *turn_ends(self.tokenizer)}
 
     def _pick_dtype(self, name: str, backend: str) -> torch.dtype:
         if name not in ("auto", "int8"):
