@@ -191,7 +191,11 @@ def verify_checkpoint(folder: Path, *, to_resume: bool = False) -> None:
     """
     if not (folder / CHECKSUMS).exists():
         return
-    sums = {name: sha for name, sha in read_json(folder / CHECKSUMS).items() if to_resume or not _is_state(name)}
+    sums = {
+        name: sha
+        for name, sha in read_json(folder / CHECKSUMS).items()
+        if to_resume or Path(name).parts[:1] != (STATE,)
+    }
     read = [folder / name for name in ("config.json", "tokenizer.json", "generation_config.json", INDEX)]
     read += [] if "model.safetensors" in sums else weight_files(folder)
     read += [folder / STATE / name for name in ("state.json", "optimizer.safetensors") if to_resume]
@@ -208,12 +212,8 @@ def verify_checkpoint(folder: Path, *, to_resume: bool = False) -> None:
         except OSError as problem:
             raise DamagedCheckpoint(f"cannot read {folder / name}: {problem.strerror}") from None
         if not is_same:
-            problem_found = f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}"
-            raise DamagedCheckpoint(problem_found, _after_damage(folder))
-
-
-def _is_state(name: str) -> bool:
-    return Path(name).parts[:1] == (STATE,)
+            what = f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}"
+            raise DamagedCheckpoint(what, _after_damage(folder))
 
 
 def _after_damage(folder: Path) -> str:
