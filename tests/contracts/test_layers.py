@@ -18,7 +18,23 @@ LAYERS = [
     [{"train"}, {"inference"}, {"export"}],
     [{"data"}, {"checkpoint"}],
     [{"tokenizer"}, {"model"}],
-    [{"config", "device", "errors", "files", "hub", "log", "runs", "signals", "weights"}],
+    [
+        {
+            "config",
+            "device",
+            "errors",
+            "files",
+            "hub",
+            "log",
+            "pointers",
+            "runs",
+            "signals",
+            "temporary",
+            "threads",
+            "user_files",
+            "weights",
+        }
+    ],
 ]
 PLACE = {
     part: (rank, group) for rank, layer in enumerate(LAYERS) for group, parts in enumerate(layer) for part in parts
