@@ -23,6 +23,7 @@ from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining
 from mini_llm.train.run.display import Clock, Display, Reading
 from mini_llm.train.run.metrics import MetricsLog
+from mini_llm.train.run.milestones import milestone_steps, save_milestone
 from mini_llm.train.run.out_of_memory import fit_memory
 from mini_llm.train.run.profiler import StepProfiler
 from mini_llm.train.run.resume import list_checkpoints, restore_latest
@@ -216,13 +217,17 @@ class Trainer:
         saves = (evaluates or step % config.save_interval == 0 or self.saver.is_due()) and step > self.saved_step
         if saves:
             self._save()
+        marks = config.milestones and step in milestone_steps(config.max_iters)
+        if marks:
+            with self.stepper.average.in_place():
+                save_milestone(self.folder, step, self.stepper.trainee.model, self.tokenizer)
         if evaluates:
             with self.stepper.average.in_place():
                 self._evaluate()
         if samples:
             with self.stepper.average.in_place():
                 self._sample()
-        if saves or evaluates or samples:
+        if saves or marks or evaluates or samples:
             self.clock.restart()
 
     def _evaluate(self) -> None:
