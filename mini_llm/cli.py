@@ -17,8 +17,9 @@ import typer
 from typer.core import TyperGroup
 
 from mini_llm import __version__, log
-from mini_llm.commands import evaluation, exchange, serving, text, tour, training, writing
+from mini_llm.commands import evaluation, exchange, serving, text, tour, training, tuning, writing
 from mini_llm.errors import Interrupted, UserError
+from mini_llm.user_files import reason, shown
 
 
 class InOrder(TyperGroup):
@@ -41,8 +42,8 @@ app = typer.Typer(
 tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare some.", no_args_is_help=True)
 
 LINE = [
-    *("demo", "tokenizer", "prepare", "plan", "train", "plot", "eval", "generate", "chat", "serve", "export"),
-    "import-seed",
+    *("demo", "tokenizer", "prepare", "plan", "train", "sft", "plot", "eval", "report"),
+    *("generate", "chat", "serve", "export", "push", "pull", "import-seed"),
 ]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
 START, TEXT, TRAIN = "The whole line", "Text to tokens", "Tokens to a model"
@@ -55,12 +56,16 @@ tokenizer_app.command("report")(text.tokenizer_report)
 app.command(rich_help_panel=TEXT)(text.prepare)
 app.command(rich_help_panel=TRAIN)(training.plan)
 app.command(rich_help_panel=TRAIN)(training.train)
+app.command(rich_help_panel=TRAIN)(tuning.sft)
 app.command(rich_help_panel=TRAIN)(training.plot)
 app.command("eval", rich_help_panel=TRAIN)(evaluation.evaluate)
+app.command(rich_help_panel=TRAIN)(evaluation.report)
 app.command(rich_help_panel=WRITE)(writing.generate)
 app.command(rich_help_panel=WRITE)(writing.chat)
 app.command(rich_help_panel=WRITE)(serving.serve)
 app.command(rich_help_panel=EXCHANGE)(exchange.export)
+app.command(rich_help_panel=EXCHANGE)(exchange.push)
+app.command(rich_help_panel=EXCHANGE)(exchange.pull)
 app.command(rich_help_panel=EXCHANGE)(exchange.import_seed)
 
 
@@ -109,3 +114,12 @@ def exit_codes() -> Iterator[None]:
     except BrokenPipeError:  # `mini-llm generate ... | head`
         sys.stderr.close()
         sys.exit(141)
+    except (OSError, ValueError, RuntimeError) as problem:  # what a disk or a name can do where no verb expects it
+        is_name = "null byte" in str(problem) or "ymlink loop" in str(problem)
+        if not (isinstance(problem, OSError) or is_name):
+            raise
+        name = getattr(problem, "filename", None)
+        log.error(
+            f"{shown(os.fsdecode(name))}: {reason(problem)}" if isinstance(name, str | bytes) else reason(problem)
+        )
+        sys.exit(1)

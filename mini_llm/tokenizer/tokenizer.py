@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -35,6 +36,7 @@ class Tokenizer:
 
     def __init__(self, folder: Path, backend: tokenizers.Tokenizer, config: dict[str, Any], fingerprint: str) -> None:
         self.folder = folder
+        self.config = config  # tokenizer_config.json
         self.fingerprint = fingerprint
         self._backend = backend
         self._with_markers: tokenizers.Tokenizer | None = None
@@ -93,6 +95,29 @@ class Tokenizer:
     def token_bytes(self) -> np.ndarray:
         """Return int64 [vocab_size]: how many bytes of text each token stands for, 0 for special ones."""
         return np.array([len(data) for data in self.rules.table], dtype=np.int64)
+
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return what `encode` does, and which characters of `text` each id stands for."""
+        found = self._backend.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
+
+    @functools.cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """The control tokens by name."""
+        return {token.content: i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
+
+    @functools.cached_property
+    def with_control_tokens(self) -> tokenizers.Tokenizer:
+        """The same tokenizer, for texts in which a control token's name means it: a chat template's."""
+        clone = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        clone.encode_special_tokens = False
+        return clone
+
+    @functools.cached_property
+    def prefixes_first_only(self) -> bool:
+        """Whether a space is put before the first piece of a text and not after control tokens."""
+        kind = self._backend.pre_tokenizer
+        return kind is not None and b'"prepend_scheme":"first"' in kind.__getstate__()
 
     def special_id(self, token: str) -> int | None:
         """Return the id of a special token by its name, or None."""

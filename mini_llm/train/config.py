@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mini_llm.config import Config
 from mini_llm.model.config import ModelConfig
@@ -67,6 +67,12 @@ class TrainConfig(Config):
     keep_last: int = Field(3, ge=1)  # newest checkpoints that stay; the best one stays too
     always_save_checkpoint: bool = False  # also keep a checkpoint of every evaluation, not only of the best
     milestones: bool = False  # keep weights alone, in bfloat16, of steps 1, 2, 4, 8 ...: the last ten powers of 2
+    eval_tasks: list[str] = Field(
+        []
+    )  # tasks of `mini-llm eval` to ask meanwhile, such as [blimp, lambada, piqa, arc_easy]
+    eval_tasks_interval: int | None = Field(None, ge=1)  # steps between; unset: eval_interval
+    eval_tasks_items: int = Field(500, ge=1)  # of each task, drawn by the seed: always the same ones
+    eval_tasks_data: list[str] = Field([])  # folders that hold the sets, as for `mini-llm eval --data`; unset: the hub
     sample_interval: int | None = Field(None, ge=1)  # steps between samples of what the model writes
     sample_prompt: str = ""  # what they go on from
     profile: bool = False  # trace a few steps into RUN/profile and show where their time goes
@@ -76,6 +82,11 @@ class TrainConfig(Config):
     wandb_run_name: str | None = None
 
     model: ModelConfig = ModelConfig()
+
+    @field_validator("eval_tasks", "eval_tasks_data", mode="before")
+    @classmethod
+    def _split_words(cls, value: Any) -> Any:
+        return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -99,6 +110,11 @@ class TrainConfig(Config):
         if self.length_warmup and self.block_size % 4:
             raise ValueError(f"length_warmup cuts rows into quarters: block_size={self.block_size} must divide by 4")
         return self
+
+    @property
+    def probe_interval(self) -> int:
+        """Steps between evaluations of tasks."""
+        return self.eval_tasks_interval or self.eval_interval
 
     @property
     def rows_per_step(self) -> int:
