@@ -25,7 +25,6 @@ from mini_llm.train.objective import Objective, Pretraining
 from mini_llm.train.probe import MakeProbe, SignalCame, ask_safely
 from mini_llm.train.run.display import Clock, Display, Reading
 from mini_llm.train.run.metrics import MetricsLog
-from mini_llm.train.run.milestones import milestone_steps, save_milestone
 from mini_llm.train.run.out_of_memory import fit_memory
 from mini_llm.train.run.profiler import StepProfiler
 from mini_llm.train.run.resume import restore_latest
@@ -221,10 +220,6 @@ class Trainer:
         saves = (evaluates or step % config.save_interval == 0 or self.saver.is_due()) and step > self.saved_step
         if saves:
             self._save()
-        marks = config.milestones and step in milestone_steps(config.max_iters)
-        if marks:
-            with self.stepper.average.in_place():
-                save_milestone(self.folder, step, self.stepper.trainee.model, self.tokenizer)
         if evaluates:
             with self.stepper.average.in_place():
                 self._evaluate()
@@ -235,7 +230,7 @@ class Trainer:
         if probes:
             with self.stepper.average.in_place():
                 self._ask()
-        if saves or marks or evaluates or samples or probes:
+        if any([saves, evaluates, samples, probes, self.saver.mark(self.stepper.trainee, self.stepper.average)]):
             self.clock.restart()
 
     def _evaluate(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from running_server import RunningServer, StartServer, write_model
 
-from mini_llm.checkpoint import write_pointer
+from mini_llm.pointers import write_pointer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
