@@ -165,6 +165,19 @@ class Generator:
         speed = text.n_tokens / (time.perf_counter() - started)
         log.note(f"{text.n_tokens} tokens, {speed:.1f} tokens/s ({text.finish_reason})")
 
+    def sibling(self, step: str) -> Path:
+        """Return the checkpoint of step `step` beside this one.
+
+        Raises:
+            UserError: there is none.
+        """
+        folder = self.folder.resolve().parent
+        found = {path.name.partition("-")[2].lstrip("0"): path for path in sorted(folder.glob("step-*"))}
+        if step.lstrip("0") not in found:
+            there = ", ".join(found) or "none"
+            raise UserError(f"no checkpoint of step {step} in {folder}; there are: {there}")
+        return found[step.lstrip("0")]
+
     def ready_to_chat(self) -> None:
         """Let texts end where a turn ends, too.
 
