@@ -174,7 +174,9 @@ def _walk(folder: Path, count: Reading, seen: set[tuple[int, int]]) -> list[Path
             kind = kind_of(path)
         except UserError:
             kind = "nothing"
-        if kind == "folder":
+        if kind == "folder" and path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
+            count.leave_out("links in a circle", path)
+        elif kind == "folder":
             files += _walk(path, count, seen)
         elif kind == "file":
             files.append(path)
