@@ -21,6 +21,7 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.signals import handle_signals
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining
+from mini_llm.train.run import budget
 from mini_llm.train.run.display import Clock, Display, Reading
 from mini_llm.train.run.metrics import MetricsLog
 from mini_llm.train.run.out_of_memory import fit_memory
@@ -70,6 +71,7 @@ def _train(
 ) -> Path:
     try:
         with open_run(config) as run:
+            config = budget.decided(config)
             trainer = Trainer(config, run, make_objective(config), started, after_evaluation)
             try:
                 if note_batch:
@@ -129,6 +131,7 @@ class Trainer:
         self.clock.restart()
         try:
             while True:
+                self._fit_minutes()
                 self._save_and_evaluate()
                 if self.progress.step >= self.config.max_iters:
                     break
@@ -140,6 +143,26 @@ class Trainer:
             self._stop()
         self.saver.wait()
         log.info(f"done: {self.folder}")
+
+    def _fit_minutes(self) -> None:
+        """After the warm-up, once: let `max_iters` be what fits into `max_minutes`; see budget.py."""
+        config, step = self.config, self.progress.step
+        measured = self.clock.seconds_per_step > 0
+        if not (config.fit_minutes and measured and step >= config.warmup_iters) or budget.is_decided(self.folder):
+            return
+        seconds, start = self.clock.seconds_per_step, time.monotonic()
+        self._save()
+        self.saver.wait()
+        with self.stepper.average.in_place():
+            self.evaluator.run(self.stepper.evaluation_loss_sum, self.stepper.device)
+            if config.sample_interval is not None:
+                write_sample(self.stepper.trainee.model, self.tokenizer, config.sample_prompt, seed=config.seed)
+        look, left = time.monotonic() - start, self.ends_at - time.monotonic()
+        self.config = self.stepper.config = budget.decide(
+            config, self.folder, step=step, seconds_left=left, seconds_per_step=seconds, seconds_per_look=look
+        )
+        self.saver.config = self.config
+        self.clock.restart()
 
     def close(self) -> None:
         """Finish what is being written, however the run ended."""
