@@ -117,7 +117,9 @@ def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool,
         rest = Saved(8 * tokens * model.dim, 8 * tokens * model.dim if largest < HEAP_BLOCK else 0)
     else:
         # A GPU's attention keeps no weights, whatever the rows' length: as a CPU's does in rows longer than its blocks.
-        shape = (c.batch_size, c.block_size) if on_cpu or c.block_size > LONGEST_ROW else (1, max(tokens, LONGEST_ROW + 1))
+        shape = (
+            (c.batch_size, c.block_size) if on_cpu or c.block_size > LONGEST_ROW else (1, max(tokens, LONGEST_ROW + 1))
+        )
         block, rest = (saved.scaled(tokens / math.prod(shape)) for saved in eager_activations(model, *shape, dtype))
     blocks = block.scaled(model.n_layers)
     if checkpointing:  # the stream at each block's entrance is float32 also under autocast

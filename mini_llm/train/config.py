@@ -25,7 +25,9 @@ class TrainConfig(Config):
     auto_batch: bool = False  # out of memory: half the batch_size, twice the accumulation, and try again
     max_iters: int = Field(10000, ge=1)  # steps in all
     max_minutes: float | None = Field(None, gt=0)  # stop after so long with a checkpoint; the same command goes on
-    fit_minutes: bool = False  # max_minutes is a budget: at most max_iters steps, cut so that the schedule ends within it
+    fit_minutes: bool = (
+        False  # max_minutes is a budget: at most max_iters steps, cut so that the schedule ends within it
+    )
     seed: int = Field(1337, ge=0, lt=2**32)  # weights, batches and dropout
     length_warmup: float = Field(0.0, ge=0, lt=1)  # share of max_iters with rows of block_size/4, then block_size/2
     align_documents: bool = False  # rows begin where documents begin; no token is lost

@@ -8,8 +8,8 @@ Letters: N tokens, D width, V vocabulary.
 import torch
 from torch import Tensor
 
-# Float32 scores at hand. On a CPU more leave the cache, fewer add up the weight's gradient too often; a GPU has nothing to
-# do while small chunks are launched.
+# Float32 scores at hand. On a CPU more leave the cache, fewer add up the weight's gradient too often; a GPU has
+# nothing to do while small chunks are launched.
 CHUNK_BYTES = {"cpu": 32 * 1024**2}
 CHUNK_BYTES_ELSEWHERE = 1024**3
 

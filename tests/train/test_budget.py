@@ -61,12 +61,18 @@ def test_a_damaged_record_is_told(damage: str, make_config, tmp_path) -> None:
     config = make_config(tmp_path / "run", max_minutes=1, fit_minutes=True)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / budget.RECORD).write_text(damage)
-    with pytest.raises(UserError, match="budget.json"):
+    with pytest.raises(UserError, match=r"budget\.json"):
         train(config)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{}, {"max_minutes": 1, "lr_decay_iters": 5}, {"max_minutes": 1, "warmup_iters": 1}, {"max_minutes": 1, "length_warmup": 0.5}]
+    "wrong",
+    [
+        {},
+        {"max_minutes": 1, "lr_decay_iters": 5},
+        {"max_minutes": 1, "warmup_iters": 1},
+        {"max_minutes": 1, "length_warmup": 0.5},
+    ],
 )
 def test_what_a_budget_cannot_do_is_refused(wrong, make_config) -> None:
     with pytest.raises(UserError, match="fit_minutes"):

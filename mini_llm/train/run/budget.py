@@ -1,8 +1,8 @@
 """The budget: minutes become a number of steps, once, when the warm-up has shown how long a step takes.
 
 With `fit_minutes` a run ends its schedule, learning rate and all, within `max_minutes`. Before the decision nothing
-depends on `max_iters`, for the rate climbs by `warmup_iters` alone; after it everything does. The decision is written to
-RUN/budget.json, and whoever goes on with the run keeps it: the clock is asked once, and the rest is as exact as ever.
+depends on `max_iters`, for the rate climbs by `warmup_iters` alone; after it everything does. The decision is written
+to RUN/budget.json, and whoever goes on with the run keeps it: the clock is asked once, the rest is as exact as ever.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ def fit_memory(config: TrainConfig, attempt: Callable[[TrainConfig], Result]) ->
         except (MemoryError, RuntimeError) as problem:
             if not is_out_of_memory(problem):
                 raise
-        if "torch._dynamo" in sys.modules:  # what is compiled holds tensors, and each new shape counts against its limit
+        if (
+            "torch._dynamo" in sys.modules
+        ):  # what is compiled holds tensors, and each new shape counts against its limit
             torch.compiler.reset()
         gc.collect()  # the exception is gone, and now what its frames held: a message needs memory too
         if torch.cuda.is_available():
