@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from mini_llm.device import DTYPES
 from mini_llm.errors import UserError
 from mini_llm.files import new_folder, sha256_of, write_text
+from mini_llm.hub import fetch, is_hub_name
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
@@ -35,10 +36,12 @@ class DamagedCheckpoint(UserError):
 def resolve_checkpoint(path: Path | str) -> Path:
     """Return the model folder for a run folder (its latest checkpoint), RUN/best, a checkpoint or any Llama folder.
 
+    `hf://USER/NAME[@REV]` is fetched from the hub first.
+
     Raises:
         UserError: nothing there, or no checkpoint yet.
     """
-    path = Path(path)
+    path = fetch(path) if is_hub_name(path) else Path(path)
     if path.is_file() and path.suffix in (".pt", ".pth"):
         raise UserError(f"{path} is a pickle, not a model folder", f"mini-llm import-seed {path} --out DIR makes one")
     if not path.exists():

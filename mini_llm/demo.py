@@ -20,6 +20,7 @@ from mini_llm.data.sources import find_files, read_documents
 from mini_llm.data.token_store import TokenStore
 from mini_llm.device import pick_device
 from mini_llm.errors import UsageError, UserError
+from mini_llm.eval.while_training import task_probe
 from mini_llm.inference.generate import Generator
 from mini_llm.model.transformer import Transformer
 from mini_llm.plot.curves import read_runs
@@ -61,7 +62,7 @@ def run_demo(*, corpus: list[str] | None, out: Path, minutes: float, seed: int) 
             text = Generator(run).generate(prompts[0], max_new_tokens=40, temperature=0.7, top_p=0.9, seed=config.seed)
             log.note(f"    {' '.join(text.split())} ...")
 
-    train(config, after_evaluation=show_sample)
+    train(config, after_evaluation=show_sample, make_probe=task_probe)
     show_results(run, store, prompts, config.seed)
 
 

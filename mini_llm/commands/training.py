@@ -76,9 +76,10 @@ def train(
 
         print(rehearse(resolved))
         return
+    from mini_llm.eval.while_training import task_probe
     from mini_llm.train.train import train as run
 
-    run(resolved)
+    run(resolved, make_probe=task_probe)
 
 
 class XAxis(StrEnum):

@@ -80,7 +80,7 @@ def chat(generator: Generator, *, system: str | None, stop: Sequence[str], **opt
     Raises:
         UserError: the tokenizer has no chat markers, or the weights are damaged.
     """
-    encode_chat(generator.tokenizer, [])  # refused before the first question, not after
+    generator.ready_to_chat()  # refused before the first question, not after
     StopStrings(stop)
     conversation = Conversation(generator, system)
     if sys.stdin.isatty():

@@ -24,6 +24,7 @@ from mini_llm.inference.engine.engine import Engine
 from mini_llm.inference.engine.request import Overflow, Request
 from mini_llm.inference.sampling.darts import new_seed
 from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.tokenizer.chat import Message, encode_chat, turn_ends
 from mini_llm.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -163,6 +164,15 @@ class Generator:
         speed = text.n_tokens / (time.perf_counter() - started)
         log.note(f"{text.n_tokens} tokens, {speed:.1f} tokens/s ({text.finish_reason})")
 
+    def ready_to_chat(self) -> None:
+        """Let texts end where a turn ends, too.
+
+        Raises:
+            UserError: the model has no chat template, or a damaged one.
+        """
+        encode_chat(self.tokenizer, [Message("user", "Hello")])
+        self.engine.eos_ids = {*self.engine.eos_ids, *turn_ends(self.tokenizer)}
+
     def _pick_dtype(self, name: str, backend: str) -> torch.dtype:
         if name not in ("auto", "int8"):
             return pick_dtype(name, self.device)
@@ -175,12 +185,15 @@ class Generator:
 
 
 def _listed_eos_ids(folder: Path) -> list[int]:
-    """Return the eos ids of generation_config.json: a chat model ends with more than the one its tokenizer names."""
-    path = folder / "generation_config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    except FileNotFoundError:
-        return []
-    except (ValueError, AttributeError):
-        raise UserError(f"{path} is damaged: it holds no JSON object", "delete it, or use another checkpoint") from None
-    return [i for i in (found if isinstance(found, list) else [found]) if isinstance(i, int)]
+    """Return the eos ids of generation_config.json and config.json: a chat model ends with more than one of them."""
+    ids: list[int] = []
+    for path in (folder / "generation_config.json", folder / "config.json"):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        except FileNotFoundError:
+            continue
+        except (ValueError, AttributeError):
+            hint = "delete it, or use another checkpoint"
+            raise UserError(f"{path} is damaged: it holds no JSON object", hint) from None
+        ids += [i for i in (found if isinstance(found, list) else [found]) if isinstance(i, int)]
+    return ids

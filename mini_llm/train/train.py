@@ -21,6 +21,7 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.signals import handle_signals
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining
+from mini_llm.train.probe import MakeProbe, SignalCame, ask_safely
 from mini_llm.train.run import budget
 from mini_llm.train.run.display import Clock, Display, Reading
 from mini_llm.train.run.metrics import MetricsLog
@@ -37,12 +38,16 @@ MakeObjective = Callable[[TrainConfig], Objective]
 
 
 def train(
-    config: TrainConfig, after_evaluation: AfterEvaluation | None = None, make_objective: MakeObjective = Pretraining
+    config: TrainConfig,
+    after_evaluation: AfterEvaluation | None = None,
+    make_objective: MakeObjective = Pretraining,
+    make_probe: MakeProbe | None = None,
 ) -> Path:
     """Train, or go on training, and return the run folder.
 
     `after_evaluation(step, model)` is called after each evaluation, for instance to show samples. `make_objective`
     makes of the settings what is trained for; they may have a smaller micro-batch than `config` (`auto_batch`).
+    `make_probe` makes of them what the model is asked now and then (`eval_tasks`).
 
     Raises:
         UserError: bad data or settings, a loss that is not finite, no memory, a full disk; all work up to the last
@@ -53,10 +58,10 @@ def train(
 
     def attempt(fitting: TrainConfig) -> Path:
         if fitting is first:
-            return _train(first, started, after_evaluation, make_objective)
+            return _train(first, started, after_evaluation, make_objective, make_probe)
         # What the failed attempt has saved already is of this run, also where it began with --no-resume.
         fitting = fitting.model_copy(update={"resume": True})
-        return _train(fitting, started, after_evaluation, make_objective, note_batch=True)
+        return _train(fitting, started, after_evaluation, make_objective, make_probe, note_batch=True)
 
     return fit_memory(first, attempt)
 
@@ -66,13 +71,14 @@ def _train(
     started: float,
     after_evaluation: AfterEvaluation | None,
     make_objective: MakeObjective,
+    make_probe: MakeProbe | None,
     *,
     note_batch: bool = False,
 ) -> Path:
     try:
         with open_run(config) as run:
             config = budget.decided(config)
-            trainer = Trainer(config, run, make_objective(config), started, after_evaluation)
+            trainer = Trainer(config, run, make_objective(config), started, after_evaluation, make_probe)
             try:
                 if note_batch:
                     keys = ("batch_size", "gradient_accumulation_steps")
@@ -89,10 +95,6 @@ def _train(
     return run
 
 
-class SignalCame(Exception):
-    """A step or an evaluation was given up between two batches, so that a signal need not wait for all of it."""
-
-
 class Trainer:
     """One run: everything that `run()` needs, built once."""
 
@@ -103,10 +105,12 @@ class Trainer:
         objective: Objective,
         started: float,
         after_evaluation: AfterEvaluation | None,
+        make_probe: MakeProbe | None = None,
     ) -> None:
         self.config, self.folder, self.after_evaluation = config, run, after_evaluation
         self.ends_at = math.inf if config.max_minutes is None else started + 60 * config.max_minutes
         self.tokenizer, self.evaluator = objective.tokenizer, objective.evaluator
+        self.probe = make_probe(config, self.tokenizer) if make_probe else None
         self.stepper = Stepper(config, objective)
         resumed = restore_latest(run, self.stepper.trainee)
         self.progress = self.stepper.trainee.progress
@@ -245,7 +249,11 @@ class Trainer:
         if samples:
             with self.stepper.average.in_place():
                 self._sample()
-        if saves or evaluates or samples:
+        probes = self.probe is not None and step > 0 and (step % config.probe_interval == 0 or is_end)
+        if probes:
+            with self.stepper.average.in_place():
+                self._ask()
+        if saves or evaluates or samples or probes:
             self.clock.restart()
 
     def _evaluate(self) -> None:
@@ -266,6 +274,13 @@ class Trainer:
         text = write_sample(self.stepper.trainee.model, self.tokenizer, prompt, seed=self.config.seed)
         self.metrics.write_sample(step, prompt, text)
         self.display.show_sample(step, prompt, text)
+
+    def _ask(self) -> None:
+        step = self.progress.step
+        found = ask_safely(self.probe, step, self.stepper.trainee.model, self._heed_signal)
+        if self.probe and found:
+            self.metrics.write(step, found)
+            self.display.show_tasks(step, self.probe.describe(found))
 
     def _save(self) -> None:
         with self.stepper.average.in_place():

@@ -17,7 +17,7 @@ LAYERS = [
     [{"train"}, {"inference"}, {"export"}],
     [{"data"}, {"checkpoint"}],
     [{"tokenizer"}, {"model"}],
-    [{"config", "device", "errors", "files", "log", "runs", "signals"}],
+    [{"config", "device", "errors", "files", "hub", "log", "runs", "signals"}],
 ]
 PLACE = {
     part: (rank, group) for rank, layer in enumerate(LAYERS) for group, parts in enumerate(layer) for part in parts

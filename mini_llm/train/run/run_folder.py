@@ -57,7 +57,7 @@ def check_run(config: TrainConfig) -> None:
     if run.exists() and not run.is_dir():
         raise UsageError(f"out_dir={run} is a file", "give another out_dir=...")
     if config.resume and list_checkpoints(run) and (run / "config.yaml").exists():
-        _compare(_recorded(run), config, run)
+        _compare(_recorded(run, type(config)), config, run)
 
 
 def keep_batch(config: TrainConfig) -> TrainConfig:
@@ -66,7 +66,7 @@ def keep_batch(config: TrainConfig) -> TrainConfig:
     if not (config.auto_batch and config.resume and record.is_file()):
         return config
     try:
-        old = load_config(TrainConfig, record)
+        old = load_config(type(config), record)
     except UserError:  # `open_run` tells it
         return config
     is_same_step = old.auto_batch and old.rows_per_step == config.rows_per_step
@@ -84,9 +84,9 @@ def _move_aside(run: Path) -> None:
     log.info(f"the earlier run in {run} was moved to {aside}")
 
 
-def _recorded(run: Path) -> TrainConfig:
+def _recorded(run: Path, kind: type[TrainConfig]) -> TrainConfig:
     try:
-        return load_config(TrainConfig, run / "config.yaml")
+        return load_config(kind, run / "config.yaml")
     except UserError as problem:
         raise UserError(
             f"{run / 'config.yaml'}, the record of this run's settings, is damaged: {problem.message}",
