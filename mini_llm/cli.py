@@ -41,21 +41,8 @@ app = typer.Typer(
 tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare some.", no_args_is_help=True)
 
 LINE = [
-    "demo",
-    "tokenizer",
-    "prepare",
-    "plan",
-    "train",
-    "sft",
-    "plot",
-    "eval",
-    "generate",
-    "chat",
-    "serve",
-    "export",
-    "push",
-    "pull",
-    "import-seed",
+    *("demo", "tokenizer", "prepare", "plan", "train", "sft", "plot", "eval", "report"),
+    *("generate", "chat", "serve", "export", "push", "pull", "import-seed"),
 ]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
 START, TEXT, TRAIN = "The whole line", "Text to tokens", "Tokens to a model"
@@ -71,6 +58,7 @@ app.command(rich_help_panel=TRAIN)(training.train)
 app.command(rich_help_panel=TRAIN)(tuning.sft)
 app.command(rich_help_panel=TRAIN)(training.plot)
 app.command("eval", rich_help_panel=TRAIN)(evaluation.evaluate)
+app.command(rich_help_panel=TRAIN)(evaluation.report)
 app.command(rich_help_panel=WRITE)(writing.generate)
 app.command(rich_help_panel=WRITE)(writing.chat)
 app.command(rich_help_panel=WRITE)(serving.serve)

@@ -33,6 +33,7 @@ class RunRecord:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     step: int | None = None  # of the checkpoint
+    evaluation: dict[str, dict[str, Any]] = field(default_factory=dict)  # task -> metric -> value, as lm-eval writes
 
 
 def run_of(folder: Path) -> Path | None:
@@ -54,7 +55,7 @@ def read_record(folder: Path) -> RunRecord:
         except (yaml.YAMLError, ValueError):
             settings = {}
     metrics, samples = (_lines(run / name, step) for name in ("metrics.jsonl", "samples.jsonl"))
-    return RunRecord(settings if isinstance(settings, dict) else {}, metrics, samples, step)
+    return RunRecord(settings if isinstance(settings, dict) else {}, metrics, samples, step, _evaluated(run / "eval"))
 
 
 def model_card(
@@ -69,6 +70,7 @@ def model_card(
         _data(record, tokens),
         _settings(record),
         _curve(record),
+        _scores(record),
         _samples(record),
         _caveats(config, record, tokens, license),
     ]
@@ -146,6 +148,29 @@ def _curve(record: RunRecord) -> str:
     rows = [f"| {points[i][0]:,} | {points[i][1]:.4f} | {_number(points[i][2])} |" for i in kept]
     head = ["## Held-out loss\n", "| step | nats per token | bits per byte |", "|---|---|---|"]
     return "\n".join([*head, *rows])
+
+
+def _scores(record: RunRecord) -> str:
+    rows = []
+    for task, values in sorted(record.evaluation.items()):
+        for key, value in values.items():
+            metric = key.partition(",")[0]
+            if _is_number(value) and "," in key and not metric.endswith("_stderr"):
+                error = values.get(key.replace(metric, f"{metric}_stderr", 1))
+                rows.append(f"| {_plain(task)} | {_plain(metric)} | {value:.4f} | {_number(error)} |")
+    head = ["## Evaluation\n", "By `mini-llm eval`.\n", "| task | metric | value | stderr |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows]) if rows else ""
+
+
+def _evaluated(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the scores of the newest results in a run's eval/ folder."""
+    for path in sorted(folder.rglob("results*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))["results"]
+            return {str(task): values for task, values in found.items() if isinstance(values, dict)}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue
+    return {}
 
 
 def _samples(record: RunRecord) -> str:

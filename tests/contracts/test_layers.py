@@ -13,6 +13,7 @@ LAYERS = [
     [{"cli", "__init__", "__main__"}],
     [{"commands"}],
     [{"demo"}],
+    [{"report"}],
     [{"serve", "tune", "eval"}, {"plan"}, {"plot"}],
     [{"train"}, {"inference"}, {"export"}],
     [{"data"}, {"checkpoint"}],

@@ -91,6 +91,10 @@ def test_its_tokenizer_and_weights_go_on(run: Path, hub: FakeHub, ask: Ask, tiny
 
 
 def test_the_card_is_made_of_the_run(run: Path, hub: FakeHub, ask: Ask, tiny_store: Path) -> None:
+    (run / "eval").mkdir()
+    scores = {"results": {"piqa": {"alias": "piqa", "acc,none": 0.525, "acc_stderr,none": 0.0117}}}
+    (run / "eval" / "results_2026.json").write_text(json.dumps(scores))
+    (run / "eval" / "results_broken.json").write_text("[")
     assert ask("push", run, "alice/mine", "--license", "mit").returncode == 0
     card = hub.repositories["alice/mine"].files["README.md"].decode()
     front = yaml.safe_load(card.split("---")[1])
@@ -99,6 +103,7 @@ def test_the_card_is_made_of_the_run(run: Path, hub: FakeHub, ask: Ask, tiny_sto
     assert f"{[line['val_loss'] for line in lines if 'val_loss' in line][-1]:.4f}" in card
     assert "Seen in training: 2,560 tokens." in card  # 40 steps of 2 rows of 32
     assert "hf://alice/mine" in card
+    assert "| piqa | acc | 0.5250 | 0.0117 |" in card
     assert "tokens for each parameter" in card
     assert str(tiny_store.parent) not in card, "no path of one machine"
 
