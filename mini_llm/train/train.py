@@ -135,7 +135,7 @@ class Trainer:
         self.clock.restart()
         try:
             while True:
-                self._fit_minutes()
+                budget.fit(self)
                 self._save_and_evaluate()
                 if self.progress.step >= self.config.max_iters:
                     break
@@ -147,26 +147,6 @@ class Trainer:
             self._stop()
         self.saver.wait()
         log.info(f"done: {self.folder}")
-
-    def _fit_minutes(self) -> None:
-        """After the warm-up, once: let `max_iters` be what fits into `max_minutes`; see budget.py."""
-        config, step = self.config, self.progress.step
-        measured = self.clock.seconds_per_step > 0
-        if not (config.fit_minutes and measured and step >= config.warmup_iters) or budget.is_decided(self.folder):
-            return
-        seconds, start = self.clock.seconds_per_step, time.monotonic()
-        self._save()
-        self.saver.wait()
-        with self.stepper.average.in_place():
-            self.evaluator.run(self.stepper.evaluation_loss_sum, self.stepper.device)
-            if config.sample_interval is not None:
-                write_sample(self.stepper.trainee.model, self.tokenizer, config.sample_prompt, seed=config.seed)
-        look, left = time.monotonic() - start, self.ends_at - time.monotonic()
-        self.config = self.stepper.config = budget.decide(
-            config, self.folder, step=step, seconds_left=left, seconds_per_step=seconds, seconds_per_look=look
-        )
-        self.saver.config = self.config
-        self.clock.restart()
 
     def close(self) -> None:
         """Finish what is being written, however the run ended."""
@@ -242,17 +222,12 @@ class Trainer:
         samples = config.sample_interval is not None and step > 0 and (step % config.sample_interval == 0 or is_end)
         saves = (evaluates or step % config.save_interval == 0 or self.saver.is_due()) and step > self.saved_step
         if saves:
-            self._save()
-        if evaluates:
-            with self.stepper.average.in_place():
-                self._evaluate()
-        if samples:
-            with self.stepper.average.in_place():
-                self._sample()
+            self.save()
         probes = self.probe is not None and step > 0 and (step % config.probe_interval == 0 or is_end)
-        if probes:
-            with self.stepper.average.in_place():
-                self._ask()
+        for is_due, look in ((evaluates, self._evaluate), (samples, self._sample), (probes, self._ask)):
+            if is_due:
+                with self.stepper.average.in_place():
+                    look()
         if saves or evaluates or samples or probes:
             self.clock.restart()
 
@@ -282,7 +257,8 @@ class Trainer:
             self.metrics.write(step, found)
             self.display.show_tasks(step, self.probe.describe(found))
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint of this step."""
         with self.stepper.average.in_place():
             self.saver.save(self.stepper.trainee)
         self.saved_step = self.progress.step
@@ -302,14 +278,12 @@ class Trainer:
 
     def _stop(self) -> None:
         """Save and end: with an error for a signal, in peace after `max_minutes`."""
-        step = self.progress.step
-        if step > self.saved_step:
-            self._save()
+        if (step := self.progress.step) > self.saved_step:
+            self.save()
         self.saver.wait()
         same = "the same command" if self.config.resume else "the same command without --no-resume"
         message = f"saved step {step:,} in {self.folder}; {same} goes on from there"
-        if step == 0:
-            message = "stopped before the first step was done: there is nothing to save"
+        message = message if step else "stopped before the first step was done: there is nothing to save"
         if self.stop_signal is not None:
             raise Interrupted(self.stop_signal, message)
         log.info(f"max_minutes={self.config.max_minutes:g} are over: {message}")

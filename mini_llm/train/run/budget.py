@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mini_llm import log
 from mini_llm.errors import UserError
 from mini_llm.files import write_text
 from mini_llm.train.config import TrainConfig
+from mini_llm.train.sample import write_sample
+
+if TYPE_CHECKING:
+    from mini_llm.train.train import Trainer
 
 RECORD = "budget.json"
 SPARE = 0.03  # of what is left: a machine is not equally fast in every minute
@@ -42,9 +48,23 @@ def decided(config: TrainConfig) -> TrainConfig:
     return cut(config, steps)
 
 
-def is_decided(run: Path) -> bool:
-    """Tell whether the number of steps stands."""
-    return (run / RECORD).is_file()
+def fit(trainer: Trainer) -> None:
+    """After the warm-up, once: time a checkpoint, an evaluation and a sample, and cut the run to the steps that fit."""
+    config, step, seconds = trainer.config, trainer.progress.step, trainer.clock.seconds_per_step
+    is_due = config.fit_minutes and seconds > 0 and step >= config.warmup_iters
+    if not is_due or (trainer.folder / RECORD).is_file():
+        return
+    start, stepper = time.monotonic(), trainer.stepper
+    trainer.save()
+    trainer.saver.wait()
+    with stepper.average.in_place():
+        trainer.evaluator.run(stepper.evaluation_loss_sum, stepper.device)
+        if config.sample_interval is not None:
+            write_sample(stepper.trainee.model, trainer.tokenizer, config.sample_prompt, seed=config.seed)
+    now = time.monotonic()
+    measured = {"seconds_left": trainer.ends_at - now, "seconds_per_step": seconds, "seconds_per_look": now - start}
+    trainer.config = stepper.config = trainer.saver.config = decide(config, trainer.folder, step=step, **measured)
+    trainer.clock.restart()
 
 
 def decide(
