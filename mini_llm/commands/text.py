@@ -118,7 +118,7 @@ def prepare(
     from mini_llm.data.prepare import prepare as run
 
     if any((tokenizer / pointer).exists() for pointer in ("latest", "run/latest")):  # a run: its checkpoint has it
-        from mini_llm.checkpoint import resolve_checkpoint
+        from mini_llm.pointers import resolve_checkpoint
 
         tokenizer = resolve_checkpoint(tokenizer)
     leaves_out = None

@@ -18,6 +18,7 @@ from mini_llm.device import memory_gb, peak_flops
 from mini_llm.errors import Interrupted, UserError
 from mini_llm.model.accounting import count_parameters, flops_per_token
 from mini_llm.model.transformer import Transformer
+from mini_llm.pointers import list_checkpoints
 from mini_llm.signals import handle_signals
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining
@@ -27,7 +28,7 @@ from mini_llm.train.run.display import Clock, Display, Reading
 from mini_llm.train.run.metrics import MetricsLog
 from mini_llm.train.run.out_of_memory import fit_memory
 from mini_llm.train.run.profiler import StepProfiler
-from mini_llm.train.run.resume import list_checkpoints, restore_latest
+from mini_llm.train.run.resume import restore_latest
 from mini_llm.train.run.run_folder import keep_batch, open_run
 from mini_llm.train.run.saver import Saver
 from mini_llm.train.sample import write_sample
@@ -168,9 +169,8 @@ class Trainer:
             self.clock.restart()
 
     def _diverged(self, problem: NotFinite) -> UserError:
-        config, step = self.config, self.progress.step
         self.saver.close()
-        checkpoints = list_checkpoints(self.folder)
+        config, step, checkpoints = self.config, self.progress.step, list_checkpoints(self.folder)
         good = [folder for saved, folder in checkpoints if saved < step]  # the one of `step` itself led here
         bad = [folder for saved, folder in checkpoints if saved >= step]
         halved = {"learning_rate": config.learning_rate / 2}
