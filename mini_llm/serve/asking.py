@@ -173,7 +173,7 @@ async def encode_messages(served: Served, body: ChatBody) -> list[int]:
             raise ApiError(400, "continue_final_message needs an assistant's message at the end", param="messages")
 
         def encode_open() -> list[int]:
-            return encode_chat(tokenizer, messages[:-1]) + tokenizer.encode(messages[-1].content)
+            return encode_chat(tokenizer, messages, continue_final_message=True)
 
         return await _beside(n_chars, encode_open, "messages")
     return await _beside(n_chars, lambda: encode_chat(tokenizer, messages, opens), "messages")
