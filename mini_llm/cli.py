@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from mini_llm import __version__, log
 from mini_llm.commands import evaluation, exchange, serving, text, tour, training, tuning, writing
 from mini_llm.errors import Interrupted, UserError
+from mini_llm.user_files import reason, shown
 
 
 class InOrder(TyperGroup):
@@ -113,3 +114,12 @@ def exit_codes() -> Iterator[None]:
     except BrokenPipeError:  # `mini-llm generate ... | head`
         sys.stderr.close()
         sys.exit(141)
+    except (OSError, ValueError, RuntimeError) as problem:  # what a disk or a name can do where no verb expects it
+        is_name = "null byte" in str(problem) or "ymlink loop" in str(problem)
+        if not (isinstance(problem, OSError) or is_name):
+            raise
+        name = getattr(problem, "filename", None)
+        log.error(
+            f"{shown(os.fsdecode(name))}: {reason(problem)}" if isinstance(name, str | bytes) else reason(problem)
+        )
+        sys.exit(1)

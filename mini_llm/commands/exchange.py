@@ -40,10 +40,11 @@ def export(
     ] = None,
 ) -> None:
     """Write a model for other programs: a GGUF file for llama.cpp, an Ollama model, a folder in fewer bits."""
-    from mini_llm.checkpoint import read_model_config, resolve_checkpoint
+    from mini_llm.checkpoint import read_model_config
     from mini_llm.export.gguf_file import export_gguf, rows_for_k_quants
     from mini_llm.export.hf_folder import export_hf
     from mini_llm.export.ollama import export_ollama
+    from mini_llm.pointers import resolve_checkpoint
 
     folder, name = resolve_checkpoint(model), model_name(model)
     if to == Target.hf:

@@ -68,6 +68,10 @@ def train(
 
     overrides = list(settings or []) + ([] if resume is None else [f"resume={str(resume).lower()}"])
     resolved = load_config(TrainConfig, config, overrides)
+    from mini_llm.train.run.moved import follow_moved
+
+    names_out_dir = any(word.lstrip("-").startswith("out_dir=") for word in overrides)
+    resolved = follow_moved(resolved, config, is_given=names_out_dir)
     if print_config:
         print(dump_config(resolved), end="")
         return

@@ -11,12 +11,13 @@ import tempfile
 from pathlib import Path
 
 from mini_llm import log
-from mini_llm.checkpoint import CHECKSUMS, read_model_config, resolve_checkpoint, verify_checkpoint, write_checksums
+from mini_llm.checkpoint import CHECKSUMS, read_model_config, verify_checkpoint, write_checksums
 from mini_llm.errors import UsageError
 from mini_llm.export.gguf_file import check_kind, export_gguf
 from mini_llm.export.hf_folder import refuse_full
 from mini_llm.export.model_card import model_card, read_record, run_of
 from mini_llm.hub import TOKENIZER_FILES, fetch, in_words, parse_name
+from mini_llm.pointers import resolve_checkpoint
 
 LOGS = ("config.yaml", "metrics.jsonl", "timing.jsonl", "samples.jsonl")
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mini_llm import log
-from mini_llm.checkpoint import load_model, resolve_checkpoint, stored_dtype
+from mini_llm.checkpoint import load_model, stored_dtype
 from mini_llm.device import has_fast_bfloat16, pick_device, pick_dtype
 from mini_llm.errors import UserError
 from mini_llm.inference.backends.native import find_compiler
@@ -24,6 +24,7 @@ from mini_llm.inference.engine.engine import Engine
 from mini_llm.inference.engine.request import Overflow, Request
 from mini_llm.inference.sampling.darts import new_seed
 from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.chat import Message, encode_chat, turn_ends
 from mini_llm.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
@@ -163,6 +164,19 @@ class Generator:
             print(flush=True)
         speed = text.n_tokens / (time.perf_counter() - started)
         log.note(f"{text.n_tokens} tokens, {speed:.1f} tokens/s ({text.finish_reason})")
+
+    def sibling(self, step: str) -> Path:
+        """Return the checkpoint of step `step` beside this one.
+
+        Raises:
+            UserError: there is none.
+        """
+        folder = self.folder.resolve().parent
+        found = {path.name.partition("-")[2].lstrip("0"): path for path in sorted(folder.glob("step-*"))}
+        if step.lstrip("0") not in found:
+            there = ", ".join(found) or "none"
+            raise UserError(f"no checkpoint of step {step} in {folder}; there are: {there}")
+        return found[step.lstrip("0")]
 
     def ready_to_chat(self) -> None:
         """Let texts end where a turn ends, too.

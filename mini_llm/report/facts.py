@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mini_llm import log
-from mini_llm.checkpoint import read_model_config, resolve_checkpoint
+from mini_llm.checkpoint import read_model_config
 from mini_llm.config import load_config
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UserError
@@ -21,6 +21,7 @@ from mini_llm.inference.generate import Generator
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.plot.curves import Run, read_runs
+from mini_llm.pointers import resolve_checkpoint
 from mini_llm.report.baselines import ngram_bits_per_byte, xz_bits_per_byte
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.metrics import read_metrics

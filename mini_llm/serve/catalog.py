@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mini_llm.checkpoint import read_model_config, read_pointer, resolve_checkpoint
+from mini_llm.checkpoint import read_model_config
 from mini_llm.errors import UserError
 from mini_llm.inference.generate import Generator
+from mini_llm.pointers import read_pointer, resolve_checkpoint
 from mini_llm.serve.bridge import Bridge
 from mini_llm.serve.metrics import Metrics
 from mini_llm.serve.problems import ApiError

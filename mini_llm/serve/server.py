@@ -136,7 +136,8 @@ def serve(run: Path, settings: ServeSettings) -> None:
         UserError: there is no model, or the port is taken.
         Interrupted: a signal came, and the texts that ran have ended.
     """
-    from mini_llm.checkpoint import read_model_config, resolve_checkpoint
+    from mini_llm.checkpoint import read_model_config
+    from mini_llm.pointers import resolve_checkpoint
 
     read_model_config(resolve_checkpoint(run))  # refused before anything is opened
     listener = open_socket(settings.host, settings.port)

@@ -25,6 +25,9 @@ class TrainConfig(Config):
     auto_batch: bool = False  # out of memory: half the batch_size, twice the accumulation, and try again
     max_iters: int = Field(10000, ge=1)  # steps in all
     max_minutes: float | None = Field(None, gt=0)  # stop after so long with a checkpoint; the same command goes on
+    fit_minutes: bool = (
+        False  # max_minutes is a budget: at most max_iters steps, cut so that the schedule ends within it
+    )
     seed: int = Field(1337, ge=0, lt=2**32)  # weights, batches and dropout
     length_warmup: float = Field(0.0, ge=0, lt=1)  # share of max_iters with rows of block_size/4, then block_size/2
     align_documents: bool = False  # rows begin where documents begin; no token is lost
@@ -108,6 +111,13 @@ class TrainConfig(Config):
             raise ValueError("init=bigram needs a head of its own: model.tie_embeddings=false")
         if self.length_warmup and self.block_size % 4:
             raise ValueError(f"length_warmup cuts rows into quarters: block_size={self.block_size} must divide by 4")
+        if self.fit_minutes and (self.max_minutes is None or self.lr_decay_iters is not None or self.length_warmup):
+            raise ValueError("fit_minutes needs max_minutes, lr_decay_iters unset and length_warmup=0")
+        if self.fit_minutes and not 2 <= self.warmup_iters < self.max_iters:
+            raise ValueError(
+                f"fit_minutes measures the steps of the warm-up: warmup_iters={self.warmup_iters} must be 2 or more, "
+                f"and below max_iters={self.max_iters}"
+            )
         return self
 
     @property

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from mini_llm.checkpoint import load_model, read_model_config, resolve_checkpoint
+from mini_llm.checkpoint import load_model, read_model_config
 from mini_llm.errors import UserError
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
+from mini_llm.pointers import list_checkpoints, resolve_checkpoint
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.run.resume import list_checkpoints
 
 FREE = {"dropout", "max_seq_len"}  # of the shape: what may differ from the folder's
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import Field
 
-from mini_llm.checkpoint import read_model_config, resolve_checkpoint
+from mini_llm.checkpoint import read_model_config
 from mini_llm.config import load_config
 from mini_llm.errors import UsageError, UserError
+from mini_llm.pointers import resolve_checkpoint
 from mini_llm.train.config import TrainConfig
 
 

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from mini_llm import log
-from mini_llm.checkpoint import load_model, resolve_checkpoint
+from mini_llm.checkpoint import load_model
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.model.transformer import Transformer
+from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.evaluate import Evaluator
 from mini_llm.train.rows.dataloader import TrainLoader

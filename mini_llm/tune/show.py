@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.text import Text
 
 from mini_llm import log
-from mini_llm.checkpoint import resolve_checkpoint
 from mini_llm.data.sources import find_files
+from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.markers import END_MARKER, ROLE_MARKERS
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.config import SftConfig, with_base

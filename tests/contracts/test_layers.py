@@ -18,7 +18,22 @@ LAYERS = [
     [{"train"}, {"inference"}, {"export"}],
     [{"data"}, {"checkpoint"}],
     [{"tokenizer"}, {"model"}],
-    [{"config", "device", "errors", "files", "hub", "log", "runs", "signals"}],
+    [
+        {
+            "config",
+            "device",
+            "errors",
+            "files",
+            "hub",
+            "log",
+            "pointers",
+            "runs",
+            "signals",
+            "temporary",
+            "threads",
+            "user_files",
+        }
+    ],
 ]
 PLACE = {
     part: (rank, group) for rank, layer in enumerate(LAYERS) for group, parts in enumerate(layer) for part in parts

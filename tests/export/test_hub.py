@@ -11,9 +11,10 @@ import pytest
 import yaml
 from fake_hub import TOKEN, FakeHub, Repository, run_hub
 
-from mini_llm.checkpoint import resolve_checkpoint, verify_checkpoint
+from mini_llm.checkpoint import verify_checkpoint
 from mini_llm.errors import UsageError
 from mini_llm.hub import is_hub_name, parse_name
+from mini_llm.pointers import resolve_checkpoint
 
 Ask = Callable[..., subprocess.CompletedProcess[str]]
 

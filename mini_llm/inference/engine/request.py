@@ -174,6 +174,11 @@ class Handle(Iterator[int]):
         return len(self._job.ready)
 
     @property
+    def prompt_ids(self) -> Sequence[int]:
+        """What was asked to be gone on from."""
+        return self._job.request.prompt_ids
+
+    @property
     def drawn(self) -> list[Drawn]:
         """One entry for each id so far, where the request has `inspect`."""
         return self._job.drawn
