@@ -32,6 +32,9 @@ class TrainConfig(Config):
     auto_batch: bool = False  # out of memory: half the batch_size, twice the accumulation, and try again
     max_iters: int = Field(10000, ge=1, le=MOST_STEPS)  # steps in all
     max_minutes: float | None = Field(None, gt=0, le=MOST_MINUTES)  # stop with a checkpoint; the same command goes on
+    fit_minutes: bool = (
+        False  # max_minutes is a budget: at most max_iters steps, cut so that the schedule ends within it
+    )
     seed: int = Field(1337, ge=0, lt=2**32)  # weights, batches and dropout
     length_warmup: float = Field(0.0, ge=0, lt=1)  # share of max_iters with rows of block_size/4, then block_size/2
     align_documents: bool = False  # rows begin where documents begin; no token is lost
@@ -73,6 +76,7 @@ class TrainConfig(Config):
     async_save: bool = True  # write while training goes on; takes host memory for one more copy of the state
     keep_last: int = Field(3, ge=1, le=10**6)  # newest checkpoints that stay; the best one stays too
     always_save_checkpoint: bool = False  # also keep a checkpoint of every evaluation, not only of the best
+    milestones: bool = False  # keep weights alone, in bfloat16, of steps 1, 2, 4, 8 ...: the last ten powers of 2
     eval_tasks: list[str] = Field(
         []
     )  # tasks of `mini-llm eval` to ask meanwhile, such as [blimp, lambada, piqa, arc_easy]
@@ -120,6 +124,13 @@ class TrainConfig(Config):
             raise ValueError("init=bigram needs a head of its own: model.tie_embeddings=false")
         if self.length_warmup and self.block_size % 4:
             raise ValueError(f"length_warmup cuts rows into quarters: block_size={self.block_size} must divide by 4")
+        if self.fit_minutes and (self.max_minutes is None or self.lr_decay_iters is not None or self.length_warmup):
+            raise ValueError("fit_minutes needs max_minutes, lr_decay_iters unset and length_warmup=0")
+        if self.fit_minutes and not 2 <= self.warmup_iters < self.max_iters:
+            raise ValueError(
+                f"fit_minutes measures the steps of the warm-up: warmup_iters={self.warmup_iters} must be 2 or more, "
+                f"and below max_iters={self.max_iters}"
+            )
         return self
 
     @property

@@ -23,6 +23,7 @@ from mini_llm.signals import handle_signals
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining
 from mini_llm.train.probe import MakeProbe, SignalCame, ask_safely
+from mini_llm.train.run import budget
 from mini_llm.train.run.display import Clock, Display, Reading
 from mini_llm.train.run.metrics import MetricsLog
 from mini_llm.train.run.out_of_memory import fit_memory
@@ -77,6 +78,7 @@ def _train(
 ) -> Path:
     try:
         with open_run(config) as run:
+            config = budget.decided(config)
             trainer = Trainer(config, run, make_objective(config), started, after_evaluation, make_probe)
             try:
                 if note_batch:
@@ -134,6 +136,7 @@ class Trainer:
         self.clock.restart()
         try:
             while True:
+                budget.fit(self)
                 self._save_and_evaluate()
                 if self.progress.step >= self.config.max_iters:
                     break
@@ -219,18 +222,13 @@ class Trainer:
         samples = config.sample_interval is not None and step > 0 and (step % config.sample_interval == 0 or is_end)
         saves = (evaluates or step % config.save_interval == 0 or self.saver.is_due()) and step > self.saved_step
         if saves:
-            self._save()
-        if evaluates:
-            with self.stepper.average.in_place():
-                self._evaluate()
-        if samples:
-            with self.stepper.average.in_place():
-                self._sample()
+            self.save()
         probes = self.probe is not None and step > 0 and (step % config.probe_interval == 0 or is_end)
-        if probes:
-            with self.stepper.average.in_place():
-                self._ask()
-        if saves or evaluates or samples or probes:
+        for is_due, look in ((evaluates, self._evaluate), (samples, self._sample), (probes, self._ask)):
+            if is_due:
+                with self.stepper.average.in_place():
+                    look()
+        if any([saves, evaluates, samples, probes, self.saver.mark(self.stepper.trainee, self.stepper.average)]):
             self.clock.restart()
 
     def _evaluate(self) -> None:
@@ -259,7 +257,8 @@ class Trainer:
             self.metrics.write(step, found)
             self.display.show_tasks(step, self.probe.describe(found))
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint of this step."""
         with self.stepper.average.in_place():
             self.saver.save(self.stepper.trainee)
         self.saved_step = self.progress.step
@@ -279,14 +278,12 @@ class Trainer:
 
     def _stop(self) -> None:
         """Save and end: with an error for a signal, in peace after `max_minutes`."""
-        step = self.progress.step
-        if step > self.saved_step:
-            self._save()
+        if (step := self.progress.step) > self.saved_step:
+            self.save()
         self.saver.wait()
         same = "the same command" if self.config.resume else "the same command without --no-resume"
         message = f"saved step {step:,} in {self.folder}; {same} goes on from there"
-        if step == 0:
-            message = "stopped before the first step was done: there is nothing to save"
+        message = message if step else "stopped before the first step was done: there is nothing to save"
         if self.stop_signal is not None:
             raise Interrupted(self.stop_signal, message)
         log.info(f"max_minutes={self.config.max_minutes:g} are over: {message}")

@@ -77,9 +77,8 @@ def _keep_fewest(logits: Tensor, probabilities: Tensor, rank: Tensor, p: Number)
     """Keep the tokens of highest `rank` until their probabilities reach `p`; of equals, the lower id goes first."""
     order = rank.sort(descending=True, stable=True, dim=-1).indices
     mass = probabilities.gather(-1, order)
-    before = mass.cumsum(-1) - mass
-    # The first stays, also where float32 takes a tiny p for 0.
-    outside = torch.empty_like(mass, dtype=torch.bool).scatter_(-1, order, (before >= p) & (before > 0))
+    beyond = (mass.cumsum(-1) - mass >= p) & (torch.arange(mass.shape[-1], device=mass.device) > 0)  # one always stays
+    outside = torch.empty_like(mass, dtype=torch.bool).scatter_(-1, order, beyond)
     return logits.masked_fill(outside, -math.inf)
 
 
