@@ -132,3 +132,24 @@ def stored_dtype(folder: Path) -> torch.dtype:
     except (UserError, SafetensorError, OSError):  # `read_weights` says what is wrong
         return torch.float32
     return next((found for found in types if found), torch.float32)
+
+
+def refuse_features(values: dict[str, Any], where: str) -> None:
+    """Refuse a config.json that asks for what this model lacks, by name.
+
+    Raises:
+        UserError: the first such key.
+    """
+    for flag in ("attention_bias", "mlp_bias", "use_sliding_window"):
+        if values.get(flag):
+            raise UserError(f"{where}: {flag} is not supported")
+    if values.get("quantization_config") is not None:
+        raise UserError(f"{where}: quantization_config is not supported", "use the model's folder in 16 or 32 bits")
+    if any(kind != "full_attention" for kind in values.get("layer_types") or ()):
+        raise UserError(f"{where}: layer_types other than 'full_attention' are not supported")
+    if values.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
+        raise UserError(f"{where}: hidden_act '{values['hidden_act']}' is not supported, only 'silu'")
+    rope = values.get("rope_parameters") or values.get("rope_scaling")
+    for found in (values, rope if isinstance(rope, dict) else {}):
+        if found.get("partial_rotary_factor") not in (None, 1, 1.0):
+            raise UserError(f"{where}: partial_rotary_factor is not supported")

@@ -24,9 +24,7 @@ class RopeScaling(Config):
     """Llama 3's stretching of RoPE to long contexts ("The Llama 3 Herd of Models", arXiv 2407.21783)."""
 
     factor: float = Field(default=8.0, ge=1, le=1e6)  # how many times longer than the context of pre-training
-    low_freq_factor: float = Field(
-        default=1.0, ge=1e-6, le=1e6
-    )  # waves longer than original/low are slowed down by `factor`
+    low_freq_factor: float = Field(default=1.0, ge=1e-6, le=1e6)  # waves longer than original/low are slowed by it
     high_freq_factor: float = Field(default=4.0, ge=1e-6, le=1e6)  # waves shorter than original/high stay as they are
     original_max_position_embeddings: int = Field(default=8192, ge=1, le=MOST_CONTEXT)
 
@@ -45,14 +43,10 @@ class ModelConfig(Config):
     dim: int = Field(default=384, ge=1, le=MOST_DIM)  # D: width of the residual stream
     n_layers: int = Field(default=16, ge=1, le=MOST_LAYERS)  # L: transformer blocks
     n_heads: int = Field(default=6, ge=1, le=MOST_HEADS)  # H: query heads
-    n_kv_heads: int = Field(
-        default=0, ge=1, le=MOST_HEADS
-    )  # J: key/value heads, each shared by H/J query heads; unset: n_heads
+    n_kv_heads: int = Field(default=0, ge=1, le=MOST_HEADS)  # J: key/value heads, each for H/J query heads; unset: H
     head_dim: int = Field(default=0, ge=2, le=MOST_DIM)  # K: width of one head; unset: dim / n_heads
-    hidden_dim: int = Field(
-        default=0, ge=1, le=8 * MOST_DIM
-    )  # F: inner width of the MLP; unset: 4 * dim, rounded up to multiple_of
-    multiple_of: int = Field(default=32, ge=1, le=8 * MOST_DIM)
+    hidden_dim: int = Field(default=0, ge=1, le=8 * MOST_DIM)  # F: width inside the MLP; unset: 4 * dim, rounded up
+    multiple_of: int = Field(default=32, ge=1, le=8 * MOST_DIM)  # of what hidden_dim is rounded up to
     vocab_size: int = Field(default=32000, ge=1, le=MOST_IDS)  # V
     max_seq_len: int = Field(default=2048, ge=1, le=MOST_CONTEXT)  # the longest sequence that the model is meant for
     dropout: float = Field(default=0.0, ge=0, lt=1)  # on embeddings and residual branches, in training only
@@ -133,22 +127,14 @@ class ModelConfig(Config):
         kind = values.get("model_type")
         if kind not in ("llama", "qwen3"):
             raise UserError(f"{where}: model_type '{kind}' is not supported", "Mini-LLM reads Llama and Qwen3 folders")
-        for flag in ("attention_bias", "mlp_bias", "use_sliding_window"):
-            if values.get(flag):
-                raise UserError(f"{where}: {flag} is not supported")
-        if values.get("quantization_config") is not None:
-            raise UserError(f"{where}: quantization_config is not supported", "use the model's folder in 16 or 32 bits")
-        if any(kind != "full_attention" for kind in values.get("layer_types") or ()):
-            raise UserError(f"{where}: layer_types other than 'full_attention' are not supported")
-        if values.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
-            raise UserError(f"{where}: hidden_act '{values['hidden_act']}' is not supported, only 'silu'")
+        from mini_llm.weights import refuse_features
+
+        refuse_features(values, where)
         # transformers 5 writes rope_parameters; 4 wrote rope_theta and rope_scaling.
         rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
         if not isinstance(rope, dict):
             raise UserError(f"{where}: the RoPE parameters must be an object, not {type(rope).__name__}")
         rope_type = rope.get("rope_type", rope.get("type", "default"))
-        if rope.get("partial_rotary_factor", values.get("partial_rotary_factor")) not in (None, 1, 1.0):
-            raise UserError(f"{where}: partial_rotary_factor is not supported")
         if rope_type not in ("default", "llama3"):
             raise UserError(f"{where}: RoPE scaling of type '{rope_type}' is not supported, only 'llama3'")
         try:

@@ -18,6 +18,7 @@ import tokenizers
 
 from mini_llm.errors import UserError
 from mini_llm.hub import TOKENIZER_FILES, fetch, is_hub_name
+from mini_llm.tokenizer.convert import older_format
 from mini_llm.tokenizer.decoding import DecodingRules, TextStream, read_rules
 from mini_llm.tokenizer.markers import END_MARKER
 
@@ -66,7 +67,7 @@ class Tokenizer:
         if not folder.is_dir():
             raise UserError(f"no tokenizer folder at {folder}", HOW_TO_TRAIN)
         if not path.is_file():
-            raise UserError(f"{folder} has no tokenizer.json", _without_json(folder))
+            raise UserError(f"{folder} has no tokenizer.json", older_format(folder) or HOW_TO_TRAIN)
         data = _read(path)
         try:
             if len(data) > MOST_BYTES:
@@ -184,18 +185,6 @@ class StreamDecoder:
     def flush(self) -> str:
         """Return what is left at the end: half a character becomes U+FFFD."""
         return self._stream.feed(b"", final=True)
-
-
-def _without_json(folder: Path) -> str:
-    """Return what helps: a model that has a tokenizer in another format needs no new one."""
-    if (folder / "tokenizer.model").is_file() or (folder / "vocab.json").is_file():
-        return (
-            "its tokenizer is in an older format; transformers writes the new one into the same folder: python -c "
-            f"\"import transformers as t; t.AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')\""
-        )
-    if (folder / "config.json").is_file():
-        return "this model came without its tokenizer: give one with --tokenizer DIR, or put its tokenizer.json there"
-    return HOW_TO_TRAIN
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
