@@ -228,7 +228,7 @@ class Trainer:
             if is_due:
                 with self.stepper.average.in_place():
                     look()
-        if saves or evaluates or samples or probes:
+        if any([saves, evaluates, samples, probes, self.saver.mark(self.stepper.trainee, self.stepper.average)]):
             self.clock.restart()
 
     def _evaluate(self) -> None:
