@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mini_llm import log
+from mini_llm.errors import UserError
 
 PROMPT = "you> "
 
@@ -51,6 +52,8 @@ def typed_lines() -> Iterator[str]:
             prompt = ""
         try:
             line = input(prompt)
+        except OSError as problem:
+            raise UserError(f"cannot read standard input: {problem.strerror or problem}") from None
         except (EOFError, KeyboardInterrupt) as end:
             if person:  # the shell's next prompt gets a line of its own
                 print(file=sys.stderr)

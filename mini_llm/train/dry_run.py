@@ -111,7 +111,11 @@ def report(m: Measured) -> str:
         "duration": f"{duration(training + evaluating)}: {steps:,} steps {duration(training)}, "
         f"{evaluations:,} evaluations {duration(evaluating)}"
         + (f" (from step {first:,} on)" if first else "")
-        + (f"; stops every {c.max_minutes:g} minutes" if c.max_minutes else ""),
+        + (
+            f"; {'cut to fit into' if c.fit_minutes else 'stops every'} {c.max_minutes:g} minutes"
+            if c.max_minutes
+            else ""
+        ),
         "checkpoints": f"{saves:,} of {_size(saved_bytes)}, of which at most {c.keep_last + 1} stay"
         + (" (and one of each evaluation)" if c.always_save_checkpoint else ""),
     }

@@ -23,11 +23,12 @@ from mini_llm.signals import handle_signals
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining
 from mini_llm.train.probe import MakeProbe, SignalCame, ask_safely
+from mini_llm.train.run import budget
 from mini_llm.train.run.display import Clock, Display, Reading
 from mini_llm.train.run.metrics import MetricsLog
 from mini_llm.train.run.out_of_memory import fit_memory
 from mini_llm.train.run.profiler import StepProfiler
-from mini_llm.train.run.resume import restore_latest
+from mini_llm.train.run.resume import go_on_with_data, restore_latest
 from mini_llm.train.run.run_folder import keep_batch, open_run
 from mini_llm.train.run.saver import Saver
 from mini_llm.train.sample import write_sample
@@ -77,6 +78,7 @@ def _train(
 ) -> Path:
     try:
         with open_run(config) as run:
+            config = budget.decided(config)
             trainer = Trainer(config, run, make_objective(config), started, after_evaluation, make_probe)
             try:
                 if note_batch:
@@ -117,7 +119,7 @@ class Trainer:
         self.saver = Saver(run, config, self.tokenizer, self.metrics.sync)
         if resumed:
             self.stepper.average.restored()
-            log.info(f"resuming {run} at step {self.progress.step:,}")
+            log.info(f"resuming {run} at {go_on_with_data(self.progress, objective, config.tokens_per_step)}")
             self.saver.repair_pointers(self.progress)
         self.profiler = StepProfiler(run, self.stepper.device) if config.profile else None
         self.display, self.clock = Display(), Clock()
@@ -134,6 +136,7 @@ class Trainer:
         self.clock.restart()
         try:
             while True:
+                budget.fit(self)
                 self._save_and_evaluate()
                 if self.progress.step >= self.config.max_iters:
                     break
@@ -202,7 +205,7 @@ class Trainer:
             seconds_left=seconds * (config.max_iters - step),
         )
         self.display.show(reading, is_log_step=is_log_step)
-        metrics = reading.metrics(config.tokens_per_step)
+        metrics = reading.metrics(self.progress.tokens_seen)
         if result.skipped:
             self.display.show_skipped(step, result.skipped)
             metrics["skipped"] = True
@@ -219,18 +222,13 @@ class Trainer:
         samples = config.sample_interval is not None and step > 0 and (step % config.sample_interval == 0 or is_end)
         saves = (evaluates or step % config.save_interval == 0 or self.saver.is_due()) and step > self.saved_step
         if saves:
-            self._save()
-        if evaluates:
-            with self.stepper.average.in_place():
-                self._evaluate()
-        if samples:
-            with self.stepper.average.in_place():
-                self._sample()
+            self.save()
         probes = self.probe is not None and step > 0 and (step % config.probe_interval == 0 or is_end)
-        if probes:
-            with self.stepper.average.in_place():
-                self._ask()
-        if saves or evaluates or samples or probes:
+        for is_due, look in ((evaluates, self._evaluate), (samples, self._sample), (probes, self._ask)):
+            if is_due:
+                with self.stepper.average.in_place():
+                    look()
+        if any([saves, evaluates, samples, probes, self.saver.mark(self.stepper.trainee, self.stepper.average)]):
             self.clock.restart()
 
     def _evaluate(self) -> None:
@@ -259,7 +257,8 @@ class Trainer:
             self.metrics.write(step, found)
             self.display.show_tasks(step, self.probe.describe(found))
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint of this step."""
         with self.stepper.average.in_place():
             self.saver.save(self.stepper.trainee)
         self.saved_step = self.progress.step
@@ -279,14 +278,12 @@ class Trainer:
 
     def _stop(self) -> None:
         """Save and end: with an error for a signal, in peace after `max_minutes`."""
-        step = self.progress.step
-        if step > self.saved_step:
-            self._save()
+        if (step := self.progress.step) > self.saved_step:
+            self.save()
         self.saver.wait()
         same = "the same command" if self.config.resume else "the same command without --no-resume"
         message = f"saved step {step:,} in {self.folder}; {same} goes on from there"
-        if step == 0:
-            message = "stopped before the first step was done: there is nothing to save"
+        message = message if step else "stopped before the first step was done: there is nothing to save"
         if self.stop_signal is not None:
             raise Interrupted(self.stop_signal, message)
         log.info(f"max_minutes={self.config.max_minutes:g} are over: {message}")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mini_llm.model.transformer import Transformer
-from mini_llm.train.head_loss import CHUNK_BYTES
+from mini_llm.train.head_loss import rows_in_chunk
 from mini_llm.tune.rows import ConversationRows
 
 
@@ -42,7 +42,7 @@ def weighted_head_loss(
     x_grad = torch.zeros_like(x_ND, dtype=torch.float32)
     weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32)
     weight_low = weight_VD.to(dtype)
-    for places_C in chosen_M.split(max(1, CHUNK_BYTES // (4 * len(weight_VD)))):
+    for places_C in chosen_M.split(rows_in_chunk(weight_VD)):
         x_CD, targets_C1, weights_C1 = x_ND[places_C].to(dtype), targets_N[places_C, None], weights_N[places_C, None]
         log_p_CV = torch.log_softmax((x_CD @ weight_low.mT).float(), -1)
         loss -= (log_p_CV.gather(1, targets_C1) * weights_C1).sum()

@@ -32,6 +32,7 @@ LAYERS = [
             "temporary",
             "threads",
             "user_files",
+            "weights",
         }
     ],
 ]
