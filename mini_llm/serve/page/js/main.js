@@ -1,6 +1,8 @@
 // The page: its tabs, its theme, the model that is asked, and what comes first.
 
 import { h, notice } from "./dom.js";
+import { Look } from "./look.js";
+import { reader } from "./read.js";
 import { readRun, state } from "./state.js";
 import { keep, kept } from "./store.js";
 import { tabs } from "./tabs.js";
@@ -35,12 +37,16 @@ setTheme(THEMES.includes(kept("mini-llm-theme", "system")) ? kept("mini-llm-them
 theme.addEventListener("click", () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % 3]));
 document.getElementById("model").addEventListener("change", (event) => { state.model = event.target.value; });
 
-const look = () => {};
-const chat = new Writer("chat", look);
-const complete = new Writer("complete", look);
+const layers = () => {};
+const look = new Look(layers);
+const lookAt = (writer, node) => { look.show(writer, node); go("look"); };
+const chat = new Writer("chat", lookAt);
+const complete = new Writer("complete", lookAt);
 const go = tabs(document.getElementById("tabs"), document.getElementById("panels"), [
   ["chat", "Chat", chat.element, () => chat.show()],
   ["complete", "Complete", complete.element, () => complete.show()],
+  ["look", "Look inside", look.element],
+  ["read", "Read", reader(layers)],
 ]);
 go("chat");
 start().then((run) => go(run && !run.learnt_dialogue ? "complete" : "chat"));
