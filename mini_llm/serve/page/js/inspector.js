@@ -13,7 +13,7 @@ export function inspector(entry, act) {
     ["After temperature and filters", entry.p_sampled === undefined ? "–" : percent(entry.p_sampled)],
     ["Surprise", surprise === null ? "–" : `${surprise.toFixed(2)} bits`],
     ["Rank", entry.rank ?? "–"], ["Entropy", entry.entropy === undefined ? "–" : `${(entry.entropy / Math.LN2).toFixed(2)} bits`],
-  ];
+  ].filter(([, value]) => value !== "–");
   const rows = (entry.top || []).map((one, n) => {
     const p = Math.exp(one.logprob);
     const change = act.take && h("td", {},
