@@ -1,6 +1,8 @@
 // The page: its tabs, its theme, the model that is asked, and what comes first.
 
 import { h, notice } from "./dom.js";
+import { Layers } from "./layers.js";
+import { learn } from "./learn.js";
 import { Look } from "./look.js";
 import { reader } from "./read.js";
 import { readRun, state } from "./state.js";
@@ -37,7 +39,9 @@ setTheme(THEMES.includes(kept("mini-llm-theme", "system")) ? kept("mini-llm-them
 theme.addEventListener("click", () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % 3]));
 document.getElementById("model").addEventListener("change", (event) => { state.model = event.target.value; });
 
-const layers = () => {};
+const inside = new Layers();
+const layers = (ids, position) => { inside.show(ids, position); go("layers"); };
+const learning = learn();
 const look = new Look(layers);
 const lookAt = (writer, node) => { look.show(writer, node); go("look"); };
 const chat = new Writer("chat", lookAt);
@@ -47,6 +51,8 @@ const go = tabs(document.getElementById("tabs"), document.getElementById("panels
   ["complete", "Complete", complete.element, () => complete.show()],
   ["look", "Look inside", look.element],
   ["read", "Read", reader(layers)],
+  ["layers", "Layers", inside.element],
+  ["learn", "Learn", learning.element, learning.opened],
 ]);
 go("chat");
 start().then((run) => go(run && !run.learnt_dialogue ? "complete" : "chat"));
