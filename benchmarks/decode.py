@@ -4,7 +4,7 @@
 
 The model is the 50M one with random weights: speed does not depend on what is written. Every contender reads the same
 16 ids and writes greedily, whatever it writes. llama.cpp runs in a Python of its own, on a CPU only:
-`python -m venv LLAMA && LLAMA/bin/pip install llama-cpp-python gguf`, then `--llama-python LLAMA/bin/python`. That its
+`python -m venv LLAMA && LLAMA/bin/pip install llama-cpp-python`, then `--llama-python LLAMA/bin/python`. That its
 files hold the same model is checked first. int8 is timed on a CPU only: elsewhere it has no kernels of its own.
 """
 
@@ -80,6 +80,21 @@ def run_script(python: str, script: str, *words: object) -> str:
     return result.stdout
 
 
+def write_gguf(folder: Path, out: Path, kind: str) -> None:
+    """Write the model for llama.cpp.
+
+    Raises:
+        Skipped: a package is missing.
+    """
+    from mini_llm.errors import UserError
+    from mini_llm.export.gguf_file import export_gguf
+
+    try:
+        export_gguf(folder, out, kind.lower(), name="benchmark")
+    except UserError as problem:
+        raise Skipped(str(problem)) from None
+
+
 def check_gguf(python: str, folder: Path, ggufs: dict[str, Path]) -> dict[str, int]:
     """Return after how many of 64 random tokens llama.cpp finds the same next one likeliest as Mini-LLM in float32.
 
@@ -109,7 +124,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, help="turns of each contender; default 7, quick 2")
     parser.add_argument("--new", type=int, help="tokens that are written; default 48, quick 32")
-    parser.add_argument("--llama-python", default=sys.executable, help="a Python that has llama-cpp-python and gguf")
+    parser.add_argument("--llama-python", default=sys.executable, help="a Python that has llama-cpp-python")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -147,7 +162,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
         ggufs = {kind: folder / f"{kind}.gguf" for kind in ("F32", "BF16", "Q8_0")}
         try:
             for kind, path in ggufs.items():
-                run_script(options.llama_python, "_gguf.py", folder, path, kind)
+                write_gguf(folder, path, kind)
             same = check_gguf(options.llama_python, folder, ggufs)
         except Skipped as why:
             skipped["llama.cpp"] = str(why)

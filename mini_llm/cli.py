@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from mini_llm import __version__, log
-from mini_llm.commands import exchange, text, tour, training, writing
+from mini_llm.commands import evaluation, exchange, text, tour, training, writing
 from mini_llm.errors import Interrupted, UserError
 
 
@@ -40,7 +40,7 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare some.", no_args_is_help=True)
 
-LINE = ["demo", "tokenizer", "prepare", "plan", "train", "plot", "generate", "chat", "import-seed"]
+LINE = ["demo", "tokenizer", "prepare", "plan", "train", "plot", "eval", "generate", "chat", "export", "import-seed"]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
 START, TEXT, TRAIN = "The whole line", "Text to tokens", "Tokens to a model"
 WRITE, EXCHANGE = "A model to text", "Other programs"
@@ -53,8 +53,10 @@ app.command(rich_help_panel=TEXT)(text.prepare)
 app.command(rich_help_panel=TRAIN)(training.plan)
 app.command(rich_help_panel=TRAIN)(training.train)
 app.command(rich_help_panel=TRAIN)(training.plot)
+app.command("eval", rich_help_panel=TRAIN)(evaluation.evaluate)
 app.command(rich_help_panel=WRITE)(writing.generate)
 app.command(rich_help_panel=WRITE)(writing.chat)
+app.command(rich_help_panel=EXCHANGE)(exchange.export)
 app.command(rich_help_panel=EXCHANGE)(exchange.import_seed)
 
 

@@ -20,9 +20,16 @@ except ImportError:  # Windows: what a killed run leaves behind stays until some
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file at `path` by `text`, atomically."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file to write; when the block ends well it becomes `path`, else it vanishes."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         _sync(temporary)
         temporary.replace(path)
     finally:

@@ -1,13 +1,75 @@
-"""From and to other programs: `import-seed`."""
+"""From and to other programs: `export`, `import-seed`."""
 
 from __future__ import annotations
 
+import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mini_llm import log
+from mini_llm.commands.arguments import RunArgument
+
+
+class Target(StrEnum):
+    """What a model folder can become."""
+
+    gguf = "gguf"
+    ollama = "ollama"
+    hf = "hf"
+
+
+def export(
+    model: RunArgument,
+    to: Annotated[
+        Target,
+        typer.Option(help="gguf: for llama.cpp; ollama: that and a Modelfile; hf: a Hugging Face folder."),
+    ],
+    kind: Annotated[
+        str, typer.Option("--type", help="Of a GGUF file's weights: f32, f16, bf16, q8_0 or q4_0.")
+    ] = "f16",
+    dtype: Annotated[
+        str | None, typer.Option(help="Of a folder's weights: float32, bfloat16 or float16; default: as they are.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File or folder to write. [default: the model's name, here]")] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--no-chat", help="ollama: prompts are conversations; default: if there are markers."),
+    ] = None,
+) -> None:
+    """Write a model for other programs: a GGUF file for llama.cpp, an Ollama model, a folder in fewer bits."""
+    from mini_llm.checkpoint import read_model_config, resolve_checkpoint
+    from mini_llm.export.gguf_file import export_gguf, rows_for_k_quants
+    from mini_llm.export.hf_folder import export_hf
+    from mini_llm.export.ollama import export_ollama
+
+    folder, name = resolve_checkpoint(model), model_name(model)
+    if to == Target.hf:
+        out = out or Path(f"{name}-hf")
+        log.info(f"{out}: {str(export_hf(folder, out, dtype)).removeprefix('torch.')}")
+        return
+    if to == Target.ollama:
+        out = out or Path(f"{name}-ollama")
+        export_ollama(folder, out, kind, name=name, chat=chat)
+        log.info(f"next: ollama create {name} -f {out / 'Modelfile'} && ollama run {name}")
+        return
+    out = out or Path(f"{name}-{kind}.gguf")
+    export_gguf(folder, out, kind, name=name)
+    log.info(f"{out}: {out.stat().st_size / 1e6:,.1f} MB, {kind}")
+    log.info(f'next: llama-cli -m {out} -p "Once upon a time"')
+    if not kind.startswith("q"):
+        log.note(f"smaller: llama-quantize {out} {name}-q4_k_m.gguf Q4_K_M")
+        if warning := rows_for_k_quants(read_model_config(folder)):
+            log.note(warning)
+
+
+def model_name(model: Path) -> str:
+    """Return what a model is called by where it is: runs/demo/run/latest is demo, hf://USER/NAME@REV is NAME."""
+    parts = [part.partition("@")[0] for part in (Path.cwd() / model).parts]
+    usual = re.compile(r"latest|best|run|checkpoints|milestones|step-\d+|/")
+    return next((part for part in reversed(parts) if not usual.fullmatch(part)), "model")
 
 
 def import_seed(

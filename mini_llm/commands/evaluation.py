@@ -1,0 +1,83 @@
+"""How good a model is: `eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mini_llm.commands.arguments import Device
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A run, a checkpoint, any Llama folder, or a server: http://HOST:PORT."),
+    ],
+    tasks: Annotated[
+        str, typer.Option(help="Tasks, with commas between: piqa,arc_easy,blimp,mmlu_anatomy, or paths of YAML files.")
+    ] = "",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR | TASK=FILE", help="Where the sets are; may be repeated. [default: the hub]"),
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Text to measure the loss on, as for prepare; may be repeated.")
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Token store: its held-out loss, and overlap with its text. [default: the run's]"),
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Examples before each question. [default: the task's]", min=0)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many items of each task.", min=1)] = None,
+    overlap: Annotated[
+        bool | None,
+        typer.Option(
+            "--overlap/--no-overlap", help="Look for the items in the training text. [default: if it is small]"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results as lm-eval writes them. [default: RUN/eval]")
+    ] = None,
+    samples: Annotated[bool, typer.Option("--samples", help="Also write every item with its scores.")] = False,
+    include: Annotated[
+        list[Path] | None, typer.Option(help="Folder with YAML tasks of yours; may be repeated.")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer's folder; default: the model's own.")] = None,
+    device: Device = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (as stored, where the device is fast in it), float32, bfloat16 or float16.")
+    ] = "auto",
+    run_task_code: Annotated[
+        bool, typer.Option("--run-task-code", help="Allow tasks to run the Python beside their YAML.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the results in lm-eval's JSON, not the table.")
+    ] = False,
+) -> None:
+    """Say how good a model is: standard tasks with lm-eval's scores, and the loss on any text."""
+    from mini_llm.eval.run import Wishes, run_evaluation, show
+
+    wishes = Wishes(
+        model=model,
+        tasks=[name.strip() for name in tasks.split(",") if name.strip()],
+        data=list(data or []),
+        include=list(include or []),
+        texts=list(text or []),
+        store=store,
+        shots=shots,
+        limit=limit,
+        overlap=overlap,
+        out=out,
+        samples=samples,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+        run_task_code=run_task_code,
+    )
+    found = run_evaluation(wishes)
+    print(json.dumps(found, default=str) if as_json else show(found))

@@ -1,0 +1,190 @@
+"""`mini-llm eval`: load the model, find the sets, ask, judge, look for overlap, show and keep."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mini_llm import log
+from mini_llm.config import load_config
+from mini_llm.data.sources import read_documents
+from mini_llm.data.token_store import TokenStore
+from mini_llm.errors import UsageError, UserError
+from mini_llm.eval.evaluate import Questions, TaskResult, ask, prepare_all
+from mini_llm.eval.language_model import LanguageModel, LoadedModel, LocalModel
+from mini_llm.eval.overlap import mark_overlaps
+from mini_llm.eval.results import as_json, markdown, write
+from mini_llm.eval.server import ServerModel
+from mini_llm.eval.sets import parse_data
+from mini_llm.eval.task import find_tasks
+from mini_llm.eval.text_loss import loss_of_documents, loss_of_store
+from mini_llm.train.config import TrainConfig
+
+MOST_TOKENS = 500_000_000  # of a store that is searched for overlap unasked: about five minutes
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line asks for."""
+
+    model: str
+    tasks: list[str] = field(default_factory=list)
+    data: list[str] = field(default_factory=list)
+    include: list[Path] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    store: Path | None = None
+    shots: int | None = None
+    limit: int | None = None
+    overlap: bool | None = None
+    out: Path | None = None
+    samples: bool = False
+    tokenizer: Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    run_task_code: bool = False
+
+
+def run_evaluation(wishes: Wishes) -> dict[str, Any]:
+    """Evaluate and return the results in lm-eval's shape; they are kept in `--out`, or in the run's folder `eval/`.
+
+    Raises:
+        UserError: the model, a set or a text cannot be read.
+        UsageError: no such task.
+    """
+    started = time.time()
+    folders, files = parse_data(wishes.data)
+    tasks = find_tasks(wishes.tasks, wishes.include, run_code=wishes.run_task_code)
+    questions = prepare_all(tasks, folders, files, shots=wishes.shots, limit=wishes.limit)
+    model = load(wishes)
+    run = run_of(model)
+    store = _store(wishes, run)
+    if not (tasks or wishes.texts or store):
+        raise UsageError("nothing to evaluate", "name tasks (--tasks piqa,arc_easy), a text (--text FILE) or a --store")
+    losses = [loss_of_documents(model, read_documents([text]), text).numbers() for text in wishes.texts]
+    if store and isinstance(model, LocalModel) and (wishes.store or not wishes.texts):
+        losses.append(loss_of_store(model, store, None if wishes.store else 64))
+    results = answer_all(model, questions)
+    _look_for_overlap(results, store, wishes)
+    options = {"limit": wishes.limit, "num_fewshot": wishes.shots, "device": wishes.device, "dtype": wishes.dtype}
+    found = as_json(results, model=wishes.model, options=options, seconds=time.time() - started)
+    found["mini_llm"]["texts"] = losses
+    if isinstance(model, LoadedModel):
+        found["mini_llm"]["checkpoint"] = model.folder.name
+    folder = wishes.out or (run / "eval" if run else None)
+    if folder:
+        try:
+            log.info(f"kept: {write(folder, found, results, samples=wishes.samples)}")
+        except OSError as problem:
+            raise UserError(f"cannot write {folder}: {problem.strerror}", "choose another --out") from None
+    return found
+
+
+def load(wishes: Wishes) -> LanguageModel:
+    """Return the model: a server's, or one of a folder."""
+    if wishes.model.startswith(("http://", "https://")):
+        return ServerModel(wishes.model, wishes.tokenizer)
+    return LocalModel.load(wishes.model, tokenizer=wishes.tokenizer, device=wishes.device, dtype=wishes.dtype)
+
+
+def run_of(model: LanguageModel) -> Path | None:
+    """Return the run folder that a checkpoint lies in, or None."""
+    if isinstance(model, LoadedModel):
+        run = model.folder.resolve().parent.parent
+        if (run / "metrics.jsonl").is_file():
+            return run
+    return None
+
+
+def _store(wishes: Wishes, run: Path | None) -> TokenStore | None:
+    """Return the store that is named, or that the run was trained on, if it is still there."""
+    if wishes.store:
+        return TokenStore.open(wishes.store)
+    if run is None:
+        return None
+    try:
+        return TokenStore.open(load_config(TrainConfig, run / "config.yaml").data_dir)
+    except UserError:
+        return None
+
+
+def answer_all(model: LanguageModel, questions: Sequence[Questions]) -> list[TaskResult]:
+    """Let the model answer all tasks' items, with progress."""
+    total = sum(len(item.requests) for one in questions for item in one.items)
+    with _progress("answering", total) as more:
+        return [ask(model, one, more) for one in questions]
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many requests are done: a bar on a terminal, elsewhere a line every 10 s."""
+    done, shown = 0, time.monotonic()
+    if log.console().is_terminal and total:
+        from rich.progress import Progress
+
+        with Progress(console=log.console()) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda n: bar.update(task, advance=n)
+        return
+
+    def more(n: int) -> None:
+        nonlocal done, shown
+        done += n
+        if time.monotonic() - shown >= log.LINE_SECONDS:
+            shown = time.monotonic()
+            log.note(f"{what}: {done:,} of {total:,}")
+
+    yield more
+
+
+def _look_for_overlap(results: list[TaskResult], store: TokenStore | None, wishes: Wishes) -> None:
+    if wishes.overlap is False or not results:
+        return
+    if store is None:
+        if wishes.overlap:
+            raise UsageError("--overlap needs the training text", "name its token store: --store DIR")
+        return
+    tokens = store.manifest.splits["train"].tokens if "train" in store.manifest.splits else 0
+    if wishes.overlap is None and tokens > MOST_TOKENS:
+        log.note(f"{store.folder} has {tokens:,} tokens: it is searched for the items with --overlap")
+        return
+    mark_overlaps(results, store)
+
+
+def show(found: dict[str, Any]) -> str:
+    """Return the results for a person: losses of texts, then the table."""
+    parts = []
+    for loss in found["mini_llm"]["texts"]:
+        words = f"{loss['text']}: {loss['tokens']:,} tokens, {loss['loss']:.4f} nats/token, "
+        words += f"perplexity {loss['perplexity']:,.2f}, {loss['bits_per_byte']:.4f} bits/byte"
+        other = loss.get("bits_per_byte_lm_eval", loss["bits_per_byte"])
+        if abs(other - loss["bits_per_byte"]) >= 5e-5:
+            words += f" (by lm-eval's rule, which foretells BOS too: {other:.4f})"
+        parts.append("".join(c if c.isprintable() else " " for c in words))
+    table = found["mini_llm"]["lines"]
+    if table:
+        parts.append(markdown(table))
+        if (mean := found["mini_llm"]["mean_centred"]) is not None:
+            parts.append(f"mean centred: {mean:+.4f} (0: guessing, 1: all right; acc_norm where there is one)")
+        if any(line["overlap"] for line in table):
+            parts.append(
+                "overlap: items whose 13 words in a row stand in the training text, of those long enough to tell"
+            )
+    return "\n\n".join(parts)
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Return the results kept in a folder, oldest first; what is no results file is left out."""
+    found = []
+    for path in sorted(folder.glob("results_*.json")):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(values["mini_llm"]["lines"], list):
+                found.append(values)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            log.warn(f"{path} is no results file of mini-llm eval: left out")
+    return found

@@ -1,0 +1,50 @@
+"""A tiny model with random weights, and twenty items of our own in each set's published format."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mini_llm.checkpoint import save_model
+from mini_llm.eval.language_model import LocalModel
+from mini_llm.model.config import ModelConfig
+from mini_llm.model.transformer import Transformer
+from mini_llm.tokenizer.train import train_tokenizer
+
+SETS = Path(__file__).parent / "sets"
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Let torch use one core: for models this small a second one costs more than it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def sets() -> Path:
+    return SETS
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, sotu_texts: list[str]) -> Path:
+    """Return a model folder with 600 tokens and a context of 96, which some of the items do not fit into."""
+    folder = tmp_path_factory.mktemp("eval")
+    tokenizer = train_tokenizer(
+        sotu_texts[:5], folder / "tokenizer", vocab_size=600, model_type="bpe", sample_bytes=200_000, seed=0
+    )
+    shape = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 600, "max_seq_len": 96}
+    model = Transformer(ModelConfig(**shape)).requires_grad_(False)
+    random = torch.Generator().manual_seed(3)
+    for weight in model.parameters():  # wide enough that each token depends on all before it
+        weight.copy_(torch.randn(weight.shape, generator=random) * (0.3 if weight.ndim > 1 else 1))
+    save_model(folder / "model", model, tokenizer)
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def local_model(model_folder: Path) -> LocalModel:
+    return LocalModel.load(model_folder, device="cpu")

@@ -1,0 +1,212 @@
+"""Every log-likelihood, score and error is lm-eval's, of its own tasks on the same rows with its hf backend."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mini_llm.eval.evaluate import TaskResult, ask, prepare_questions
+from mini_llm.eval.language_model import LocalModel
+from mini_llm.eval.task import find_tasks
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'mini-llm[eval]'"
+)
+
+# Task -> lm-eval's file and the rows: prompts are compared too, since each side reads its own.
+THEIRS = {
+    "hellaswag": "hellaswag/hellaswag.yaml",
+    "arc_easy": "arc/arc_easy.yaml",
+    "arc_challenge": "arc/arc_challenge.yaml",
+    "piqa": "piqa/piqa.yaml",
+    "winogrande": "winogrande/default.yaml",
+    "openbookqa": "openbookqa/openbookqa.yaml",
+    "sciq": "sciq/sciq.yaml",
+    "boolq": "super_glue/boolq/default.yaml",
+    "copa": "super_glue/copa/default.yaml",
+    "lambada_openai": "lambada/lambada_openai.yaml",
+    "mmlu_anatomy": "mmlu/default/mmlu_anatomy.yaml",
+    "blimp_anaphor_gender_agreement": "blimp/anaphor_gender_agreement.yaml",
+}
+FILES = {
+    "lambada_openai": "lambada.jsonl",
+    "mmlu_anatomy": "mmlu/mmlu_anatomy.jsonl",
+    "blimp_anaphor_gender_agreement": "blimp/anaphor_gender_agreement.jsonl",
+}
+OWN_TASKS = {
+    "rolling": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}} {{text}} {{text}}",  # longer than the context
+        "metric_list": [
+            {"metric": m, "aggregation": m.replace("word_", "weighted_").replace("byte_p", "weighted_p")}
+            for m in ("word_perplexity", "byte_perplexity", "bits_per_byte")
+        ],
+    },
+    "writing": {
+        "output_type": "generate_until",
+        "doc_to_text": "{{text}}",
+        "doc_to_target": "{{text[:3]}}",
+        "generation_kwargs": {"until": ["\n", "th"], "max_gen_toks": 12, "do_sample": False},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    },
+}
+
+
+def data_of(path: Path) -> dict[str, Any]:
+    return {
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {"validation": str(path)}},
+        "training_split": None,
+        "validation_split": "validation",
+        "test_split": None,
+        "fewshot_split": "validation",
+        "metadata": {"version": 1.0},
+    }
+
+
+@pytest.fixture(scope="module")
+def yaml_folder(tmp_path_factory: pytest.TempPathFactory, sets: Path) -> Path:
+    """Return a folder with lm-eval's tasks on our rows, and two more tasks that both sides read."""
+    import lm_eval
+
+    folder, installed = tmp_path_factory.mktemp("tasks"), Path(lm_eval.__file__).parent / "tasks"
+    for name, file in THEIRS.items():
+        values = {"include": str(installed / file), "task": f"their_{name}", "tag": None}
+        rows = sets / FILES.get(name, f"{name}.jsonl")
+        (folder / f"their_{name}.yaml").write_text(yaml.safe_dump({**values, **data_of(rows)}))
+    for name, values in OWN_TASKS.items():
+        text = yaml.safe_dump({"task": name, **values, **data_of(sets / "lambada.jsonl")})
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def lm_eval_results(model: Any, names: list[str], folder: Path, shots: int | None = None) -> dict[str, Any]:
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    found = lm_eval.simple_evaluate(
+        model=model, tasks=names, task_manager=manager, num_fewshot=shots, bootstrap_iters=2, log_samples=True
+    )
+    assert found is not None
+    return dict(found)
+
+
+@pytest.fixture(scope="module")
+def hf(model_folder: Path) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=str(model_folder), dtype="float32", device="cpu", batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def theirs(hf: Any, yaml_folder: Path) -> dict[str, Any]:
+    return lm_eval_results(hf, [f"their_{name}" for name in THEIRS] + list(OWN_TASKS), yaml_folder)
+
+
+def our_result(model: LocalModel, name: str, sets: Path, folder: Path, shots: int | None = None) -> TaskResult:
+    (task,) = find_tasks([name], [folder])
+    files = {task.task: sets / FILES.get(name, f"{name}.jsonl")}
+    return ask(model, prepare_questions(task, [], files, shots=shots))
+
+
+def check(result: TaskResult, found: dict[str, Any], name: str) -> int:
+    """Compare every request and score of a task; return the number of requests."""
+    samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
+    assert len(samples) == len(result.items)
+    n_requests, same = 0, set()
+    for sample, item, responses in zip(samples, result.items, result.responses, strict=True):
+        asked = (
+            [tuple(list(one.values())[:2]) for one in sample["arguments"].values()]
+            if isinstance(sample["arguments"], dict)
+            else [tuple(one) for one in sample["arguments"]]
+        )
+        if result.task.output_type in ("multiple_choice", "loglikelihood"):
+            assert asked == item.requests
+        for theirs, ours in zip(sample["filtered_resps"], responses, strict=True):
+            n_requests += 1
+            if isinstance(ours, str):
+                if "\ufffd" not in theirs:  # they give up a whole run of bytes for one that is no UTF-8
+                    assert theirs == ours
+                    same.add(ours)
+            elif isinstance(ours, float):
+                assert float(theirs[0] if isinstance(theirs, (tuple, list)) else theirs) == pytest.approx(
+                    ours, rel=1e-5
+                )
+            else:
+                assert float(theirs[0]) == pytest.approx(ours[0], rel=1e-5)
+                assert str(theirs[1]) == str(ours[1])
+    for key, (value, error) in result.scores().items():
+        if key.endswith(",BOS not predicted"):
+            continue
+        assert found["results"][name][key] == pytest.approx(value, rel=1e-5), key
+        expected = found["results"][name].get(key.replace(",", "_stderr,"))
+        if isinstance(expected, float) and error is not None and not key.startswith("perplexity"):  # theirs is drawn
+            assert expected == pytest.approx(error, rel=1e-6)
+    assert result.task.output_type != "generate_until" or len(same) > 3
+    return n_requests
+
+
+@pytest.mark.parametrize("name", [*THEIRS, *OWN_TASKS])
+def test_scores_equal_lm_evals(
+    name: str, theirs: dict[str, Any], local_model: LocalModel, sets: Path, yaml_folder: Path
+) -> None:
+    result = our_result(local_model, name, sets, yaml_folder)
+    n = check(result, theirs, name if name in OWN_TASKS else f"their_{name}")
+    assert n >= len(result.items) >= 10
+
+
+@pytest.mark.parametrize("name", ["arc_easy", "winogrande"])
+def test_examples_are_drawn_alike(
+    name: str, hf: Any, local_model: LocalModel, sets: Path, yaml_folder: Path, tmp_path: Path
+) -> None:
+    found = lm_eval_results(hf, [f"their_{name}"], yaml_folder, shots=2)
+    base = yaml.safe_load((Path(sys.modules["mini_llm.eval.task"].OUR_TASKS) / f"{name}.yaml").read_text())
+    own = {**base, **data_of(sets / f"{name}.jsonl"), "task": f"own_{name}"}
+    (tmp_path / f"own_{name}.yaml").write_text(yaml.safe_dump(own))
+    check(our_result(local_model, f"own_{name}", sets, tmp_path, shots=2), found, f"their_{name}")
+
+
+def test_bos_counts_for_lm_eval_alone(local_model: LocalModel, sets: Path, yaml_folder: Path) -> None:
+    scores = our_result(local_model, "rolling", sets, yaml_folder).scores()
+    assert scores["bits_per_byte,none"][0] > scores["bits_per_byte,BOS not predicted"][0]
+
+
+def test_the_plug_in_runs_in_lm_evals_own_command(
+    model_folder: Path, yaml_folder: Path, tmp_path: Path, theirs: Any
+) -> None:
+    words = [
+        "run",
+        "--model",
+        "mini-llm",
+        "--model_args",
+        f"pretrained={model_folder}",
+        "--tasks",
+        "their_piqa,writing",
+    ]
+    words += ["--include_path", str(yaml_folder), "--output_path", str(tmp_path / "out")]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "DISABLE_MULTIPROC": "1"}
+    result = subprocess.run(
+        [sys.executable, "-m", "mini_llm.eval.lm_eval", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    (path,) = (tmp_path / "out").rglob("results_*.json")
+    found = json.loads(path.read_text())["results"]
+    for metric in ("acc,none", "acc_norm,none", "acc_stderr,none"):
+        assert math.isclose(found["their_piqa"][metric], theirs["results"]["their_piqa"][metric], rel_tol=1e-6)
+    assert found["writing"]["exact_match,none"] == theirs["results"]["writing"]["exact_match,none"]
