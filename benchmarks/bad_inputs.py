@@ -1,7 +1,7 @@
 """What do bad inputs do? More than 1,500 of them, each through the real command line, and what came of it.
 
-Settings, words of the command, corpora, tokenizers, token stores, checkpoints, runs, standard streams, limits and terminal
-codes are spoiled by seeded dice. Each case says what would be right: refused with a message and exit code 1 or 2, or
+Settings, words of the command, corpora, tokenizers, token stores, checkpoints, runs, standard streams, limits and
+terminal codes are spoiled by seeded dice. Each case says what would be right: refused with a message and exit code 1 or 2, or
 accepted with the right result, or told in words. Wrong are a traceback, a hang, an abort, a wrong result in silence,
 files that are lost, a terminal code that gets through, an exit code without a word, litter in the temporary folder, and
 a sound input that is refused. Needs Linux; as root some cases of rights run as the user nobody.

@@ -167,7 +167,8 @@ class Campaign:
         outputs = [folder.with_name(f"{folder.name}.{name}") for name in ("out", "err", "tmp")]
         outputs[2].mkdir()
         outputs[2].chmod(0o777)
-        env = {"TMPDIR": str(outputs[2]), "HOME": str(self.folder / "home"), "XDG_CACHE_HOME": str(self.folder / "home"),
+        env = {"TMPDIR": str(outputs[2]), "HOME": str(self.folder / "home"),
+               "XDG_CACHE_HOME": str(self.folder / "home"),
                "NO_COLOR": "" if case.is_terminal else "1", **case.env}  # fmt: skip
         job = {
             "folder": str(folder), "words": case.words, "env": env, "limits": case.limits, "kill": case.kill,
@@ -178,7 +179,8 @@ class Campaign:
         }  # fmt: skip
         answer = server.run(job)
         texts = [path.read_bytes()[:OUTPUT_BYTES] if path.is_file() else b"" for path in outputs[:2]]
-        litter = [path.name for path in outputs[2].iterdir()]
+        # torch.compile keeps its own cache there, to be found again
+        litter = [path.name for path in outputs[2].iterdir() if not path.name.startswith("torchinductor")]
         for path in outputs[:2]:
             path.unlink(missing_ok=True)
         shutil.rmtree(outputs[2], ignore_errors=True)

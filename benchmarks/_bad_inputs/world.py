@@ -1,4 +1,4 @@
-"""What is sound: a corpus, tokenizer, store, run and model, made once; and each verb's sound command with its result."""
+"""What is sound: a corpus, tokenizer, store, run and model; and each verb's sound command with its result."""
 
 from __future__ import annotations
 
@@ -87,6 +87,8 @@ def verbs() -> list[Verb]:
         Verb("chat", ["chat", "run", *GREEDY], ("run",), says=True, stdin="typed", typed=b"bright doors\n/exit\n",
              reads_stdin=True),
         Verb("import-seed", ["import-seed", "seed.pt", "--out", "out"], ("seed.pt",), made),
+        Verb("export", ["export", "model", "--to", "gguf", "--type", "f16", "--out", "out"], ("model",), ("out",)),
+        Verb("eval", ["eval", "model", "--text", "corpus/d00.txt", "--out", "out", "--device", "cpu"], ("model", "corpus")),
         Verb("demo", ["demo", "--corpus", "corpus", "--out", "out", "--minutes", "0.05"], ("corpus",), seconds=20),
     ]  # fmt: skip
 

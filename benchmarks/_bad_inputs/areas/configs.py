@@ -32,10 +32,33 @@ def cases(world: World, dice: random.Random) -> list[Case]:
         key, value = dice.choice([k for k in keys if k not in LONG]), dice.choice(values_yaml())
         for words in (["train", "--config", "train.yaml", "--dry-run"], ["plan", "--config", "train.yaml"]):
             make = _plain(world, "tokens")
-            found.append(Case("overrides", f"{words[0]} {key}={short(value)}", [*words, f"{key}={value}"], make,
-                              changes=("run", "run/*")))
-    for word in ("=1", "a", "seed=", "model=1", "model.=1", ".=1", "model.dim.x=1", "seed.x=1", "__class__=1",
-                 "model={}", "--seed=1", "-seed=1", "seed=1=2", "a" * 5000 + "=1", "\x1b]0;PWN\x07=1", "seed\n=1"):
+            found.append(
+                Case(
+                    "overrides",
+                    f"{words[0]} {key}={short(value)}",
+                    [*words, f"{key}={value}"],
+                    make,
+                    changes=("run", "run/*"),
+                )
+            )
+    for word in (
+        "=1",
+        "a",
+        "seed=",
+        "model=1",
+        "model.=1",
+        ".=1",
+        "model.dim.x=1",
+        "seed.x=1",
+        "__class__=1",
+        "model={}",
+        "--seed=1",
+        "-seed=1",
+        "seed=1=2",
+        "a" * 5000 + "=1",
+        "\x1b]0;PWN\x07=1",
+        "seed\n=1",
+    ):
         found.append(Case("overrides", f"word {short(word)}", [*PRINT, word], _plain(world)))
     for name, data in spoiled_bytes(TRAIN.encode(), dice):
         found.append(Case("configs", f"file: {name}", PRINT, _bytes(data), check=_reads_alike))
@@ -45,8 +68,16 @@ def cases(world: World, dice: random.Random) -> list[Case]:
     ]
     for name, make in strange_files().items():
         if name not in ("a file",):
-            found.append(Case("configs", f"train.yaml is {name}", PRINT, lambda folder, m=make: m(folder / "train.yaml"),
-                              accept=False, deadline=20))
+            found.append(
+                Case(
+                    "configs",
+                    f"train.yaml is {name}",
+                    PRINT,
+                    lambda folder, m=make: m(folder / "train.yaml"),
+                    accept=False,
+                    deadline=20,
+                )
+            )
     for path in ("\0", "a" * 5000, "", "/", "~nobody-here/x", "$UNKNOWN/x", "train.yaml/x", "\x1b[2J"):
         words = [path if word == "train.yaml" else word for word in PRINT if "\0" not in path]
         if "\0" not in path:
@@ -54,8 +85,16 @@ def cases(world: World, dice: random.Random) -> list[Case]:
         for key in ("out_dir", "data_dir"):
             value = yaml.dump(path, default_style='"').strip()
             make = _file(world, key, value, "tokens")
-            found.append(Case("configs", f"{key}: {short(path)}", ["train", "--config", "train.yaml"], make,
-                              check=lambda _: None, changes=("*",)))
+            found.append(
+                Case(
+                    "configs",
+                    f"{key}: {short(path)}",
+                    ["train", "--config", "train.yaml"],
+                    make,
+                    check=lambda _: None,
+                    changes=("*",),
+                )
+            )
     return found
 
 
@@ -70,15 +109,65 @@ def _keys() -> list[str]:
 
 
 def _yaml_lines() -> list[str]:
-    tags = [f"{key}: !!{tag} {value}" for key in ("seed", "learning_rate", "resume", "out_dir")
-            for tag in ("int", "float", "bool", "timestamp", "binary", "null", "set", "omap", "pairs", "seq", "map",
-                        "python/object:os.system", "python/name:os.system", "merge", "str", "unknown", "value")
-            for value in ("abc", "[1]", "{a: 1}")]
-    return [*tags, "? [a, b]\n: c", "{a: 1}: 2", "[1]: 2", "1: 2", "null: 1", "true: 1", "<<: {seed: 2}", "seed: &a 1",
-            "---\nseed: 2", "%YAML 9.9\n---\nseed: 1", "seed: 2", "model: {dim: 32, dim: 64}", "a: *b", "\t", "\tseed: 1",
-            "- 1", "seed: |\n  1", "model: []", "model: null", "model: {rope_scaling: {factor: a}}", "\ufeffseed: 2",
-            "\x07", "out_dir: \"\\x1b]0;PWN\\x07\"", "\"\\x1b]0;PWN\\x07\": 1", "x" * 90_000 + ": 1", "x: " + "[" * 20_000,
-            "x: " + "{a: " * 3000, "seed: 0o17", "seed: 1:30", "seed: 0b11", "model: !!set {dim}", "\ud800: 1"]
+    tags = [
+        f"{key}: !!{tag} {value}"
+        for key in ("seed", "learning_rate", "resume", "out_dir")
+        for tag in (
+            "int",
+            "float",
+            "bool",
+            "timestamp",
+            "binary",
+            "null",
+            "set",
+            "omap",
+            "pairs",
+            "seq",
+            "map",
+            "python/object:os.system",
+            "python/name:os.system",
+            "merge",
+            "str",
+            "unknown",
+            "value",
+        )
+        for value in ("abc", "[1]", "{a: 1}")
+    ]
+    return [
+        *tags,
+        "? [a, b]\n: c",
+        "{a: 1}: 2",
+        "[1]: 2",
+        "1: 2",
+        "null: 1",
+        "true: 1",
+        "<<: {seed: 2}",
+        "seed: &a 1",
+        "---\nseed: 2",
+        "%YAML 9.9\n---\nseed: 1",
+        "seed: 2",
+        "model: {dim: 32, dim: 64}",
+        "a: *b",
+        "\t",
+        "\tseed: 1",
+        "- 1",
+        "seed: |\n  1",
+        "model: []",
+        "model: null",
+        "model: {rope_scaling: {factor: a}}",
+        "\ufeffseed: 2",
+        "\x07",
+        'out_dir: "\\x1b]0;PWN\\x07"',
+        '"\\x1b]0;PWN\\x07": 1',
+        "x" * 90_000 + ": 1",
+        "x: " + "[" * 20_000,
+        "x: " + "{a: " * 3000,
+        "seed: 0o17",
+        "seed: 1:30",
+        "seed: 0b11",
+        "model: !!set {dim}",
+        "\ud800: 1",
+    ]
 
 
 def _plain(world: World, *more: str):  # type: ignore[no-untyped-def]

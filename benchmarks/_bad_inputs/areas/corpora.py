@@ -30,8 +30,16 @@ def cases(world: World, dice: random.Random) -> list[Case]:
     """Return the area's cases."""
     found: list[Case] = []
 
-    def add(name: str, fill: Callable[[Path], Any], *, check: Check | None = None, accept: bool = True, told: str | None = TOLD,
-            verbs: tuple[list[str], ...] = (PREPARE, LEARN), **more: Any) -> None:
+    def add(
+        name: str,
+        fill: Callable[[Path], Any],
+        *,
+        check: Check | None = None,
+        accept: bool = True,
+        told: str | None = TOLD,
+        verbs: tuple[list[str], ...] = (PREPARE, LEARN),
+        **more: Any,
+    ) -> None:
         for words in verbs:
 
             def make(folder: Path) -> None:
@@ -40,35 +48,91 @@ def cases(world: World, dice: random.Random) -> list[Case]:
                 fill(folder / "in")
 
             is_prepare = words[0] == "prepare"
-            found.append(Case("corpora", f"{words[0]}: {name}", words, make, accept=accept, told=told,
-                              check=check if is_prepare else None, **more))
+            found.append(
+                Case(
+                    "corpora",
+                    f"{words[0]}: {name}",
+                    words,
+                    make,
+                    accept=accept,
+                    told=told,
+                    check=check if is_prepare else None,
+                    **more,
+                )
+            )
 
     rows = [{"text": line} for line in TEXT.splitlines()]
     jsonl = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    packed = {"a.txt": TEXT.encode(), "a.md": TEXT.encode(), "a.jsonl": jsonl, "a.txt.gz": gzip.compress(TEXT.encode(), mtime=0),
-              "a.jsonl.xz": lzma.compress(jsonl), "a.parquet": _parquet(rows), "a.txt.zst": _zst(TEXT.encode())}
+    packed = {
+        "a.txt": TEXT.encode(),
+        "a.md": TEXT.encode(),
+        "a.jsonl": jsonl,
+        "a.txt.gz": gzip.compress(TEXT.encode(), mtime=0),
+        "a.jsonl.xz": lzma.compress(jsonl),
+        "a.parquet": _parquet(rows),
+        "a.txt.zst": _zst(TEXT.encode()),
+    }
     for name, data in packed.items():
         for what, spoiled in spoiled_bytes(data, dice):
             if what == "twice" and name.endswith((".txt", ".md", ".gz", ".zst", ".jsonl", ".xz")):
                 continue  # is sound
-            add(f"{name} {what}", lambda folder, n=name, s=spoiled: (folder / n).write_bytes(s), check=_all_of(name, spoiled),
-                verbs=(PREPARE,) if dice.random() < 0.6 else (PREPARE, LEARN))
+            add(
+                f"{name} {what}",
+                lambda folder, n=name, s=spoiled: (folder / n).write_bytes(s),
+                check=_all_of(name, spoiled),
+                verbs=(PREPARE,) if dice.random() < 0.6 else (PREPARE, LEARN),
+            )
     texts: list[tuple[str, bytes]] = [
-        ("UTF-16 with a mark", TEXT.encode("utf-16")), ("UTF-16 without a mark", TEXT.encode("utf-16-le")),
-        ("UTF-32", TEXT.encode("utf-32")), ("Latin-1", ("é" + TEXT).encode("latin-1")), ("a mark and UTF-8", b"\xef\xbb\xbf" + TEXT.encode()),
-        ("only NULs", b"\0" * 1000), ("only spaces", b" \n\t" * 100), ("half a character", TEXT.encode() + b"\xc3"),
-        ("a surrogate", b"\xed\xa0\x80" + TEXT.encode()), ("one line of a megabyte", b"a" * 10**6), ("escapes", (ESC + TEXT).encode()),
-        ("an overlong NUL", b"\xc0\x80" + TEXT.encode()), ("carriage returns", TEXT.replace("\n", "\r").encode()),
-        ("markers", ("<s></s><|user|>" + TEXT).encode()), ("private characters", ("\U0010ffff\ue000" * 99 + TEXT).encode()),
+        ("UTF-16 with a mark", TEXT.encode("utf-16")),
+        ("UTF-16 without a mark", TEXT.encode("utf-16-le")),
+        ("UTF-32", TEXT.encode("utf-32")),
+        ("Latin-1", ("é" + TEXT).encode("latin-1")),
+        ("a mark and UTF-8", b"\xef\xbb\xbf" + TEXT.encode()),
+        ("only NULs", b"\0" * 1000),
+        ("only spaces", b" \n\t" * 100),
+        ("half a character", TEXT.encode() + b"\xc3"),
+        ("a surrogate", b"\xed\xa0\x80" + TEXT.encode()),
+        ("one line of a megabyte", b"a" * 10**6),
+        ("escapes", (ESC + TEXT).encode()),
+        ("an overlong NUL", b"\xc0\x80" + TEXT.encode()),
+        ("carriage returns", TEXT.replace("\n", "\r").encode()),
+        ("markers", ("<s></s><|user|>" + TEXT).encode()),
+        ("private characters", ("\U0010ffff\ue000" * 99 + TEXT).encode()),
     ]
     for what, data in texts:
         refused = what.startswith(("UTF-16 without", "Latin", "half", "a surrogate", "an overlong", "only", "UTF-32"))
-        add(f"a text: {what}", lambda folder, d=data: (folder / "a.txt").write_bytes(d), told=TOLD + "|NUL|UTF-16",
-            check=(lambda _: "taken without a word") if refused else None)
-    lines = ["", "{}", "null", "[]", '"text"', "{", '{"text": null}', '{"text": 5}', '{"text": ["a"]}', '{"text": ""}', '{"txt": "a"}',
-             '{"text": "a", "text": "b"}', '{"text": "\\ud800"}', '{"text": "a"} {"text": "b"}', "[" * 100_000, '{"text": "\\u0000"}',
-             '{"text": NaN}', '{"text": {"a": "b"}}', '{"text": "a"', "9" * 5000, '{"text": 1e999}', '{"n": ' + "9" * 5000 + "}", "\x1b]0;PWN\x07",
-             '{"text": true}']
+        add(
+            f"a text: {what}",
+            lambda folder, d=data: (folder / "a.txt").write_bytes(d),
+            told=TOLD + "|NUL|UTF-16",
+            check=(lambda _: "taken without a word") if refused else None,
+        )
+    lines = [
+        "",
+        "{}",
+        "null",
+        "[]",
+        '"text"',
+        "{",
+        '{"text": null}',
+        '{"text": 5}',
+        '{"text": ["a"]}',
+        '{"text": ""}',
+        '{"txt": "a"}',
+        '{"text": "a", "text": "b"}',
+        '{"text": "\\ud800"}',
+        '{"text": "a"} {"text": "b"}',
+        "[" * 100_000,
+        '{"text": "\\u0000"}',
+        '{"text": NaN}',
+        '{"text": {"a": "b"}}',
+        '{"text": "a"',
+        "9" * 5000,
+        '{"text": 1e999}',
+        '{"n": ' + "9" * 5000 + "}",
+        "\x1b]0;PWN\x07",
+        '{"text": true}',
+    ]
     for line in lines:
         data = jsonl + line.encode() + b"\n" + jsonl
         add(f"a line {short(line)}", lambda folder, d=data: (folder / "a.jsonl").write_bytes(d))
@@ -185,9 +249,16 @@ def _tables() -> dict[str, Any]:
     import pyarrow
 
     return {
-        "no column text": {"body": ["a"] * 9}, "numbers": {"text": [1, 2]}, "nulls among texts": {"text": ["a river", None] * 30},
-        "only nulls": {"text": pyarrow.array([None, None], pyarrow.string())}, "lists": {"text": [["a"]]}, "bytes": {"text": [b"\xff\xfe"]},
-        "no rows": {"text": pyarrow.array([], pyarrow.string())}, "large strings": {"text": pyarrow.array(["a river"] * 9, pyarrow.large_string())},
-        "dictionary": {"text": pyarrow.array(["a river"] * 9).dictionary_encode()}, "empty texts": {"text": [""] * 9 + ["a river"]},
-        "structs": {"text": [{"a": "b"}]}, "an escape as a column": {ESC: ["a"]},
+        "no column text": {"body": ["a"] * 9},
+        "numbers": {"text": [1, 2]},
+        "nulls among texts": {"text": ["a river", None] * 30},
+        "only nulls": {"text": pyarrow.array([None, None], pyarrow.string())},
+        "lists": {"text": [["a"]]},
+        "bytes": {"text": [b"\xff\xfe"]},
+        "no rows": {"text": pyarrow.array([], pyarrow.string())},
+        "large strings": {"text": pyarrow.array(["a river"] * 9, pyarrow.large_string())},
+        "dictionary": {"text": pyarrow.array(["a river"] * 9).dictionary_encode()},
+        "empty texts": {"text": [""] * 9 + ["a river"]},
+        "structs": {"text": [{"a": "b"}]},
+        "an escape as a column": {ESC: ["a"]},
     }

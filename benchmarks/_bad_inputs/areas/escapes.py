@@ -53,8 +53,11 @@ def cases(world: World, dice: random.Random) -> list[Case]:
             ("train.yaml", "tokens"),
         )
         add(f"--print-config with {code!r}", ["train", f"out_dir={json.dumps(code)}", "--print-config"], ())
-        add(f"a sample after {code!r}", ["train", "--config", "train.yaml", "sample_interval=2", f"sample_prompt={json.dumps(code)}"],
-            ("train.yaml", "tokens"))
+        add(
+            f"a sample after {code!r}",
+            ["train", "--config", "train.yaml", "sample_interval=2", f"sample_prompt={json.dumps(code)}"],
+            ("train.yaml", "tokens"),
+        )
         add(
             f"plan with {code!r}",
             ["plan", "--config", "train.yaml", f"wandb_project={json.dumps(code)}"],
@@ -63,8 +66,12 @@ def cases(world: World, dice: random.Random) -> list[Case]:
         add(f"--stop {code!r}", ["generate", "run", "--prompt", "a", "--stop", code, *GREEDY], ("run",))
         add(f"--logit-bias {code!r}", ["generate", "run", "--prompt", "a", "--logit-bias", code, *GREEDY], ("run",))
         add(f"--system {code!r}", ["chat", "run", "--system", code, *GREEDY], ("run",))
-        add(f"a config file's key {code!r}", ["train", "--config", "c.yaml"], (),
-            lambda folder, c=code: (folder / "c.yaml").write_text(f"{json.dumps(c)}: 1\n"))
+        add(
+            f"a config file's key {code!r}",
+            ["train", "--config", "c.yaml"],
+            (),
+            lambda folder, c=code: (folder / "c.yaml").write_text(f"{json.dumps(c)}: 1\n"),
+        )
         add(
             f"model_type {code!r}",
             ["generate", "free", "--prompt", "a"],
@@ -83,22 +90,52 @@ def cases(world: World, dice: random.Random) -> list[Case]:
             ("free",),
             _edit("free/config.json", hidden_size=code),
         )
-        decoder = {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": "e"}, "content": code}, {"type": "ByteFallback"}, {"type": "Fuse"}]}
-        add(f"pieces that hold {code!r}", ["generate", "free", "--prompt", "The", *GREEDY], ("free",),
-            _edit("free/tokenizer.json", decoder=decoder))
-        add(f"a report of pieces that hold {code!r}", ["tokenizer", "report", "free"], ("free",),
-            _edit("free/tokenizer.json", decoder=decoder))
-        add(f"a decoder of type {code!r}", ["tokenizer", "report", "free"], ("free",),
-            _edit("free/tokenizer.json", decoder={"type": code}))
+        decoder = {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": "e"}, "content": code},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+            ],
+        }
+        add(
+            f"pieces that hold {code!r}",
+            ["generate", "free", "--prompt", "The", *GREEDY],
+            ("free",),
+            _edit("free/tokenizer.json", decoder=decoder),
+        )
+        add(
+            f"a report of pieces that hold {code!r}",
+            ["tokenizer", "report", "free"],
+            ("free",),
+            _edit("free/tokenizer.json", decoder=decoder),
+        )
+        add(
+            f"a decoder of type {code!r}",
+            ["tokenizer", "report", "free"],
+            ("free",),
+            _edit("free/tokenizer.json", decoder={"type": code}),
+        )
         name = code.replace("/", "")
-        add(f"a tokenizer called {name!r}", ["tokenizer", "report", f"tok{name}"], ("tok",),
-            lambda folder, n=name: (folder / "tok").rename(folder / f"tok{n}"))
-        add(f"a run drawn that is called {name!r}", ["plot", f"run{name}", "--terminal"], ("run",),
-            lambda folder, n=name: (folder / "run").rename(folder / f"run{n}"))
+        add(
+            f"a tokenizer called {name!r}",
+            ["tokenizer", "report", f"tok{name}"],
+            ("tok",),
+            lambda folder, n=name: (folder / "tok").rename(folder / f"tok{n}"),
+        )
+        add(
+            f"a run drawn that is called {name!r}",
+            ["plot", f"run{name}", "--terminal"],
+            ("run",),
+            lambda folder, n=name: (folder / "run").rename(folder / f"run{n}"),
+        )
         add(f"a picture called {name!r}", ["plot", "run", "--out", f"x{name}.svg"], ("run",))
-        add(f"a corpus called {name!r}", ["prepare", f"x{name}.jsonl", "--tokenizer", "tok", "--out", "out"], ("tok",),
-            lambda folder, n=name: (folder / f"x{n}.jsonl").write_text('{"a": 1}\n'))
+        add(
+            f"a corpus called {name!r}",
+            ["prepare", f"x{name}.jsonl", "--tokenizer", "tok", "--out", "out"],
+            ("tok",),
+            lambda folder, n=name: (folder / f"x{n}.jsonl").write_text('{"a": 1}\n'),
+        )
         add(
             f"--out {name!r}", ["tokenizer", "train", "corpus", "--vocab-size", "400", "--out", f"x{name}"], ("corpus",)
         )
