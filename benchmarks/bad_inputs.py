@@ -1,8 +1,8 @@
 """What do bad inputs do? More than 1,500 of them, each through the real command line, and what came of it.
 
 Settings, words of the command, corpora, tokenizers, token stores, checkpoints, runs, standard streams, limits and
-terminal codes are spoiled by seeded dice. Each case says what would be right: refused with a message and exit code 1 or 2, or
-accepted with the right result, or told in words. Wrong are a traceback, a hang, an abort, a wrong result in silence,
+terminal codes are spoiled by seeded dice. Each case says what would be right: refused with a message and exit code 1
+or 2, or accepted with the right result, or told in words. Wrong are a traceback, a hang, an abort, a wrong result in silence,
 files that are lost, a terminal code that gets through, an exit code without a word, litter in the temporary folder, and
 a sound input that is refused. Needs Linux; as root some cases of rights run as the user nobody.
 
@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from _bad_inputs.campaign import Campaign, all_cases, area_names, repository_version, slice_of
+from _bad_inputs.campaign import Campaign, all_cases, area_names, chosen, is_quick, repository_version
 from _bad_inputs.case import BAD, GOOD
 from _harness import finish, machine, note, table
 
@@ -37,6 +37,7 @@ def main() -> int:
         "--area", action="append", choices=area_names(), help="only these files of areas/; may be repeated"
     )
     parser.add_argument("--match", default="", help="only cases whose name holds this")
+    parser.add_argument("--cases", type=int, default=1800, help="how many (default 1,800); 0: all, three times as many")
     parser.add_argument("--servers", type=int, default=len(os.sched_getaffinity(0)), help="commands at a time")
     parser.add_argument("--show", action="store_true", help="say what each case wrote")
     parser.add_argument("--quick", action="store_true", help="60 cases, and no result file")
@@ -48,7 +49,10 @@ def main() -> int:
         try:
             campaign.make_world()
             cases = [c for c in all_cases(campaign.world, arguments.seed, arguments.area) if arguments.match in c.name]
-            cases = slice_of(cases, 60, arguments.seed) if arguments.quick else cases
+            if arguments.quick:
+                cases = chosen([case for case in cases if is_quick(case)], 60, arguments.seed)
+            elif arguments.cases:
+                cases = chosen(cases, arguments.cases, arguments.seed)
             note(f"  {len(cases)} cases; the world took {time.perf_counter() - begin:.0f} s")
             for number, (case, verdict, reason, outcome) in enumerate(campaign.results(cases), 1):
                 verdicts[case.area, verdict] += 1
@@ -56,9 +60,8 @@ def main() -> int:
                     faults.append({"area": case.area, "case": case.name, "verdict": verdict, "reason": reason})
                     note(f"  {verdict}: {case.area}: {case.name!r}: {reason!r}\n      {shlex.join(case.words)[:200]!r}")
                 if arguments.show:
-                    note(
-                        f"  [{verdict}] {case.name!r} exit {outcome.code} {outcome.seconds:.2f} s {outcome.said[-1500:]}"
-                    )
+                    note(f"  [{verdict}] {case.name!r} exit {outcome.code}, {outcome.seconds:.2f} s")
+                    note(outcome.said[-1500:])
                 if number % 200 == 0:
                     note(f"  {number} done, {len(faults)} wrong, {time.perf_counter() - begin:.0f} s")
         finally:

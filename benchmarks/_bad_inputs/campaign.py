@@ -219,14 +219,20 @@ def all_cases(world: World, seed: int, only: list[str] | None = None) -> list[Ca
     return cases
 
 
-def slice_of(cases: list[Case], count: int, seed: int) -> list[Case]:
-    """Return about `count` cases, as many of each area, and quick ones."""
-    dice, by_area = random.Random(seed), {}
+def chosen(cases: list[Case], count: int, seed: int) -> list[Case]:
+    """Return `count` of the cases, as many of each area as it has, drawn by the dice."""
+    dice, by_area = random.Random(seed), dict[str, list[Case]]()
     for case in cases:
-        if not case.fresh and case.deadline <= 60:
-            by_area.setdefault(case.area, []).append(case)
-    share = max(1, count // len(by_area))
-    return [case for found in by_area.values() for case in dice.sample(found, min(share, len(found)))]
+        by_area.setdefault(case.area, []).append(case)
+    picked: list[Case] = []
+    for left, found in zip(range(len(by_area), 0, -1), sorted(by_area.values(), key=len), strict=True):
+        picked += dice.sample(found, min((count - len(picked)) // left, len(found)))
+    return picked
+
+
+def is_quick(case: Case) -> bool:
+    """Tell whether a case belongs into a small sample: no new interpreter, no waiting."""
+    return not case.fresh and case.kill is None and case.deadline <= 60
 
 
 def repository_version() -> str:

@@ -54,7 +54,8 @@ TEXTS = [
 ]
 
 JSON_VALUES: list[Any] = [
-    None, True, -1, 0, 0.5, 1e30, 10**400, "abc", "", ESC, [], {}, [1], {"a": 1}, float("nan"), "x" * 5000, 2**31, 2**63,
+    None, True, -1, 0, 0.5, 1e30, 10**400, "abc", "", ESC, [], {}, [1], {"a": 1}, float("nan"), "x" * 5000, 2**31,
+    2**63,
 ]  # fmt: skip
 
 

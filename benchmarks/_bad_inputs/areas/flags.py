@@ -187,7 +187,8 @@ def walk(command, words):
     if inner:
         for name, one in inner.items(): yield from walk(one, [*words, name])
     else:
-        yield words, [dict(name=p.opts[-1], type=kind(p.bare_type)) for p in command.params if p.opts[0].startswith("-")]
+        options = [p for p in command.params if p.opts[0].startswith("-")]
+        yield words, [dict(name=p.opts[-1], type=kind(p.bare_type)) for p in options]
 print(json.dumps(list(walk(typer.main.get_command(app), []))))
 """
     import json
