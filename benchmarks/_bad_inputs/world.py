@@ -88,7 +88,8 @@ def verbs() -> list[Verb]:
              reads_stdin=True),
         Verb("import-seed", ["import-seed", "seed.pt", "--out", "out"], ("seed.pt",), made),
         Verb("export", ["export", "model", "--to", "gguf", "--type", "f16", "--out", "out"], ("model",), ("out",)),
-        Verb("eval", ["eval", "model", "--text", "corpus/d00.txt", "--out", "out", "--device", "cpu"], ("model", "corpus")),
+        Verb("eval", ["eval", "model", "--text", "corpus/d00.txt", "--out", "out", "--device", "cpu"],
+             ("model", "corpus")),
         Verb("demo", ["demo", "--corpus", "corpus", "--out", "out", "--minutes", "0.05"], ("corpus",), seconds=20),
     ]  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mini_llm import output
 from mini_llm.commands.arguments import Device
 
 
@@ -80,4 +81,4 @@ def evaluate(
         run_task_code=run_task_code,
     )
     found = run_evaluation(wishes)
-    print(json.dumps(found, default=str) if as_json else show(found))
+    output.line(json.dumps(found, default=str) if as_json else show(found))

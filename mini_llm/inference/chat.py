@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mini_llm import log
+from mini_llm import log, output
 from mini_llm.errors import UserError
 from mini_llm.inference.continuation import Continuation, StopStrings
 from mini_llm.inference.generate import Generator
@@ -115,10 +115,10 @@ def _answer(conversation: Conversation, question: str, **options: Any) -> None:
     said = ""
     with contextlib.suppress(KeyboardInterrupt):
         for piece in answer:
-            print(piece, end="", flush=True)
+            output.write(piece)
             said += piece
     answer.cancel()
-    print(flush=True)
+    output.line()
     conversation.hear(said)
     if answer.finish_reason in ("length", "context"):
         log.note(f"cut off after {answer.n_tokens} tokens")
@@ -133,6 +133,8 @@ def _read_line() -> str | None:
         prompt = ""
     try:
         return input(prompt)
+    except OSError as problem:
+        raise UserError(f"cannot read standard input: {problem.strerror or problem}") from None
     except (EOFError, KeyboardInterrupt) as end:
         if person:  # the shell's next prompt gets a line of its own
             print(file=sys.stderr)
