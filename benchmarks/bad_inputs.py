@@ -3,8 +3,8 @@
 Settings, words of the command, corpora, tokenizers, token stores, checkpoints, runs, standard streams, limits and
 terminal codes are spoiled by seeded dice. Each case says what would be right: refused with a message and exit code 1
 or 2, or accepted with the right result, or told in words. Wrong are a traceback, a hang, an abort, a wrong result in
-silence, files that are lost, a terminal code that gets through, an exit code without a word, litter in the temporary folder, and
-a sound input that is refused. Needs Linux; as root some cases of rights run as the user nobody.
+silence, files that are lost, a terminal code that gets through, an exit code without a word, litter in the temporary
+folder, and a sound input that is refused. Needs Linux; as root some cases of rights run as the user nobody.
 
 Most commands are forked from a process that has imported everything (_bad_inputs/server.py); some start from nothing.
 To add a verb: an entry in `verbs` of _bad_inputs/world.py. To add an area: a file with `cases` in _bad_inputs/areas.

@@ -232,7 +232,7 @@ def chosen(cases: list[Case], count: int, seed: int) -> list[Case]:
 
 def is_quick(case: Case) -> bool:
     """Tell whether a case belongs into a small sample: no new interpreter, no waiting."""
-    return not case.fresh and case.kill is None and case.deadline <= 60
+    return not case.fresh and case.kill is None and case.deadline <= 40
 
 
 def repository_version() -> str:

@@ -64,7 +64,7 @@ class Case:
     limits: dict[str, int] = field(default_factory=dict)  # of resource.RLIMIT_..., in bytes or pieces
     env: dict[str, str] = field(default_factory=dict)
     kill: tuple[int, float] | None = None  # a signal, and after so many seconds
-    deadline: float = 60.0
+    deadline: float = 40.0
     fresh: bool = False  # a new interpreter rather than a fork of one
     script: str | None = None  # one of the seed's scripts instead of mini-llm
     nobody: bool = False  # as a user without rights
