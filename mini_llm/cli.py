@@ -92,7 +92,7 @@ def run(words: Sequence[str]) -> None:
     try:
         code = app(list(words), prog_name="mini-llm", standalone_mode=False)
     except typer.Abort:
-        sys.exit(1)
+        sys.exit(130)
     except typer.TyperException as problem:
         from typer.rich_utils import rich_format_error
 
@@ -111,6 +111,7 @@ def exit_codes() -> Iterator[None]:
 
     0 done, 1 it failed, 2 the command was wrong, 130 Ctrl-C, 141 the reader of a pipe has gone, 143 SIGTERM.
     """
+    code: Any
     output.open_streams()
     try:
         with end_at_once_while_importing():
@@ -118,7 +119,7 @@ def exit_codes() -> Iterator[None]:
             output.flush()
     except UserError as problem:
         log.error(problem.message, problem.hint)
-        code: int | str | None = problem.exit_code
+        code = problem.exit_code
     except Interrupted as stop:
         if stop.message:
             log.info(stop.message)
@@ -134,8 +135,7 @@ def exit_codes() -> Iterator[None]:
     except SystemExit as end:
         code = end.code
     else:
-        return
-    if code == 141:
-        output.leave_stderr()
-    output.leave_stdout()
-    sys.exit(code)
+        code = None
+    output.settle(quiet=code == 141)
+    if code is not None:
+        sys.exit(code)

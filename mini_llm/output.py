@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from mini_llm.errors import UserError
-from mini_llm.terminal import safe_console, visible
+from mini_llm.terminal import leave, safe_console, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ def writing() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as problem:
-        leave_stdout()
+        leave(sys.stdout, 1)
         raise UserError(f"cannot write to standard output: {problem.strerror or problem}") from None
 
 
@@ -100,20 +100,12 @@ def flush() -> None:
         sys.stdout.flush()
 
 
-def leave_stdout() -> None:
-    """Let all that is still written to stdout go nowhere."""
-    _leave(sys.stdout, 1)
-
-
-def leave_stderr() -> None:
-    """Let all that is still written to stderr go nowhere."""
-    _leave(sys.stderr, 2)
-
-
-def _leave(stream: TextIO, number: int) -> None:
-    with contextlib.suppress(OSError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, number)
-        os.close(nowhere)
-    with contextlib.suppress(OSError, ValueError):
-        stream.flush()
+def settle(*, quiet: bool) -> None:
+    """Leave nothing for the interpreter's end, where what cannot be written is a traceback or exit code 120."""
+    leave(sys.stdout, 1)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        quiet = True
+    if quiet:
+        leave(sys.stderr, 2)

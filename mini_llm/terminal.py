@@ -7,9 +7,12 @@ a code that arrives in pieces is as harmless as one that comes whole.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mini_llm.errors import Interrupted, UserError
 
@@ -27,6 +30,16 @@ _TABLE = {n: new for n, new in {**_PICTURES, **_C1, **_ORDER}.items() if chr(n) 
 def visible(text: str) -> str:
     r"""Return `text` with every character that a terminal would obey, but `\t` and `\n`, as one that can be seen."""
     return text.replace("\r\n", "\n").translate(_TABLE)
+
+
+def leave(stream: TextIO, number: int) -> None:
+    """Let all that is still written to a standard stream go nowhere."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
 
 
 def safe_console(**options: Any) -> Console:
@@ -52,7 +65,9 @@ def safe_console(**options: Any) -> Console:
                 super()._check_buffer()
             except OSError as problem:
                 self._buffer.clear()
-                if not self.stderr:
+                if self.stderr:
+                    leave(sys.stderr, 2)
+                else:
                     raise UserError(f"cannot write to standard output: {problem.strerror or problem}") from None
 
     return SafeConsole(highlight=False, soft_wrap=options.pop("soft_wrap", True), emoji=False, **options)

@@ -99,7 +99,7 @@ def judge(case: Case, outcome: Outcome) -> tuple[str, str]:
     if outcome.code not in (1, 2):
         return "wordless", f"exit {outcome.code}"
     words = said.strip().splitlines()
-    heard = case.stderr not in ("closed", "full", "left")
+    heard = case.stderr not in ("closed", "full", "left", "null")
     if heard and not re.search(r"error", said, re.IGNORECASE):
         return "wordless", f"exit {outcome.code}: {words[-1][:200] if words else 'not a word'}"
     if not case.refuse:

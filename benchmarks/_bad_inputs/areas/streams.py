@@ -35,7 +35,7 @@ def cases(world: World, dice: random.Random) -> list[Case]:
                     )
                 )  # type: ignore[arg-type]
 
-        for stdin in ("closed", "null", "folder", "waiting", "endless"):
+        for stdin in ("closed", "null", "waiting", "endless"):
             if verb.reads_stdin:
                 add(
                     f"stdin {stdin}",
