@@ -11,7 +11,7 @@ ARGS ?=
 
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: help demo test check docs bench clean
+.PHONY: help demo test check docs bench gpu luggage clean
 .DELETE_ON_ERROR:
 
 help:  ## say what there is
@@ -37,6 +37,18 @@ bench: .venv/.test  ## run every benchmark, in its quick mode unless ARGS says o
 	@set -e; for file in benchmarks/[!_]*.py; do \
 	    echo "== $$file"; $(BIN)/python "$$file" $(if $(ARGS),$(ARGS),--quick); \
 	done
+
+# With the environment that is there; a machine without one has its own Python (GPU_PYTHON=...).
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+REHEARSE ?=
+ONLY ?=
+CORPUS ?=
+
+gpu:  ## all that a GPU must show, in nine minutes; REHEARSE=1 on a CPU at toy size, ONLY=NAMES some of it
+	$(GPU_PYTHON) benchmarks/gpu $(if $(REHEARSE),--rehearse) $(if $(ONLY),--only "$(ONLY)") $(ARGS)
+
+luggage:  ## what a GPU machine without a network must be brought; CORPUS=FILE is the flagship's text
+	$(GPU_PYTHON) benchmarks/gpu/luggage.py $(if $(CORPUS),--corpus "$(CORPUS)") $(ARGS)
 
 clean:  ## remove the environment and caches, never runs/ or data/
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).resolve().parent / "results"
+KEPT = os.environ.get("MINI_LLM_RESULTS")  # a folder: results go there, those of quick runs too
+RESULTS = Path(KEPT) if KEPT else Path(__file__).resolve().parent / "results"
 MARK = "@benchmark "  # before each line that is meant for the other process: libraries print too
 
 
@@ -71,6 +72,17 @@ def memory_speed(device: str, n_bytes: float) -> Callable[[], float]:
     return sample
 
 
+def gpu_clocks() -> dict[str, str] | None:
+    """Return clocks, power and driver as nvidia-smi reads them now; None without it."""
+    fields = "clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu,driver_version"
+    try:
+        command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", "--id=0"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(zip(fields.split(","), (value.strip() for value in found.strip().split(",")), strict=False))
+
+
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Return what a reader must know of this machine: processor, cores, instructions, GPU, software."""
     import torch
@@ -87,6 +99,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "instructions": capability,
         "gpu": torch.cuda.get_device_name(device if is_gpu(device) else None) if torch.cuda.is_available() else None,
+        **({"gpu_clocks": gpu_clocks(), "cuda": torch.version.cuda} if is_gpu(device) else {}),
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -101,7 +114,7 @@ def machine_slug(about: dict[str, Any], device: str) -> str:
 
 def write_result(benchmark: str, result: dict[str, Any], device: str = "cpu") -> Path:
     """Write `results/BENCHMARK-MACHINE.json` and return its path; `result` must hold `machine`."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{benchmark}-{machine_slug(result['machine'], device)}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path
@@ -181,23 +194,41 @@ def serve(prepare: Callable[[], Callable[[], dict[str, Any]]]) -> None:
 
 
 def take_turns(
-    commands: dict[str, list[str]], rounds: int, env: dict[str, dict[str, str]] | None = None
+    commands: dict[str, list[str]], rounds: int, env: dict[str, dict[str, str]] | None = None, *, together: bool = False
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
     """Run every contender once a round, in turn, and return its answers, and why the others were skipped.
 
-    They start and warm up one after the other, so that the compiling of one is not the noise of the next. `env` gives
-    the environment of those contenders that need another one.
+    They start and warm up one after the other, so that the compiling of one is not the noise of the next; `together`
+    lets all compile at once, where minutes of a GPU are short and cores are not, and gives one that finds no
+    memory beside the others a second start. `env` gives the environment of those contenders that need another one.
     """
-    workers, answers, skipped = {}, {}, {}
+    workers: dict[str, Worker] = {}
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    skipped: dict[str, str] = {}
+
+    def start(name: str) -> None:
+        note(f"  starting {name} ...")
+        workers[name] = Worker(name, commands[name], (env or {}).get(name))
+
+    def await_ready(name: str) -> None:
+        skipped.pop(name, None)
+        try:
+            workers[name].answer()
+        except Skipped as why:
+            skipped[name] = str(why)
+            note(f"  {name}: skipped ({why})")
+
     try:
-        for name, command in commands.items():
-            note(f"  starting {name} ...")
-            workers[name], answers[name] = Worker(name, command, (env or {}).get(name)), []
-            try:
-                workers[name].answer()
-            except Skipped as why:
-                skipped[name] = str(why)
-                note(f"  {name}: skipped ({why})")
+        for name in commands if together else ():
+            start(name)
+        for name in commands:
+            if not together:
+                start(name)
+            await_ready(name)
+        for name in [name for name, why in skipped.items() if together and "out of memory" in why]:
+            workers[name].close()
+            start(name)
+            await_ready(name)
         for number in range(rounds):
             for name in commands:
                 if name not in skipped:
@@ -266,8 +297,11 @@ def command_line() -> str:
 def finish(benchmark: str, result: dict[str, Any], *, as_json: bool, device: str = "cpu", keep: bool = True) -> None:
     """Write the result and its command to a file if `keep`, and with `as_json` print it as the last line."""
     result = {"command": command_line(), **result}
-    if keep:
-        note(f"  written: {write_result(benchmark, result, device).relative_to(ROOT)}")
+    about = result["machine"]
+    if is_gpu(device):
+        print(f"\n{about['gpu']}, clocks {about['gpu_clocks']}, torch {about['torch']}, CUDA {about['cuda']}")
+    if keep or KEPT:
+        note(f"  written: {write_result(benchmark, result, device).name}")
     note(f"  the command: {result['command']}")
     if as_json:
         print(json.dumps(result), flush=True)

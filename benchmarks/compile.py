@@ -9,7 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _harness import finish, machine, median, pair_ratio, serve, stepper_of_same_rows, table, take_turns, wait_for
+from _harness import (
+    finish,
+    is_gpu,
+    machine,
+    median,
+    pair_ratio,
+    serve,
+    stepper_of_same_rows,
+    table,
+    take_turns,
+    wait_for,
+)
 
 MODES = ("eager", "compiled")
 
@@ -64,7 +75,7 @@ def main() -> None:
         serve(lambda: contender(args))
         return
     command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--worker"]
-    answers, skipped = take_turns({mode: [*command, mode] for mode in MODES}, args.rounds)
+    answers, skipped = take_turns({mode: [*command, mode] for mode in MODES}, args.rounds, together=is_gpu(args.device))
     result: dict[str, Any] = {"benchmark": "compile", "machine": machine(args.device), "device": args.device}
     result["skipped"] = skipped
     if not skipped:

@@ -34,10 +34,10 @@ from _harness import (
     take_turns,
 )
 
-BATCHES = [1, 8, 32]
+BATCHES, MORE_ON_A_GPU = [1, 8, 32], [256]
 
 
-def write_model(folder: Path) -> dict[str, float]:
+def write_model(folder: Path, n_layers: int) -> dict[str, float]:
     """Write the 50M model in bfloat16 as a bare Llama folder; return the bytes of its matrices in each form."""
     import torch
     from safetensors.torch import save_file
@@ -45,7 +45,7 @@ def write_model(folder: Path) -> dict[str, float]:
     from mini_llm.model.config import ModelConfig
     from mini_llm.model.transformer import Transformer
 
-    config = ModelConfig()
+    config = ModelConfig(n_layers=n_layers)
     model = Transformer(config)
     model.init_weights(seed=0)
     model.model.norm.weight.data *= 10  # scores as sharp as a trained model's (about 3 nats), for sampling
@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer tokens and rounds")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--layers", type=int, default=16, help="of width 384; default 16")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, help="turns of each contender; default 7, quick 2")
     parser.add_argument("--new", type=int, help="tokens that are written; default 48, quick 32")
@@ -136,10 +137,11 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, folder: Path) -> None:
-    n_bytes = write_model(folder)
+    n_bytes = write_model(folder, options.layers)
     options.new = options.new or (32 if options.quick else 48)
     options.rounds = options.rounds or (2 if options.quick else 7)
-    batches = [1] if options.quick else BATCHES
+    batches = [1] if options.quick else BATCHES + (MORE_ON_A_GPU if is_gpu(options.device) else [])
+    options.batches = batches
     common = {"folder": str(folder), "device": options.device, "threads": options.threads, "new": options.new}
 
     def command(contender: str, kind: str = "", **more: Any) -> list[str]:
@@ -171,7 +173,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
             settings = {**common, "gguf": str(ggufs[kind]), "prompt": PROMPT, "batches": batches}
             script = str(ROOT / "benchmarks" / "_llama_cpp.py")
             commands[f"llama.cpp {kind}"] = [options.llama_python, script, json.dumps(settings)]
-    answers, more = take_turns(commands, options.rounds)
+    answers, more = take_turns(commands, options.rounds, together=is_gpu(options.device))
     report(options, answers, skipped | more, n_bytes, same)
 
 
@@ -206,7 +208,7 @@ def report(
     }
     result = {
         "machine": machine(options.device),
-        **{key: getattr(options, key) for key in ("device", "threads", "rounds", "new")},
+        **{key: getattr(options, key) for key in ("device", "layers", "threads", "rounds", "new")},
         "prompt": len(PROMPT),
         "matrix_bytes": n_bytes,
         "ratio_to_transformers": ratio("transformers dynamic cache", "Mini-LLM bf16"),
@@ -227,12 +229,18 @@ def report(
             name,
             cell(figure, "first_1", 1000, ".1f"),
             cell(figure, "token_1", 1000, ".2f"),
-            *(cell(figure, f"tokens_per_s_{n}") for n in BATCHES),
+            *(cell(figure, f"tokens_per_s_{n}") for n in options.batches),
             cell(figure, "bandwidth_share", 100) + " %",
         ]
         for name, figure in figures.items()
     ]
-    head = ["", "first token, ms", "per token, ms", *(f"tokens/s at {n}" for n in BATCHES), "share of memory bandwidth"]
+    head = [
+        "",
+        "first token, ms",
+        "per token, ms",
+        *(f"tokens/s at {n}" for n in options.batches),
+        "share of memory bandwidth",
+    ]
     print(table(head, rows))
     lines = [f"Eight texts at once write {n:.2f} times what one does, {form}." for form, n in growth.items()]
     if same:

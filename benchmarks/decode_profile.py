@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "int8"], help="int8: on a CPU")
+    parser.add_argument("--layers", type=int, default=16, help="of width 384; default 16")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     if is_gpu(options.device) and options.dtype == "int8":
@@ -42,7 +43,7 @@ def profile(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(options.threads)
-    model = make_model(16, options)
+    model = make_model(options.layers, options)
     samples, find_parts = (on_gpu if is_gpu(options.device) else on_cpu)(model, options)
     size = {"float32": 4, "bfloat16": 2, "int8": 1}[options.dtype]
     n_bytes = sum(w.numel() for w in model.parameters() if w.ndim == 2) * size
@@ -126,9 +127,9 @@ def on_cpu(model: Any, options: argparse.Namespace) -> tuple[Samples, Callable[[
 
     def parts(t: dict[str, float]) -> dict[str, float]:
         return {
-            "16 layers": t["step without head"],
-            "of it, 16 times what one layer more costs":
-                16 / 15 * (t["step without head"] - t["step, one layer without head"]),
+            f"{options.layers} layers": t["step without head"],
+            f"of it, {options.layers} times what one layer more costs":
+                options.layers / (options.layers - 1) * (t["step without head"] - t["step, one layer without head"]),
             "head (32,000 scores)": t["step"] - t["step without head"],
             "engine: plan, hand over, argmax": t["engine, greedy"] - t["step"],
             "a whole token, greedy": t["engine, greedy"],
@@ -180,9 +181,9 @@ def on_gpu(model: Any, options: argparse.Namespace) -> tuple[Samples, Callable[[
         return time.perf_counter() - started
 
     def parts(t: dict[str, float]) -> dict[str, float]:
-        layers = 16 / 15 * (t["step"] - t["step, one layer"])
+        layers = options.layers / (options.layers - 1) * (t["step"] - t["step, one layer"])
         return {
-            "16 times what one layer more costs": layers,
+            f"{options.layers} times what one layer more costs": layers,
             "embedding, head (32,000 scores), argmax": t["step"] - layers,
             "a replayed step": t["step"],
             "engine: plan, hand over, read back every 8 tokens": t["engine, greedy"] - t["step"],

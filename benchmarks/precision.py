@@ -14,7 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _harness import finish, machine, median, pair_ratio, serve, stepper_of_same_rows, table, take_turns, wait_for
+from _harness import (
+    finish,
+    is_gpu,
+    machine,
+    median,
+    pair_ratio,
+    serve,
+    stepper_of_same_rows,
+    table,
+    take_turns,
+    wait_for,
+)
 
 DTYPES = ("float32", "bfloat16")
 
@@ -92,7 +103,9 @@ def main() -> None:
         serve(lambda: contender(args))
         return
     command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--worker"]
-    answers, skipped = take_turns({dtype: [*command, dtype] for dtype in DTYPES}, args.rounds)
+    answers, skipped = take_turns(
+        {dtype: [*command, dtype] for dtype in DTYPES}, args.rounds, together=is_gpu(args.device)
+    )
     result: dict[str, Any] = {"benchmark": "precision", "machine": machine(args.device), "device": args.device}
     result["skipped"] = skipped
     result["instructions"] = instructions(args.device)

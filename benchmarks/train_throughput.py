@@ -17,7 +17,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from _harness import ROOT, Skipped, finish, machine, median, note, pair_ratio, serve, table, take_turns
+from _harness import ROOT, Skipped, finish, is_gpu, machine, median, note, pair_ratio, serve, table, take_turns
 from _train_contenders import CONTENDERS
 
 LITGPT = "litgpt==0.5.13"
@@ -30,6 +30,9 @@ def parse() -> argparse.Namespace:
     shape = {"layers": 16, "dim": 384, "heads": 6, "ff": 1536, "vocab": 32000, "batch": 4, "block": 512}
     for key, value in shape.items():
         parser.add_argument(f"--{key}", type=int, default=value, help=f"default {value}")
+    parser.add_argument(
+        "--batches", help="rows of other sizes to try too, as 16,32: each contender counts with its best"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender; default 5")
     parser.add_argument("--steps", type=int, help="training steps in a turn; default 1 on a CPU, 10 on a GPU")
     parser.add_argument("--device", default="auto")
@@ -90,7 +93,7 @@ def run(command: list[str]) -> str:
 def commands(args: argparse.Namespace) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Return how to start each contender, and why some cannot be."""
     wanted = args.contenders.split(",") if args.contenders else list(CONTENDERS)
-    flags = ["layers", "dim", "heads", "ff", "vocab", "batch", "block", "steps", "device", "dtype"]
+    flags = ["layers", "dim", "heads", "ff", "vocab", "block", "steps", "device", "dtype"]
     words = [word for key in flags for word in (f"--{key}", str(getattr(args, key)))]
     result, skipped = {}, {}
     for name in CONTENDERS:
@@ -104,9 +107,33 @@ def commands(args: argparse.Namespace) -> tuple[dict[str, list[str]], dict[str, 
                 skipped[name] = str(why)
                 note(f"  {name}: skipped ({why})")
                 continue
-        result[name] = [python, __file__, "--worker", name, *words]
-        result[name] += [f"--{key.replace('_', '-')}" for key in SWITCHES if getattr(args, key)]
+        for batch in batch_sizes(args) if name != "matmuls" else [args.batch]:
+            starter = [python, __file__, "--worker", name, *words, "--batch", str(batch)]
+            starter += [f"--{key.replace('_', '-')}" for key in SWITCHES if getattr(args, key)]
+            result[f"{name} @{batch}"] = starter
     return result, skipped
+
+
+def batch_sizes(args: argparse.Namespace) -> list[int]:
+    return sorted({args.batch, *map(int, filter(None, (args.batches or "").split(",")))})
+
+
+def best_of_each(
+    answers: dict[str, list[dict[str, float]]], skipped: dict[str, str]
+) -> tuple[dict[str, list[dict[str, float]]], dict[str, int], dict[str, str]]:
+    """Return each contender's answers at the number of rows that it is fastest with, those rows, and who has none."""
+    best: dict[str, list[dict[str, float]]] = {}
+    rows: dict[str, int] = {}
+    for key, values in answers.items():
+        name, _, batch = key.rpartition(" @")
+        if name not in best or rate(values, int(batch)) > rate(best[name], rows[name]):
+            best[name], rows[name] = values, int(batch)
+    left = {key.rpartition(" @")[0] if " @" in key else key: why for key, why in skipped.items()}
+    return best, rows, {name: why for name, why in left.items() if name not in best}
+
+
+def rate(values: list[dict[str, float]], batch: int) -> float:
+    return batch / median(a.get("seconds", 1.0) for a in values)
 
 
 def main() -> None:
@@ -124,15 +151,19 @@ def main() -> None:
     args.steps = args.steps or (10 if device.type == "cuda" else 1)
     model = {"dim": args.dim, "n_layers": args.layers, "n_heads": args.heads, "hidden_dim": args.ff}
     config = ModelConfig.model_validate({**model, "vocab_size": args.vocab})
-    flops, tokens = flops_per_token(config, args.block), args.batch * args.block
-    note(f"{args.layers}x{args.dim}, {count_parameters(config):,} parameters, {args.batch} rows of {args.block} tokens")
+    flops = flops_per_token(config, args.block)
+    note(
+        f"{args.layers}x{args.dim}, {count_parameters(config):,} parameters, "
+        f"{batch_sizes(args)} rows of {args.block} tokens"
+    )
 
     starters, skipped = commands(args)
     before = {"mini-llm before": os.environ | {"PYTHONPATH": str(args.baseline)}}
-    answers, more = take_turns(starters, args.rounds, before)
-    skipped |= more
+    env = {name: before["mini-llm before"] for name in starters if name.startswith("mini-llm before")}
+    tried, more = take_turns(starters, args.rounds, env, together=is_gpu(args.device))
+    answers, rows, skipped = best_of_each(tried, skipped | more)
     rates = [a["flops_per_second"] for a in answers.pop("matmuls", [])]
-    speeds = {name: [tokens / a["seconds"] for a in values] for name, values in answers.items()}
+    speeds = {name: [rows[name] * args.block / a["seconds"] for a in values] for name, values in answers.items()}
     mine = speeds.get("mini-llm")
     peers = {name: median(s) for name, s in speeds.items() if not name.startswith("mini-llm")}
     best = max(peers, key=lambda name: peers[name], default=None)
@@ -147,6 +178,12 @@ def main() -> None:
         "benchmark": "train_throughput",
         "machine": machine(args.device),
         "shape": {key: getattr(args, key) for key in ("layers", "dim", "heads", "ff", "vocab", "batch", "block")},
+        "rows_of_each": {name: rows[name] for name in speeds},
+        "tried": {
+            key: round(int(key.rpartition(" @")[2]) * args.block / median(a["seconds"] for a in values), 1)
+            for key, values in tried.items()
+            if not key.startswith("matmuls")
+        },
         "parameters": count_parameters(config),
         "device": args.device,
         "dtype": args.dtype,
@@ -170,7 +207,8 @@ def main() -> None:
     }
     show(result, "MFU" if peak else "share of matmul ceiling", result[f"{kind}_of_each"])
     whole = not (args.quick or args.contenders or args.baseline or any(getattr(args, key) for key in SWITCHES))
-    finish("train_throughput", result, as_json=args.json, device=args.device, keep=whole)
+    shape = "" if (args.layers, args.dim) == (16, 384) else f"-{args.layers}x{args.dim}"
+    finish(f"train_throughput{shape}", result, as_json=args.json, device=args.device, keep=whole)
 
 
 def show(result: dict[str, Any], title: str, shares: dict[str, float | None]) -> None:
@@ -178,6 +216,7 @@ def show(result: dict[str, Any], title: str, shares: dict[str, float | None]) ->
     lines = [
         [
             name,
+            str(result["rows_of_each"][name]),
             f"{speed:,.0f}",
             f"{part:.1%}" if (part := shares[name]) else "?",
             f"{result['memory_gb'][name]:.1f} GB",
@@ -185,7 +224,7 @@ def show(result: dict[str, Any], title: str, shares: dict[str, float | None]) ->
         ]
         for name, speed in sorted(result["tokens_per_second"].items(), key=lambda pair: -pair[1])
     ]
-    print(table(["contender", "tokens/s", title, "memory", "mini-llm is faster by"], lines))
+    print(table(["contender", "rows", "tokens/s", title, "memory", "mini-llm is faster by"], lines))
     about, ceiling = result["machine"], result["matmul_flops_per_second"]
     print(f"\n{about['gpu'] or about['cpu']}, {about['cores']} cores, {result['dtype']}, torch {about['torch']};")
     print(f"medians of {result['rounds']} turns.")

@@ -6,7 +6,10 @@ and `checksums.json`, by which a damaged file is refused by name. Nothing is eve
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,71 +19,24 @@ from safetensors.torch import load_file, save_file
 
 from mini_llm.device import DTYPES
 from mini_llm.errors import UserError
-from mini_llm.files import new_folder, sha256_of, write_text
+from mini_llm.files import Kind, new_folder, sha256_of
+from mini_llm.hub import TOKENIZER_FILES
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
 CHECKSUMS = "checksums.json"
+TRAINING_STATE = "training_state/"  # what training alone needs; see train/run/resume.py
+MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "README.md", CHECKSUMS, *TOKENIZER_FILES)
+CHECKPOINT_FOLDER = Kind(
+    "a checkpoint",
+    re.compile("|".join(map(re.escape, MODEL_FILES)) + r"|training_state/((optimizer\.safetensors)|(state\.json))?"),
+)
 
 
 class DamagedCheckpoint(UserError):
     """A file of a checkpoint is missing, truncated, changed or foreign."""
-
-
-# --- finding ---------------------------------------------------------------------------------------------------------
-
-
-def resolve_checkpoint(path: Path | str) -> Path:
-    """Return the model folder for a run folder (its latest checkpoint), RUN/best, a checkpoint or any Llama folder.
-
-    Raises:
-        UserError: nothing there, or no checkpoint yet.
-    """
-    path = Path(path)
-    if path.is_file() and path.suffix in (".pt", ".pth"):
-        raise UserError(f"{path} is a pickle, not a model folder", f"mini-llm import-seed {path} --out DIR makes one")
-    if not path.exists():
-        raise UserError(f"no such folder: {path}", "train a model first: mini-llm demo, or mini-llm train --config ...")
-    for candidate in (path, path / "latest", path / "run" / "latest"):  # the demo's folder holds the run's
-        # Followed once: `latest` may move on between the reading of two files.
-        is_pointer = candidate.is_file() or candidate.is_symlink()
-        folder = candidate.parent / read_pointer(candidate) if is_pointer else candidate
-        if (folder / "config.json").is_file():
-            return folder
-    raise UserError(
-        f"no model in {path}: neither config.json nor a pointer `latest`",
-        "give a run folder, a checkpoint in RUN/checkpoints/, or a Llama folder",
-    )
-
-
-def write_pointer(pointer: Path, target: Path) -> None:
-    """Make `pointer` (RUN/latest, RUN/best) lead to `target`: a relative link, or its text where links are refused."""
-    relative = target.relative_to(pointer.parent)
-    temporary = pointer.with_name(f".{pointer.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        temporary.symlink_to(relative, target_is_directory=True)
-    except OSError:  # Windows without developer mode
-        write_text(pointer, str(relative))
-    else:
-        temporary.replace(pointer)
-
-
-def read_pointer(pointer: Path) -> Path:
-    """Return where a pointer leads, relative to its folder.
-
-    Raises:
-        UserError: the file is no pointer.
-    """
-    if pointer.is_symlink():
-        return pointer.readlink()
-    with pointer.open("rb") as file:
-        text = file.read(200).decode("utf-8", errors="replace").strip()  # ours have 25 characters
-    if not text or not (pointer.parent / text).is_dir():
-        raise UserError(f"{pointer} is a file, not a model folder", "give a run folder or a folder with config.json")
-    return Path(text)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -93,7 +49,7 @@ def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer, *, dtype:
         OSError: the disk is full or cannot be written; nothing is left behind.
     """
     weights = {name: w.to("cpu", dtype).contiguous() for name, w in model_weights(model).items()}
-    with new_folder(folder) as temporary:
+    with new_folder(folder, CHECKPOINT_FOLDER) as temporary:
         write_model_files(temporary, weights, model.config, tokenizer)
         write_checksums(temporary)
 
@@ -111,8 +67,7 @@ def write_model_files(
 
     `weights` are in host memory.
     """
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors makes its files readable by their owner alone
+    write_tensors(weights, folder / "model.safetensors", metadata={"format": "pt"})
     ids = {name: getattr(tokenizer, name, None) for name in ("bos_id", "eos_id", "pad_id")}
     stored = next(iter(weights.values())).dtype
     _write_json(folder / "config.json", config.to_hf(**ids, dtype=str(stored).removeprefix("torch.")))
@@ -125,6 +80,20 @@ def write_model_files(
     if tokenizer:
         tokenizer.copy_to(folder)
     (folder / "README.md").write_text(_model_card(config, has_tokenizer=tokenizer is not None), encoding="utf-8")
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: the disk is full, or another limit is reached; safetensors itself raises an error of its own.
+    """
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as problem:
+        number = re.search(r"os error (\d+)", str(problem))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code) if number else str(problem), str(path)) from None
 
 
 def write_checksums(folder: Path) -> None:
@@ -159,8 +128,10 @@ or, in Python, `AutoModelForCausalLM.from_pretrained(THIS_FOLDER)` and `AutoToke
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def verify_checkpoint(folder: Path) -> None:
+def verify_checkpoint(folder: Path, *, training_state: bool = False) -> None:
     """Compare every file with `checksums.json`, where there is one (a folder from elsewhere has none).
+
+    The files that training alone needs are left out, which for writing may be missing, unless `training_state` is true.
 
     Raises:
         DamagedCheckpoint: a file is missing or differs, by name.
@@ -168,6 +139,8 @@ def verify_checkpoint(folder: Path) -> None:
     if not (folder / CHECKSUMS).exists():
         return
     for name, expected in _read_json(folder / CHECKSUMS).items():
+        if name.startswith(TRAINING_STATE) and not training_state:
+            continue
         if not (folder / name).is_file():
             raise DamagedCheckpoint(f"{folder / name} is missing", "use another checkpoint of the same run")
         try:

@@ -16,10 +16,11 @@ import typer
 from typer.core import TyperGroup
 
 from mini_llm import __version__, log, output
-from mini_llm.commands import evaluation, exchange, text, tour, training, writing
+from mini_llm.commands import evaluation, exchange, serving, text, tour, training, tuning, writing
 from mini_llm.errors import Interrupted, UserError
 from mini_llm.signals import end_at_once_while_importing
 from mini_llm.terminal import visible
+from mini_llm.user_files import reason, shown
 
 
 class InOrder(TyperGroup):
@@ -41,7 +42,10 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare some.", no_args_is_help=True)
 
-LINE = ["demo", "tokenizer", "prepare", "plan", "train", "plot", "eval", "generate", "chat", "export", "import-seed"]
+LINE = [
+    *("demo", "tokenizer", "prepare", "plan", "train", "sft", "plot", "eval", "report"),
+    *("generate", "chat", "serve", "export", "push", "pull", "import-seed"),
+]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
 START, TEXT, TRAIN = "The whole line", "Text to tokens", "Tokens to a model"
 WRITE, EXCHANGE = "A model to text", "Other programs"
@@ -53,11 +57,16 @@ tokenizer_app.command("report")(text.tokenizer_report)
 app.command(rich_help_panel=TEXT)(text.prepare)
 app.command(rich_help_panel=TRAIN)(training.plan)
 app.command(rich_help_panel=TRAIN)(training.train)
+app.command(rich_help_panel=TRAIN)(tuning.sft)
 app.command(rich_help_panel=TRAIN)(training.plot)
 app.command("eval", rich_help_panel=TRAIN)(evaluation.evaluate)
+app.command(rich_help_panel=TRAIN)(evaluation.report)
 app.command(rich_help_panel=WRITE)(writing.generate)
 app.command(rich_help_panel=WRITE)(writing.chat)
+app.command(rich_help_panel=WRITE)(serving.serve)
 app.command(rich_help_panel=EXCHANGE)(exchange.export)
+app.command(rich_help_panel=EXCHANGE)(exchange.push)
+app.command(rich_help_panel=EXCHANGE)(exchange.pull)
 app.command(rich_help_panel=EXCHANGE)(exchange.import_seed)
 
 
@@ -128,9 +137,14 @@ def exit_codes() -> Iterator[None]:
         code = 130
     except BrokenPipeError:  # `mini-llm generate ... | head`
         code = 141
-    except OSError as problem:  # a disk or a file that fails where no verb expects it
-        where = f"{problem.filename}: " if problem.filename else ""
-        log.error(f"{where}{problem.strerror or problem}")
+    except (OSError, ValueError, RuntimeError) as problem:  # what a disk or a name can do where no verb expects it
+        is_name = "null byte" in str(problem) or "ymlink loop" in str(problem)
+        if not (isinstance(problem, OSError) or is_name):
+            raise
+        name = getattr(problem, "filename", None)
+        log.error(
+            f"{shown(os.fsdecode(name))}: {reason(problem)}" if isinstance(name, str | bytes) else reason(problem)
+        )
         code = 1
     except SystemExit as end:
         code = end.code

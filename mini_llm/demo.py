@@ -6,7 +6,6 @@ Each step is one that you could run by hand: tokenizer train, prepare, train, ge
 from __future__ import annotations
 
 import importlib.util
-import lzma
 import os
 import shutil
 import sys
@@ -20,11 +19,13 @@ from mini_llm.data.sources import find_files, read_documents
 from mini_llm.data.token_store import TokenStore
 from mini_llm.device import pick_device
 from mini_llm.errors import UsageError, UserError
+from mini_llm.eval.while_training import task_probe
 from mini_llm.inference.generate import Generator
 from mini_llm.model.transformer import Transformer
 from mini_llm.plot.curves import read_runs
 from mini_llm.plot.figure import draw, have_matplotlib, picture_paths
-from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.report.baselines import xz_bits_per_byte
+from mini_llm.report.report import write_report
 from mini_llm.tokenizer.train import WrongVocabSize, train_tokenizer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.metrics import read_metrics
@@ -61,7 +62,7 @@ def run_demo(*, corpus: list[str] | None, out: Path, minutes: float, seed: int) 
             text = Generator(run).generate(prompts[0], max_new_tokens=40, temperature=0.7, top_p=0.9, seed=config.seed)
             log.note(f"    {' '.join(text.split())} ...")
 
-    train(config, after_evaluation=show_sample)
+    train(config, after_evaluation=show_sample, make_probe=task_probe)
     show_results(run, store, prompts, config.seed)
 
 
@@ -162,6 +163,8 @@ def show_results(run: Path, store: TokenStore, prompts: tuple[str, ...], seed: i
     for i, prompt in enumerate(prompts):
         output.line(f"\n--- sample {i + 1} ---")
         output.line(generator.generate(prompt, max_new_tokens=120, temperature=0.8, top_p=0.95, seed=seed + i))
+    for path in write_report(run, samples=False):
+        log.info(f"report: {path}")
     command = command_line()
     next_steps = {
         f"generate {run} --prompt 'We must'": "write on from your words",
@@ -179,10 +182,3 @@ def command_line() -> str:
     if shutil.which("mini-llm"):
         return "mini-llm"
     return os.path.relpath(Path(sys.executable).with_name("mini-llm"))
-
-
-def xz_bits_per_byte(store: TokenStore) -> float:
-    """Return what `xz -9` needs for the held-out text; tokens lose nothing, so that they give the text back."""
-    split = store.split("val")
-    text = Tokenizer.load(store.tokenizer_folder).decode(split.read(0, split.n_tokens).tolist()).encode()
-    return 8 * len(lzma.compress(text, preset=9)) / max(1, len(text))

@@ -27,8 +27,11 @@ class UsageError(UserError):
     exit_code = 2
 
 
-class Interrupted(Exception):
-    """A signal asked the process to stop and it has saved its work. The process exits with 128 + signal number."""
+class Interrupted(BaseException):
+    """A signal asked the process to stop and it has saved its work. The process exits with 128 + signal number.
+
+    Like KeyboardInterrupt it is no `Exception`: what a library raises is often caught as one, and must not swallow it.
+    """
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)

@@ -101,11 +101,15 @@ def flush() -> None:
 
 
 def settle(*, quiet: bool) -> None:
-    """Leave nothing for the interpreter's end, where what cannot be written is a traceback or exit code 120."""
-    leave(sys.stdout, 1)
-    try:
-        sys.stderr.flush()
-    except OSError:
-        quiet = True
-    if quiet:
-        leave(sys.stderr, 2)
+    """Leave nothing for the interpreter's end, where what cannot be written is a traceback or exit code 120.
+
+    `quiet`: nothing more may be said, the reader has gone.
+    """
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            stream.flush()
+            failed = False
+        except (OSError, ValueError):
+            failed = True
+        if failed or quiet:
+            leave(stream, number)

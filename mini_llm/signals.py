@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,17 +13,23 @@ from types import FrameType
 from mini_llm.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 10.0  # seconds that cleaning up may take
 Handler = Callable[[int, FrameType | None], None]
 
 
 @contextmanager
 def raise_on_signal(message: str) -> Iterator[None]:
-    """Inside the block the first signal raises `Interrupted` at once; later ones wait until it has cleaned up."""
+    """Inside the block the first signal raises `Interrupted` at once; later ones wait until it has cleaned up.
+
+    Ten seconds later one raises again: Python drops what is raised while it deletes an object.
+    """
+    raised_at = -PATIENCE
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        for later in SIGNALS:
-            signal.signal(later, signal.SIG_IGN)
-        raise Interrupted(number, message)
+        nonlocal raised_at
+        if time.monotonic() - raised_at >= PATIENCE:
+            raised_at = time.monotonic()
+            raise Interrupted(number, message)
 
     with handle_signals(stop):
         yield

@@ -20,17 +20,15 @@ from mini_llm import checkpoint, files
 from mini_llm.checkpoint import (
     DamagedCheckpoint,
     load_model,
-    read_pointer,
     read_weights,
-    resolve_checkpoint,
     save_model,
     stored_dtype,
     verify_checkpoint,
-    write_pointer,
 )
 from mini_llm.errors import UserError
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
+from mini_llm.pointers import read_pointer, resolve_checkpoint, write_pointer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
 OURS = {
@@ -419,7 +417,10 @@ def test_a_disk_that_fails_at_the_last_moment_leaves_the_old_model(
 
 
 def test_saving_again_replaces_the_folder(folder: Path, tokenizer: Tokenizer) -> None:
-    (folder / "stale.txt").write_text("x")
+    (folder / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match=r"notes\.txt"):
+        save_model(folder, make_model(dim=64), tokenizer)
+    (folder / "notes.txt").unlink()
     save_model(folder, make_model(dim=64), tokenizer)
     assert set(os.listdir(folder)) == OURS
     assert load(folder).config.dim == 64

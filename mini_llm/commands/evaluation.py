@@ -1,4 +1,4 @@
-"""How good a model is: `eval`."""
+"""How good a model is, and a page about it: `eval`, `report`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mini_llm import output
+from mini_llm import log, output
 from mini_llm.commands.arguments import Device
 
 
@@ -82,3 +82,18 @@ def evaluate(
     )
     found = run_evaluation(wishes)
     output.line(json.dumps(found, default=str) if as_json else show(found))
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Path of the two files, without an ending. [default: RUN/report]")
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Price of the machine for an hour.", min=0)] = None,
+    samples: Annotated[bool, typer.Option("--samples/--no-samples", help="Let the model write some texts.")] = True,
+) -> None:
+    """Write one honest page about a run, as Markdown and as an HTML file without scripts."""
+    from mini_llm.report.report import write_report
+
+    for path in write_report(run, out=out, price=price, samples=samples):
+        log.info(f"report: {path}")

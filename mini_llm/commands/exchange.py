@@ -1,4 +1,4 @@
-"""From and to other programs: `export`, `import-seed`."""
+"""From and to other programs: `export`, `push`, `pull`, `import-seed`."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ def export(
     ] = None,
 ) -> None:
     """Write a model for other programs: a GGUF file for llama.cpp, an Ollama model, a folder in fewer bits."""
-    from mini_llm.checkpoint import read_model_config, resolve_checkpoint
+    from mini_llm.checkpoint import read_model_config
     from mini_llm.export.gguf_file import export_gguf, rows_for_k_quants
     from mini_llm.export.hf_folder import export_hf
     from mini_llm.export.ollama import export_ollama
+    from mini_llm.pointers import resolve_checkpoint
 
     folder, name = resolve_checkpoint(model), model_name(model)
     if to == Target.hf:
@@ -63,6 +64,36 @@ def export(
         log.note(f"smaller: llama-quantize {out} {name}-q4_k_m.gguf Q4_K_M")
         if warning := rows_for_k_quants(read_model_config(folder)):
             log.note(warning)
+
+
+def push(
+    model: RunArgument,
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="What it shall be called on the hub.")],
+    private: Annotated[bool, typer.Option("--private/--public", help="Who may see it.")] = True,
+    license: Annotated[str | None, typer.Option(help="For the card, for example mit or cc-by-4.0.")] = None,
+    with_gguf: Annotated[
+        bool, typer.Option("--with-gguf", help="Send a GGUF file for llama.cpp too; --type says which.")
+    ] = False,
+    kind: Annotated[str, typer.Option("--type", help="Of the GGUF file: f32, f16, bf16, q8_0 or q4_0.")] = "q8_0",
+    with_logs: Annotated[bool, typer.Option("--with-logs", help="Send the run's settings and numbers too.")] = False,
+) -> None:
+    """Send a model to the Hugging Face hub, with a card made from its run and without the optimizer."""
+    from mini_llm.export.hub import push as run
+
+    log.info(
+        f"sent: {run(model, name, private=private, license=license, gguf=kind if with_gguf else None, logs=with_logs)}"
+    )
+    log.info(f'next: mini-llm generate hf://{name} --prompt "Once upon a time"')
+
+
+def pull(
+    name: Annotated[str, typer.Argument(metavar="USER/NAME[@REV]", help="A model on the hub.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write. [default: NAME, here]")] = None,
+) -> None:
+    """Fetch a model from the Hugging Face hub into a folder."""
+    from mini_llm.export.hub import pull as run
+
+    log.info(f'next: mini-llm generate {run(name, out)} --prompt "Once upon a time"')
 
 
 def model_name(model: Path) -> str:

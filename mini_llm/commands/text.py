@@ -100,17 +100,34 @@ def _first_texts(sources: list[str]) -> list[str]:
 def prepare(
     sources: SourcesArgument,
     tokenizer: Annotated[
-        Path, typer.Option(help="Tokenizer folder (from `tokenizer train`, or any Hugging Face one).")
+        Path, typer.Option(help="Tokenizer folder (of `tokenizer train`, a model, a run), or hf://USER/NAME.")
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the token store to.")],
     val_fraction: Annotated[float, typer.Option(help="Share of documents held out.", min=0.0, max=0.5)] = 0.01,
     workers: Annotated[int | None, typer.Option(help="Threads that tokenize; default: all cores.", min=1)] = None,
     text_column: TextColumn = "text",
+    decontaminate: Annotated[
+        str | None,
+        typer.Option(metavar="SETS", help="Leave out documents that share 13 words in a row with these tasks."),
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="DIR | TASK=FILE", help="Where those sets are. [default: the hub]")
+    ] = None,
 ) -> None:
     """Turn text into a memory-mapped token store, with a held-out split."""
     from mini_llm.data.prepare import prepare as run
 
-    store = run(sources, tokenizer, out, val_fraction=val_fraction, workers=workers, text_column=text_column)
+    if any((tokenizer / pointer).exists() for pointer in ("latest", "run/latest")):  # a run: its checkpoint has it
+        from mini_llm.pointers import resolve_checkpoint
+
+        tokenizer = resolve_checkpoint(tokenizer)
+    leaves_out = None
+    if decontaminate:
+        from mini_llm.eval.overlap import overlap_with
+
+        leaves_out = overlap_with([name.strip() for name in decontaminate.split(",") if name.strip()], list(data or []))
+    options = {"val_fraction": val_fraction, "workers": workers, "text_column": text_column}
+    store = run(sources, tokenizer, out, leaves_out=leaves_out, **options)  # type: ignore[arg-type]
     if val_fraction and (held_out := store.split("val").n_tokens) <= 1024:  # the block_size of mini-50m.yaml
         log.warn(f"{held_out} held-out tokens make no row of 1,024: raise --val-fraction or prepare more text")
     log.info(f"next: mini-llm train --config configs/mini-50m.yaml data_dir={out}")

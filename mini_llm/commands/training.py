@@ -68,6 +68,10 @@ def train(
 
     overrides = list(settings or []) + ([] if resume is None else [f"resume={str(resume).lower()}"])
     resolved = load_config(TrainConfig, config, overrides)
+    from mini_llm.train.run.moved import follow_moved
+
+    names_out_dir = any(word.lstrip("-").startswith("out_dir=") for word in overrides)
+    resolved = follow_moved(resolved, config, is_given=names_out_dir)
     if print_config:
         output.write(dump_config(resolved))
         return
@@ -76,9 +80,10 @@ def train(
 
         output.line(rehearse(resolved))
         return
+    from mini_llm.eval.while_training import task_probe
     from mini_llm.train.train import train as run
 
-    run(resolved)
+    run(resolved, make_probe=task_probe)
 
 
 class XAxis(StrEnum):

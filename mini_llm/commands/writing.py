@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from mini_llm.commands.arguments import (
     Stop,
 )
 from mini_llm.commands.options import with_sampling
+from mini_llm.errors import UsageError
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.output import read_stdin
 
@@ -65,8 +66,15 @@ def generate(
 
 @with_sampling
 def chat(
-    run: RunArgument,
     sampling: SamplingParams,
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run folder, a checkpoint or any model folder that chats.")
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Talk with a server of OpenAI's API instead; its key: MINI_LLM_API_KEY or OPENAI_API_KEY."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="With --url: the model's name there; default: its first.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
     max_new_tokens: MaxNewTokens = 512,
     stop: Stop = None,
@@ -76,18 +84,24 @@ def chat(
     dtype: Dtype = "auto",
     backend: Backend = BackendName.auto,
 ) -> None:
-    """Talk with a model in the terminal."""
-    _prepare_for(device, backend)
-    from mini_llm.inference.chat import chat as talk
-    from mini_llm.inference.generate import Generator
+    """Talk with a model in the terminal; /help there shows what else it can do."""
+    if (run is None) == (url is None):
+        raise UsageError("name a RUN, or a server by --url http://..., one of them", "mini-llm chat runs/demo")
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed}
+    options |= {"stop": stop or [], "context_overflow": context_overflow}
+    if url is not None:
+        from mini_llm.inference.remote import RemoteConversation
+        from mini_llm.inference.session import Session, talk
 
-    generator = Generator(run, device=device, dtype=dtype, backend=backend)
-    talk(
-        generator,
-        system=system,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        stop=stop or [],
-        seed=seed,
-        context_overflow=context_overflow,
-    )
+        talk(Session(RemoteConversation(url, model, system), options))
+        return
+    _prepare_for(device, backend)
+    from mini_llm.inference.generate import Generator
+    from mini_llm.inference.session import chat as converse
+
+    def load(path: Path) -> Generator:
+        return Generator(path, device=device, dtype=dtype, backend=backend)
+
+    assert run is not None
+    generator = load(run)
+    converse(generator, system=system, load=lambda step: load(generator.sibling(step)), **options)

@@ -48,7 +48,7 @@ def read_texts(file: IO[bytes], path: Path, text_column: str) -> Iterator[str | 
     known = format_of(path)
     assert known is not None
     kind, compression = known
-    stream = _unpacked(file, compression)
+    stream = unpacked(file, compression)
     if kind == ".parquet":
         return _parquet_texts(file, stream, path, text_column)
     if kind in (".jsonl", ".ndjson"):
@@ -56,7 +56,8 @@ def read_texts(file: IO[bytes], path: Path, text_column: str) -> Iterator[str | 
     return _plain_texts(_decoded(stream, path))
 
 
-def _unpacked(file: IO[bytes], compression: str) -> IO[bytes]:
+def unpacked(file: IO[bytes], compression: str) -> IO[bytes]:
+    """Return the bytes of a file as they were before it was packed (.gz, .xz, .zst or "")."""
     if os.fstat(file.fileno()).st_size == 0:
         return file  # an empty file is no text, not a corrupt archive
     if compression == ".gz":

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,11 +34,13 @@ def prepare(
     val_fraction: float = 0.01,
     workers: int | None = None,
     text_column: str = "text",
+    leaves_out: Callable[[str], bool] | None = None,
 ) -> TokenStore:
     """Tokenize `sources` into a token store at `out`, whole or not at all, and return it opened.
 
     `workers` is the number of threads, all cores by default. It counts only before the first text of this process is
-    tokenized: the pool of `tokenizers` is made then, and stays.
+    tokenized: the pool of `tokenizers` is made then, and stays. `leaves_out(text)` says which documents do not go
+    in; of one that comes in pieces, those alone.
 
     Raises:
         UserError: no text, a bad file, no tokenizer, a full disk, or `out` is something else than a token store.
@@ -54,7 +56,7 @@ def prepare(
         encoder = Tokenizer.load(tokenizer)
         files = [Source(path=_utf8(path), bytes=path.stat().st_size) for path in corpus.files]
         with _full_disk(out, corpus), TokenStoreWriter.create(out, encoder, sources=files) as writer:
-            documents = _fill(writer, encoder, corpus, val_fraction)
+            documents = _fill(writer, encoder, corpus, val_fraction, leaves_out)
             if val_fraction and not all(writer.tokens.values()):
                 log.info(f"too few documents to hold any out: the last {val_fraction:.1%} of the tokens become val")
                 writer.hold_out_tail(val_fraction)
@@ -68,11 +70,18 @@ def _utf8(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _fill(writer: TokenStoreWriter, tokenizer: Tokenizer, corpus: Corpus, val_fraction: float) -> int:
+def _fill(
+    writer: TokenStoreWriter,
+    tokenizer: Tokenizer,
+    corpus: Corpus,
+    val_fraction: float,
+    leaves_out: Callable[[str], bool] | None,
+) -> int:
     """Append all documents of `corpus` to the store and return their number."""
     before, after = _document_marks(tokenizer)
     side, documents = "train", 0
-    for batch in _batches(corpus.pieces("tokenizing")):
+    pieces = corpus.pieces("tokenizing")
+    for batch in _batches(pieces if leaves_out is None else _kept(pieces, leaves_out)):
         for piece, ids in zip(batch, tokenizer.encode_batch([piece.text for piece in batch]), strict=True):
             utf8 = piece.text.encode()
             if piece.first:
@@ -83,6 +92,26 @@ def _fill(writer: TokenStoreWriter, tokenizer: Tokenizer, corpus: Corpus, val_fr
             writer.append(side, ids, text_bytes=len(utf8), new_document=piece.first)
             documents += piece.first
     return documents
+
+
+def _kept(pieces: Iterable[Piece], leaves_out: Callable[[str], bool]) -> Iterator[Piece]:
+    """Drop pieces; those that stay of a document know which of them are its first and last."""
+    held: Piece | None = None
+    dropped, starts = 0, False
+    for piece in pieces:
+        if piece.first:
+            if held is not None:
+                yield held._replace(last=True)
+            held, starts = None, True
+        if leaves_out(piece.text):
+            dropped += 1
+            continue
+        if held is not None:
+            yield held
+        held, starts = piece._replace(first=starts, last=False), False
+    if held is not None:
+        yield held._replace(last=True)
+    log.info(f"left out: {dropped:,} document{'s' * (dropped != 1)} that share text with the sets")
 
 
 def _document_marks(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

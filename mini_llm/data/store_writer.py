@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,31 @@ from typing import Literal
 import numpy as np
 
 from mini_llm.data.token_store import Manifest, Shard, Source, Split, TokenSplit
-from mini_llm.errors import UserError
-from mini_llm.files import new_folder, sha256_of
+from mini_llm.files import Kind, new_folder, sha256_of
+from mini_llm.hub import TOKENIZER_FILES
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
 SHARD_BYTES = 2**30
 READ_TOKENS = 2**22  # copy this many at a time
+
+
+def _is_store(folder: Path) -> bool:
+    try:
+        values = json.loads((folder / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and {"format_version", "tokenizer_hash", "splits"} <= values.keys()
+
+
+STORE_FOLDER = Kind(
+    "a token store",
+    re.compile(
+        r"manifest\.json|(train|val)-[0-9]{5,}\.bin|(train|val)\.idx|tokenizer/("
+        + "|".join(map(re.escape, TOKENIZER_FILES))
+        + ")?"
+    ),
+    _is_store,
+)
 
 
 class TokenStoreWriter:
@@ -41,10 +61,9 @@ class TokenStoreWriter:
         """Yield a writer; the store stands at `out` when the block has ended well, and nothing does otherwise.
 
         Raises:
-            UserError: something that is not a token store is already at `out`.
+            UserError: something else than a token store is at `out`, or more than one.
         """
-        _refuse_foreign(out)
-        with new_folder(out) as folder:
+        with new_folder(out, STORE_FOLDER) as folder:
             writer = cls(folder, tokenizer, sources, shard_bytes)
             try:
                 yield writer
@@ -194,18 +213,3 @@ class _HashedFile:
     def close(self) -> str:
         self._file.close()
         return self._hash.hexdigest()
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Refuse to replace anything but a token store or an empty folder."""
-    if not out.exists() or (out.is_dir() and (not any(out.iterdir()) or _is_store(out))):
-        return
-    raise UserError(f"{out} is there and is not a token store, so it is not replaced", "choose another --out")
-
-
-def _is_store(folder: Path) -> bool:
-    try:
-        values = json.loads((folder / "manifest.json").read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and {"format_version", "tokenizer_hash", "splits"} <= values.keys()

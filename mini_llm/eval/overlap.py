@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from mini_llm import log
 from mini_llm.data.token_store import TokenStore
-from mini_llm.eval.evaluate import TaskResult
+from mini_llm.eval.evaluate import TaskResult, prepare_all
+from mini_llm.eval.sets import parse_data
+from mini_llm.eval.task import find_tasks
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
 N = 13  # words
@@ -90,6 +92,20 @@ def _sums(words: np.ndarray, lengths: set[int]) -> Iterator[tuple[int, np.ndarra
 def _mixed(sums: np.ndarray, length: int) -> np.ndarray:
     """Rows of different lengths are different numbers."""
     return sums ^ np.uint64(length)
+
+
+def overlap_with(names: list[str], data: list[str]) -> Callable[[str], bool]:
+    """Return the function that tells whether a text shares a row of words with an item of some tasks.
+
+    Raises:
+        UserError: a task or its rows are not there.
+    """
+    folders, files = parse_data(data)
+    questions = prepare_all(find_tasks(names, []), folders, files)
+    grams = Grams([item.text for one in questions for item in one.items])
+    n_items = sum(len(one.items) for one in questions)
+    log.info(f"{n_items:,} items, {len(grams.too_short):,} of them too short to be told (under {SHORTEST} words)")
+    return lambda text: bool(grams.found_in(text))
 
 
 def mark_overlaps(results: Sequence[TaskResult], store: TokenStore) -> None:

@@ -66,7 +66,8 @@ def run_evaluation(wishes: Wishes) -> dict[str, Any]:
     if not (tasks or wishes.texts or store):
         raise UsageError("nothing to evaluate", "name tasks (--tasks piqa,arc_easy), a text (--text FILE) or a --store")
     losses = [loss_of_documents(model, read_documents([text]), text).numbers() for text in wishes.texts]
-    if store and isinstance(model, LocalModel) and (wishes.store or not wishes.texts):
+    has_held_out = store is not None and "val" in store.manifest.splits
+    if store and isinstance(model, LocalModel) and (has_held_out if tasks else wishes.store or not wishes.texts):
         losses.append(loss_of_store(model, store, None if wishes.store else 64))
     results = answer_all(model, questions)
     _look_for_overlap(results, store, wishes)

@@ -79,7 +79,7 @@ def read_vocabulary(tokenizer: Tokenizer, n_ids: int) -> Vocabulary:
         "add_bos": tokenizer.bos_id is not None and tokenizer.bos_id in tokenizer.prefix_ids,
         "chat_template": read_chat_template(tokenizer.folder),
     }
-    if any(part["type"] == "ByteLevel" for part in _parts(values["pre_tokenizer"], "pretokenizers")):
+    if any(part["type"] == "ByteLevel" for part in _parts(values.get("pre_tokenizer"), "pretokenizers")):
         return Vocabulary("gpt2", _words_name(values, str(where)), merges=merges, **common)
     prefix = _space_prefix(values, str(where))
     return Vocabulary("llama", "default", scores=_scores(tokens, merges), add_space_prefix=prefix, **common)
@@ -92,8 +92,9 @@ def read_chat_template(folder: Path) -> str | None:
     path = folder / "tokenizer_config.json"
     found = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
     if isinstance(found, list):  # several, each with a name
-        found = {entry["name"]: entry["template"] for entry in found}.get("default")
-    return found
+        named = [entry for entry in found if isinstance(entry, dict) and entry.get("name") == "default"]
+        found = named[0].get("template") if named else None
+    return found if isinstance(found, str) else None
 
 
 def _tokens(values: dict[str, Any], n_ids: int) -> tuple[list[str], list[Kind]]:
@@ -104,7 +105,7 @@ def _tokens(values: dict[str, Any], n_ids: int) -> tuple[list[str], list[Kind]]:
         tokens[i] = token
         is_byte = has_bytes and BYTE_TOKEN.fullmatch(token)
         kinds[i] = Kind.UNKNOWN if token == unknown else Kind.BYTE if is_byte else Kind.NORMAL
-    for added in values["added_tokens"]:
+    for added in values.get("added_tokens") or []:
         i = added["id"]
         tokens[i] = added["content"]
         if kinds[i] != Kind.UNKNOWN:
@@ -141,7 +142,7 @@ def _parts(section: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
 
 def _words_name(values: dict[str, Any], where: str) -> str:
     """Return what llama.cpp calls the cut into words of a byte-level tokenizer."""
-    parts = _parts(values["pre_tokenizer"], "pretokenizers")
+    parts = _parts(values.get("pre_tokenizer"), "pretokenizers")
     kinds = [part["type"] for part in parts]
     uses_regex, name = parts[-1].get("use_regex", True), None
     if kinds == ["ByteLevel"] and uses_regex:
@@ -150,7 +151,7 @@ def _words_name(values: dict[str, Any], where: str) -> str:
         name = "smollm"
     elif kinds == ["Split", "ByteLevel"] and not uses_regex and parts[0]["behavior"] == "Isolated":
         name = WORDS.get(parts[0]["pattern"].get("Regex"))
-    normalizers = [part["type"] for part in _parts(values["normalizer"], "normalizers")]
+    normalizers = [part["type"] for part in _parts(values.get("normalizer"), "normalizers")]
     fits = values["model"].get("ignore_merges", False) == (name in WHOLE_WORDS_FIRST)
     # Qwen's tokenizers compose characters first (NFC); llama.cpp lacks that step, and is used with them all the same.
     if name is None or not fits or normalizers not in ([], ["NFC"]) or parts[-1].get("add_prefix_space"):
@@ -162,12 +163,12 @@ def _space_prefix(values: dict[str, Any], where: str) -> bool:
     """Return whether a tokenizer like SentencePiece's puts a space before a text; check all that it does to it."""
     replaced = {**ESCAPES, " ": SPACE}
     prefix = False
-    for part in _parts(values["normalizer"], "normalizers"):
+    for part in _parts(values.get("normalizer"), "normalizers"):
         if part == {"type": "Prepend", "prepend": SPACE}:
             prefix = True
         elif part["type"] != "Replace" or replaced.get(part["pattern"].get("String")) != part["content"]:
             raise UserError(f"{where} has a normalizer {part['type']}, which llama.cpp lacks", ELSEWHERE)
-    for part in _parts(values["pre_tokenizer"], "pretokenizers"):
+    for part in _parts(values.get("pre_tokenizer"), "pretokenizers"):
         if part["type"] == "Metaspace":
             prefix |= part.get("prepend_scheme", "always") != "never"
         elif part["type"] != "Split" or SPACE not in part["pattern"].get("Regex", ""):

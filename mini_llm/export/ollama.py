@@ -28,9 +28,12 @@ def export_ollama(folder: Path, out: Path, kind: str, *, name: str, chat: bool |
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} holds no tokenizer, and Ollama takes text alone")
     text = modelfile(Tokenizer.load(folder), read_model_config(folder).max_seq_len, chat=chat)
-    with new_folder(out) as temporary:
-        export_gguf(folder, temporary / "model.gguf", kind, name=name)
-        (temporary / "Modelfile").write_text(text, encoding="utf-8")
+    try:
+        with new_folder(out) as temporary:
+            export_gguf(folder, temporary / "model.gguf", kind, name=name)
+            (temporary / "Modelfile").write_text(text, encoding="utf-8")
+    except OSError as problem:
+        raise UserError(f"cannot write {out}: {problem.strerror or problem}", "give another --out") from None
 
 
 def modelfile(tokenizer: Tokenizer, n_ctx: int, *, chat: bool | None = None) -> str:

@@ -23,10 +23,11 @@ from mini_llm.config import explain
 from mini_llm.errors import UserError
 from mini_llm.export.seed_reference import seed_logits
 from mini_llm.export.seed_tokenizer import seed_tokenizer
-from mini_llm.files import new_folder
+from mini_llm.files import check_replaceable, new_folder
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
+from mini_llm.user_files import reason, shown
 
 TOLERANCE = 1e-5  # largest difference of two logits, as a share of the largest logit; both sides compute in float64
 PROOF_TOKENS = 128
@@ -62,8 +63,7 @@ def import_seed(checkpoint: Path, out: Path, tokenizer: Path | None = None) -> f
     Raises:
         UserError: the file is missing, damaged, holds code or another model, or the logits differ; nothing is written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty: not replaced", "choose another --out")
+    check_replaceable(out, None)
     weights, settings = read_seed(checkpoint)
     config = seed_config(weights, settings, checkpoint)
     model = _native_model(weights, config, checkpoint)
@@ -74,7 +74,9 @@ def import_seed(checkpoint: Path, out: Path, tokenizer: Path | None = None) -> f
                 write_model_files(folder, model_weights(model), model.config, found)
                 write_checksums(folder)
         except OSError as problem:
-            raise UserError(f"cannot write {out}: {problem.strerror}", "choose another --out") from None
+            raise UserError(
+                f"cannot write {shown(out)}: {reason(problem)}", "make room, or choose another --out"
+            ) from None
     log.info(f"{count_parameters(config):,} parameters: {out}")
     return difference
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from mini_llm import log
 from mini_llm.errors import UserError
+from mini_llm.temporary import temporary_folder
 from mini_llm.tokenizer.convert import SPACE, bpe_model
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
@@ -42,8 +42,7 @@ def seed_tokenizer(source: Path | None, vocab_size: int) -> Iterator[Tokenizer |
         yield None
         return
     path = _find(source)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with temporary_folder() as folder:
         (folder / "tokenizer_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
         if path.suffix == ".json":
             shutil.copyfile(path, folder / "tokenizer.json")
@@ -85,7 +84,7 @@ def _convert(path: Path, folder: Path) -> None:
     markers = [pieces.id_to_piece(i) for i in range(pieces.unk_id(), len(pieces)) if _is_marker(pieces, i)]
     result.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in markers])
     result.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", pieces.bos_id())])
-    result.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(result.to_str(pretty=True), encoding="utf-8")  # raises OSError where full
 
 
 def _is_marker(pieces: Any, i: int) -> bool:

@@ -41,6 +41,35 @@ class StopStrings:
         return held
 
 
+class Assembler:
+    """Ids in, text out: whole characters, up to a token that ends texts or to the first stop string.
+
+    Args:
+        decoder: has seen the prompt already.
+        eos_ids: the first one of these ends the text.
+    """
+
+    def __init__(self, decoder: StreamDecoder, stops: StopStrings, eos_ids: Collection[int]) -> None:
+        self._decoder, self._stops, self._eos_ids = decoder, stops, eos_ids
+        self.ended = False  # by one of the ids, or by a stop string
+        self.n_tokens = 0
+
+    def push(self, token_id: int) -> str:
+        """Take one more token and return what may be shown now; nothing may follow where this ends the text."""
+        self.n_tokens += 1
+        if token_id in self._eos_ids:
+            return self.finish(ended=True)
+        piece = self._stops.push(self._decoder.push(token_id))
+        self.ended = self._stops.found
+        return piece
+
+    def finish(self, *, ended: bool = False) -> str:
+        """Return what was held back, when no more tokens come."""
+        rest = "" if self._stops.found else self._stops.push(self._decoder.flush()) + self._stops.flush()
+        self.ended = ended or self._stops.found
+        return rest
+
+
 class Continuation(Iterator[str]):
     """The text that follows a prompt, piece by piece. Joined, the pieces are the text; then ask `finish_reason`.
 
@@ -53,9 +82,13 @@ class Continuation(Iterator[str]):
         self, ids: Iterator[int], decoder: StreamDecoder, stops: StopStrings, eos_ids: Collection[int]
     ) -> None:
         self.finish_reason: FinishReason | None = None  # None: not finished
-        self.n_tokens = 0
         self.ids = ids
-        self._decoder, self._stops, self._eos_ids = decoder, stops, eos_ids
+        self._text = Assembler(decoder, stops, eos_ids)
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens have come."""
+        return self._text.n_tokens
 
     # No generator: its frame would hold the continuation that holds it, and who drops one would not cancel it.
     def __next__(self) -> str:
@@ -72,17 +105,16 @@ class Continuation(Iterator[str]):
     def _advance(self) -> str:
         """Take one more token and return what may be shown now; at the end, what was held back."""
         token_id = next(self.ids, None)
-        if token_id is None:
-            reason = self.ids.finish_reason if isinstance(self.ids, Handle) else None
-            return self._finish(reason or "length")
-        self.n_tokens += 1
-        if token_id in self._eos_ids:
-            return self._finish("stop")
-        piece = self._stops.push(self._decoder.push(token_id))
-        return piece + self._finish("stop") if self._stops.found else piece
-
-    def _finish(self, reason: FinishReason) -> str:
-        self.cancel()
-        rest = "" if self._stops.found else self._stops.push(self._decoder.flush()) + self._stops.flush()
-        self.finish_reason = "stop" if self._stops.found else reason
+        if token_id is not None:
+            piece = self._text.push(token_id)
+            if self._text.ended:
+                self._finish("stop")
+            return piece
+        rest = self._text.finish()
+        reason = self.ids.finish_reason if isinstance(self.ids, Handle) else None
+        self._finish("stop" if self._text.ended else reason or "length")
         return rest
+
+    def _finish(self, reason: FinishReason) -> None:
+        self.cancel()
+        self.finish_reason = reason

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mini_llm import log, output
-from mini_llm.checkpoint import load_model, resolve_checkpoint, stored_dtype
+from mini_llm.checkpoint import load_model, stored_dtype
 from mini_llm.device import has_fast_bfloat16, pick_device, pick_dtype
 from mini_llm.errors import UserError
 from mini_llm.inference.backends.native import find_compiler
@@ -24,6 +24,8 @@ from mini_llm.inference.engine.engine import Engine
 from mini_llm.inference.engine.request import Overflow, Request
 from mini_llm.inference.sampling.darts import new_seed
 from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.pointers import resolve_checkpoint
+from mini_llm.tokenizer.chat import Message, encode_chat, turn_ends
 from mini_llm.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -163,6 +165,28 @@ class Generator:
         speed = text.n_tokens / (time.perf_counter() - started)
         log.note(f"{text.n_tokens} tokens, {speed:.1f} tokens/s ({text.finish_reason})")
 
+    def sibling(self, step: str) -> Path:
+        """Return the checkpoint of step `step` beside this one.
+
+        Raises:
+            UserError: there is none.
+        """
+        folder = self.folder.resolve().parent
+        found = {path.name.partition("-")[2].lstrip("0"): path for path in sorted(folder.glob("step-*"))}
+        if step.lstrip("0") not in found:
+            there = ", ".join(found) or "none"
+            raise UserError(f"no checkpoint of step {step} in {folder}; there are: {there}")
+        return found[step.lstrip("0")]
+
+    def ready_to_chat(self) -> None:
+        """Let texts end where a turn ends, too.
+
+        Raises:
+            UserError: the model has no chat template, or a damaged one.
+        """
+        encode_chat(self.tokenizer, [Message("user", "Hello")])
+        self.engine.eos_ids = {*self.engine.eos_ids, *turn_ends(self.tokenizer)}
+
     def _pick_dtype(self, name: str, backend: str) -> torch.dtype:
         if name not in ("auto", "int8"):
             return pick_dtype(name, self.device)
@@ -175,12 +199,15 @@ class Generator:
 
 
 def _listed_eos_ids(folder: Path) -> list[int]:
-    """Return the eos ids of generation_config.json: a chat model ends with more than the one its tokenizer names."""
-    path = folder / "generation_config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    except FileNotFoundError:
-        return []
-    except (ValueError, AttributeError):
-        raise UserError(f"{path} is damaged: it holds no JSON object", "delete it, or use another checkpoint") from None
-    return [i for i in (found if isinstance(found, list) else [found]) if isinstance(i, int)]
+    """Return the eos ids of generation_config.json and config.json: a chat model ends with more than one of them."""
+    ids: list[int] = []
+    for path in (folder / "generation_config.json", folder / "config.json"):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        except FileNotFoundError:
+            continue
+        except (ValueError, AttributeError):
+            hint = "delete it, or use another checkpoint"
+            raise UserError(f"{path} is damaged: it holds no JSON object", hint) from None
+        ids += [i for i in (found if isinstance(found, list) else [found]) if isinstance(i, int)]
+    return ids

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mini_llm.model.causal_attention import causal_attention
 from mini_llm.model.config import ModelConfig
+from mini_llm.model.document_attention import document_attention
 from mini_llm.model.kv_cache import KVCache
 from mini_llm.model.rmsnorm import RMSNorm
 from mini_llm.model.rope import apply_rope
@@ -46,8 +47,9 @@ class Attention(nn.Module):
         mask_B1TS: Tensor | None,
         is_causal: bool,
         cache: KVCache | None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
-        """Map (B, T, D) to (B, T, D).
+        """Map (B, T, D) to (B, T, D). With `documents_BT`, no token sees another document.
 
         `mask_B1TS` (see `causal_mask`) decides who is seen; None with `is_causal` is its fast form for T = S
         without padding, None without it is its form for a single new token, which sees every key.
@@ -58,7 +60,9 @@ class Attention(nn.Module):
         v_BJTK = self.v_proj(x_BTD).view(B, T, -1, self.head_dim).transpose(1, 2)
         q_BHTK, k_BJTK = apply_rope(q_BHTK, *rope), apply_rope(k_BJTK, *rope)
         k_BJSK, v_BJSK = (k_BJTK, v_BJTK) if cache is None else cache.store(self.layer, k_BJTK, v_BJTK)
-        if is_causal:
+        if documents_BT is not None:
+            out_BHTK = document_attention(q_BHTK, k_BJSK, v_BJSK, documents_BT)
+        elif is_causal:
             out_BHTK = causal_attention(q_BHTK, k_BJSK, v_BJSK)
         else:
             out_BHTK = F.scaled_dot_product_attention(

@@ -29,7 +29,13 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(TransformerBlock(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, ids_BT: Tensor, cache: KVCache | None = None, positions_BT: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids_BT: Tensor,
+        cache: KVCache | None = None,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+    ) -> Tensor:
         """Return the hidden states (B, T, D) of ids (B, T); see `Transformer.forward`."""
         T = ids_BT.shape[1]
         padded = positions_BT is not None
@@ -47,7 +53,7 @@ class Backbone(nn.Module):
         x_BTD = self.dropout(self.embed_tokens(ids_BT))
         rope = rope_tables(positions_BT, self.config, x_BTD.dtype)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, rope, mask_B1TS, is_causal, cache)
+            x_BTD = layer(x_BTD, rope, mask_B1TS, is_causal, cache, documents_BT)
         return self.norm(x_BTD)
 
 
@@ -68,6 +74,7 @@ class Transformer(nn.Module):
         *,
         cache: KVCache | None = None,
         positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Return the scores (B, T, V) of each next token; (B, 1, V) with `last_only`.
@@ -77,9 +84,10 @@ class Transformer(nn.Module):
             cache: where earlier tokens are remembered; the new ones are added to it.
             positions_BT: each token's position in its own sequence, -1 for left padding. Without it, tokens go on
                 from the cache, or from 0.
+            documents_BT: the number of each token's document, for rows that hold several (no cache): none sees another.
             last_only: score only the last token's successor: all that generation needs.
         """
-        x_BTD = self.model(ids_BT, cache, positions_BT)
+        x_BTD = self.model(ids_BT, cache, positions_BT, documents_BT)
         return self.lm_head(x_BTD[:, -1:] if last_only else x_BTD)
 
     @torch.no_grad()

@@ -31,7 +31,9 @@ class TransformerBlock(nn.Module):
         mask_B1TS: Tensor | None,
         is_causal: bool,
         cache: KVCache | None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
-        """Map (B, T, D) to (B, T, D); see `Attention.forward` for the mask."""
-        x_BTD = x_BTD + self.dropout(self.self_attn(self.input_layernorm(x_BTD), rope, mask_B1TS, is_causal, cache))
+        """Map (B, T, D) to (B, T, D); see `Attention.forward` for who is seen."""
+        gathered_BTD = self.self_attn(self.input_layernorm(x_BTD), rope, mask_B1TS, is_causal, cache, documents_BT)
+        x_BTD = x_BTD + self.dropout(gathered_BTD)
         return x_BTD + self.dropout(self.mlp(self.post_attention_layernorm(x_BTD)))

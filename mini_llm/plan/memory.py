@@ -8,15 +8,17 @@ Letters: B rows, T tokens, D width, F inner width, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
 
 from mini_llm.model.accounting import count_block_matrices, count_block_parameters, count_parameters
+from mini_llm.model.causal_attention import LONGEST_ROW
 from mini_llm.model.config import ModelConfig
 from mini_llm.plan.activations import HEAP_BLOCK, Saved, eager_activations
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.head_loss import CHUNK_BYTES
+from mini_llm.train.head_loss import CHUNK_BYTES, CHUNK_BYTES_ELSEWHERE
 from mini_llm.train.loss import MOST_SCORES_BYTES, MOST_SCORES_BYTES_ELSEWHERE
 
 # Bytes of `mini-llm train` without its tensors, and of the compiler; measured on Linux (x86-64, torch 2.13).
@@ -72,7 +74,7 @@ def predict_memory(config: TrainConfig, dtype: torch.dtype, scenario: Scenario, 
     autocast = 2 * (matrices + model.vocab_size * model.dim) if low else 0
     if shards > 1:  # whole are only the block at work and the next one on its way
         autocast = 2 * (2 if low else 4) * count_block_parameters(model)
-    saved = activations(c, dtype, checkpointing=scenario.checkpointing)
+    saved = activations(c, dtype, checkpointing=scenario.checkpointing, on_cpu=on_cpu)
     logits = head_bytes(c, dtype, on_cpu=on_cpu)
     backward = saved.bytes + logits + autocast + (gradients if c.gradient_accumulation_steps > 1 else 0)
     step = gradients + work
@@ -99,12 +101,12 @@ def head_bytes(config: TrainConfig, dtype: torch.dtype, *, on_cpu: bool) -> int:
     scores = 4 * c.batch_size * c.block_size * model.vocab_size
     if scores <= (MOST_SCORES_BYTES["cpu"] if on_cpu else MOST_SCORES_BYTES_ELSEWHERE) or dtype == torch.float16:
         return scores * (LOGIT_COPIES_COMPILED if c.compile else LOGIT_COPIES_EAGER)
-    chunk = min(scores, CHUNK_BYTES) * (1 if dtype == torch.float32 else 2)
+    chunk = min(scores, CHUNK_BYTES["cpu"] if on_cpu else CHUNK_BYTES_ELSEWHERE) * (1 if dtype == torch.float32 else 2)
     gradients = 4 * model.dim * (model.vocab_size + c.batch_size * c.block_size)
     return chunk + 2 * gradients  # as computed, and scaled by the loss's own gradient
 
 
-def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool) -> Saved:
+def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool, on_cpu: bool) -> Saved:
     """Return what one micro-batch's forward pass keeps, the loss head's part left out."""
     c, model = config, config.model
     tokens = c.batch_size * c.block_size
@@ -114,7 +116,11 @@ def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool)
         block = Saved(tokens * per_token, tokens * per_token if largest < HEAP_BLOCK else 0)
         rest = Saved(8 * tokens * model.dim, 8 * tokens * model.dim if largest < HEAP_BLOCK else 0)
     else:
-        block, rest = eager_activations(model, c.batch_size, c.block_size, dtype)
+        # A GPU's attention keeps no weights, whatever the rows' length: as a CPU's does in rows longer than its blocks.
+        shape = (
+            (c.batch_size, c.block_size) if on_cpu or c.block_size > LONGEST_ROW else (1, max(tokens, LONGEST_ROW + 1))
+        )
+        block, rest = (saved.scaled(tokens / math.prod(shape)) for saved in eager_activations(model, *shape, dtype))
     blocks = block.scaled(model.n_layers)
     if checkpointing:  # the stream at each block's entrance is float32 also under autocast
         entrances = 4 * tokens * model.dim * model.n_layers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Run:
     learning_rate: Curve
     gradient_norm: Curve
     tokens_per_second: Curve
+    tasks: dict[str, Curve] = field(default_factory=dict)  # shares of right answers, by task
 
     def best(self) -> int | None:
         """Return the place of the lowest held-out loss."""
@@ -61,6 +62,8 @@ class Run:
                 found["best_val_bits_per_byte"] = float(bits[self.held_out.steps[best]])
         if len(self.tokens_per_second):
             found["tokens_per_second"] = float(np.median(self.tokens_per_second.values))
+        if self.tasks:
+            found["tasks"] = {name: float(curve.values[-1]) for name, curve in self.tasks.items()}
         return found
 
 
@@ -102,7 +105,19 @@ def _read_run(folder: Path, name: str) -> Run:
         learning_rate=_curve(metrics, "lr", folder / "metrics.jsonl"),
         gradient_norm=_curve(metrics, "grad_norm", folder / "metrics.jsonl"),
         tokens_per_second=_curve(timing, "tokens_per_second", folder / "timing.jsonl"),
+        tasks=_tasks(metrics, folder / "metrics.jsonl"),
     )
+
+
+def _tasks(rows: list[tuple[int, dict[str, Any]]], path: Path) -> dict[str, Curve]:
+    """Return a curve for each task that was asked while training: acc_norm where it has one, else acc."""
+    keys = dict.fromkeys(key for _, row in rows for key in row if key.startswith("tasks/"))
+    best: dict[str, str] = {}
+    for key in keys:
+        _, name, *metric = key.split("/")
+        if metric in (["acc"], ["acc_norm"]) and best.get(name, "acc") != "acc_norm":
+            best[name] = metric[0]
+    return {name: _curve(rows, f"tasks/{name}/{metric}", path) for name, metric in best.items()}
 
 
 def _read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:

@@ -81,7 +81,8 @@ def draw(runs: Sequence[Run], paths: Sequence[Path], x: str = "tokens") -> None:
     with rc_context(STYLE):  # type: ignore[arg-type]
         layout = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.05, hspace=0.04, wspace=0.04)
         figure = Figure(figsize=(7, 4.8), layout=layout)
-        grid = figure.add_gridspec(2, 3, height_ratios=(2.1, 1))
+        asked = any(run.tasks for run in runs)
+        grid = figure.add_gridspec(2, 3 + asked, height_ratios=(2.1, 1))
         ruler = Ruler(runs, x)
         _draw_losses(figure.add_subplot(grid[0, :]), runs, ruler)
         small = (
@@ -91,6 +92,8 @@ def draw(runs: Sequence[Run], paths: Sequence[Path], x: str = "tokens") -> None:
         )
         for place, (title, curves) in enumerate(small):
             _draw_small(figure.add_subplot(grid[1, place]), title, curves, runs, ruler)
+        if asked:
+            _draw_tasks(figure.add_subplot(grid[1, 3]), runs, ruler)
         for path in paths:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,6 +237,21 @@ def _draw_small(axes: Axes, title: str, curves: Sequence[Curve], runs: Sequence[
     if power:
         axes.set_title(f"{title} ($\\times 10^{{{power}}}$)" if power < 0 else title.replace("tokens", UNITS[power]))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value / 10.0**power:g}")
+
+
+def _draw_tasks(axes: Axes, runs: Sequence[Run], ruler: Ruler) -> None:
+    """Draw the share of right answers of each task; of several runs, each in its own colour."""
+    for number, run in enumerate(runs):
+        for place, (name, curve) in enumerate(run.tasks.items()):
+            colour = COLOURS[(place if len(runs) == 1 else number) % len(COLOURS)]
+            label = name if len(runs) == 1 else None
+            axes.plot(ruler(run, curve), 100 * curve.values, color=colour, lw=1.1, marker=".", ms=3, label=label)
+    axes.set_title("tasks (% right)", color=GREY)
+    axes.set_xlabel(ruler.short_label)
+    axes.margins(x=0.015)
+    _grid(axes)
+    if len(runs) == 1:
+        axes.legend(fontsize=5.5, frameon=False, handlelength=1, borderaxespad=0.1)
 
 
 def _grid(axes: Axes) -> None:

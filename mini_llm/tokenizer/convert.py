@@ -56,7 +56,8 @@ def write_hugging_face(model: bytes, model_type: str, folder: Path) -> None:
     )
     result.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in SPECIAL_TOKENS])
     result.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", pieces.bos_id())])
-    result.save(str(folder / "tokenizer.json"))
+    # Not `save`: where the disk is full it raises a bare Exception.
+    (folder / "tokenizer.json").write_text(result.to_str(pretty=True), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(_config(), indent=2) + "\n", encoding="utf-8")
 
 

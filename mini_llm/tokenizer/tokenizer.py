@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -16,10 +17,10 @@ import numpy as np
 import tokenizers
 
 from mini_llm.errors import UserError
+from mini_llm.hub import TOKENIZER_FILES, fetch, is_hub_name
 from mini_llm.tokenizer.decoding import DecodingRules, TextStream, read_rules
 from mini_llm.tokenizer.markers import END_MARKER
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 # For folders without a tokenizer_config.json.
 USUAL_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 HOW_TO_TRAIN = "make one with: mini-llm tokenizer train SOURCES --out DIR"
@@ -35,8 +36,10 @@ class Tokenizer:
 
     def __init__(self, folder: Path, backend: tokenizers.Tokenizer, config: dict[str, Any], fingerprint: str) -> None:
         self.folder = folder
+        self.config = config  # tokenizer_config.json
         self.fingerprint = fingerprint
         self._backend = backend
+        self._with_markers: tokenizers.Tokenizer | None = None
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True  # "</s>" in a text is four characters, not the end of it
@@ -50,12 +53,12 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path | str) -> Tokenizer:
-        """Load the tokenizer of a folder.
+        """Load the tokenizer of a folder, or of `hf://USER/NAME[@REV]`.
 
         Raises:
             UserError: the folder or its tokenizer.json is missing, unreadable, empty, damaged or of an unknown kind.
         """
-        folder = Path(folder)
+        folder = fetch(folder, TOKENIZER_FILES) if is_hub_name(folder) else Path(folder)
         path = folder / "tokenizer.json"
         if not folder.is_dir():
             raise UserError(f"no tokenizer folder at {folder}", HOW_TO_TRAIN)
@@ -93,10 +96,50 @@ class Tokenizer:
         """Return int64 [vocab_size]: how many bytes of text each token stands for, 0 for special ones."""
         return np.array([len(data) for data in self.rules.table], dtype=np.int64)
 
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return what `encode` does, and which characters of `text` each id stands for."""
+        found = self._backend.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
+
+    @functools.cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """The control tokens by name."""
+        return {token.content: i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
+
+    @functools.cached_property
+    def with_control_tokens(self) -> tokenizers.Tokenizer:
+        """The same tokenizer, for texts in which a control token's name means it: a chat template's."""
+        clone = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        clone.encode_special_tokens = False
+        return clone
+
+    @functools.cached_property
+    def prefixes_first_only(self) -> bool:
+        """Whether a space is put before the first piece of a text and not after control tokens."""
+        kind = self._backend.pre_tokenizer
+        return kind is not None and b'"prepend_scheme":"first"' in kind.__getstate__()
+
     def special_id(self, token: str) -> int | None:
         """Return the id of a special token by its name, or None."""
         added = self._backend.get_added_tokens_decoder()
         return next((i for i, found in added.items() if found.special and found.content == token), None)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The folder's chat template in Jinja, or None."""
+        path = self.folder / "chat_template.jinja"
+        found = path.read_text(encoding="utf-8") if path.is_file() else _read_config(self.folder).get("chat_template")
+        return found if isinstance(found, str) else None
+
+    def name_of(self, token_id: int) -> str:
+        """Return how the tokenizer itself writes a token, for instance `<s>`; empty where there is none."""
+        return self._backend.id_to_token(token_id) or ""
+
+    def encode_with_markers(self, text: str) -> list[int]:
+        """Return the ids of `text`, where the names of special tokens stand for these; never for a user's words."""
+        if self._with_markers is None:  # of its own: another thread may encode a user's words meanwhile
+            self._with_markers = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        return list(self._with_markers.encode(_without_surrogates(text), add_special_tokens=False).ids)
 
     def copy_to(self, folder: Path) -> None:
         """Copy the tokenizer's files into `folder`."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import heapq
 import io
+import json
 import random
 import re
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mini_llm import log
 from mini_llm.errors import UserError
-from mini_llm.files import new_folder
+from mini_llm.files import Kind, check_replaceable, new_folder
+from mini_llm.hub import TOKENIZER_FILES
 from mini_llm.signals import raise_on_signal
+from mini_llm.temporary import temporary_folder
+from mini_llm.threads import Worker, WorkerDied
 from mini_llm.tokenizer.convert import (
     CHAT_MARKERS,
     ESCAPES,
@@ -25,12 +26,24 @@ from mini_llm.tokenizer.convert import (
     clean_model,
     write_hugging_face,
 )
-from mini_llm.tokenizer.tokenizer import TOKENIZER_FILES, Tokenizer
+from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.user_files import reason, shown
 
 # Pieces of a document that are sampled as one, cut before white space where there is any.
 CHUNK_CHARACTERS = 4096
 FIXED_TOKENS = len(SPECIAL_TOKENS) + 256
 CHUNK = re.compile(rf"(?s).{{1,{CHUNK_CHARACTERS}}}(?=\s|\Z)|.{{1,{CHUNK_CHARACTERS}}}")
+
+
+def _is_trained_here(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and config.get("extra_special_tokens") == CHAT_MARKERS
+
+
+TOKENIZER_FOLDER = Kind("a tokenizer", re.compile("|".join(map(re.escape, TOKENIZER_FILES))), _is_trained_here)
 
 
 class WrongVocabSize(UserError):
@@ -53,26 +66,18 @@ def train_tokenizer(
         WrongVocabSize: the text is too small or too varied for `vocab_size`.
         UserError: there is no text, or `out` cannot be written.
     """
-    _check_replaceable(out)
+    check_replaceable(out, TOKENIZER_FOLDER)  # before hours of reading
     started = time.monotonic()
     try:
-        with raise_on_signal("stopped: no tokenizer was written"), new_folder(out) as folder:
+        with raise_on_signal("stopped: no tokenizer was written"), new_folder(out, TOKENIZER_FOLDER) as folder:
             sample = _sample(documents, sample_bytes, seed)
             model = clean_model(_train(sample, vocab_size, model_type))
             (folder / "tokenizer.model").write_bytes(model)
             write_hugging_face(model, model_type, folder)
     except OSError as problem:
-        raise UserError(f"cannot write {out}: {problem.strerror}", "choose another --out") from None
+        raise UserError(f"cannot write {shown(out)}: {reason(problem)}", "make room, or choose another --out") from None
     log.info(f"{vocab_size:,} tokens ({model_type}) learned in {time.monotonic() - started:.0f} s: {out}")
     return Tokenizer.load(out)
-
-
-def _check_replaceable(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is not a folder", "choose another --out")
-    foreign = sorted({path.name for path in out.iterdir()} - {*TOKENIZER_FILES}) if out.exists() else []
-    if foreign:
-        raise UserError(f"{out} holds more than a tokenizer ({foreign[0]}): not replaced", "choose another --out")
 
 
 def _sample(documents: Iterable[str], sample_bytes: int, seed: int) -> list[bytes]:
@@ -106,12 +111,13 @@ def _train(sample: list[bytes], vocab_size: int, model_type: str) -> bytes:
     """Return a SentencePiece model of `vocab_size`, or raise WrongVocabSize."""
     try:
         with (
-            tempfile.TemporaryDirectory() as rules,
+            temporary_folder() as rules,
             log.console().status(f"learning {vocab_size:,} tokens ({model_type})"),
         ):
-            return _in_background(
-                lambda: _run_sentencepiece(sample, max(vocab_size, FIXED_TOKENS), model_type, Path(rules))
-            )
+            # In a thread that nobody waits for at exit, so that Ctrl-C works while it runs.
+            return Worker(lambda: _run_sentencepiece(sample, max(vocab_size, FIXED_TOKENS), model_type, rules)).result()
+    except WorkerDied:
+        raise UserError("too little memory to learn a vocabulary", "learn from less: --sample-mb 50") from None
     except RuntimeError as problem:
         too_many = re.search(r"set it to a value <= (\d+)", str(problem))
         too_few = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(problem))
@@ -122,20 +128,6 @@ def _train(sample: list[bytes], vocab_size: int, model_type: str) -> bytes:
         else:
             raise
     raise WrongVocabSize(message.format(size, vocab_size), size)
-
-
-def _in_background(work: Callable[[], bytes]) -> bytes:
-    """Do it in a thread that nobody waits for at exit, so that Ctrl-C works while it runs."""
-    done: Future[bytes] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as problem:
-            done.set_exception(problem)
-
-    threading.Thread(target=run, daemon=True).start()
-    return done.result()
 
 
 def _run_sentencepiece(sample: list[bytes], vocab_size: int, model_type: str, rules: Path) -> bytes:

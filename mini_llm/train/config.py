@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mini_llm.config import Config
 from mini_llm.model.config import ModelConfig
@@ -25,11 +25,15 @@ class TrainConfig(Config):
     auto_batch: bool = False  # out of memory: half the batch_size, twice the accumulation, and try again
     max_iters: int = Field(10000, ge=1)  # steps in all
     max_minutes: float | None = Field(None, gt=0)  # stop after so long with a checkpoint; the same command goes on
+    fit_minutes: bool = (
+        False  # max_minutes is a budget: at most max_iters steps, cut so that the schedule ends within it
+    )
     seed: int = Field(1337, ge=0, lt=2**32)  # weights, batches and dropout
     length_warmup: float = Field(0.0, ge=0, lt=1)  # share of max_iters with rows of block_size/4, then block_size/2
     align_documents: bool = False  # rows begin where documents begin; no token is lost
 
     # Optimizer
+    init_from: str | None = None  # start from this Llama or Qwen3 folder, run or hf://USER/NAME: its shape and weights
     init: Literal["normal", "bigram"] = "normal"  # bigram: embedding and head start from counted pairs of tokens
     init_tokens: int = Field(20_000_000, ge=1)  # of the training text that are counted: more would change little
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for matrices, AdamW for embeddings and norms
@@ -65,6 +69,12 @@ class TrainConfig(Config):
     async_save: bool = True  # write while training goes on; takes host memory for one more copy of the state
     keep_last: int = Field(3, ge=1)  # newest checkpoints that stay; the best one stays too
     always_save_checkpoint: bool = False  # also keep a checkpoint of every evaluation, not only of the best
+    eval_tasks: list[str] = Field(
+        []
+    )  # tasks of `mini-llm eval` to ask meanwhile, such as [blimp, lambada, piqa, arc_easy]
+    eval_tasks_interval: int | None = Field(None, ge=1)  # steps between; unset: eval_interval
+    eval_tasks_items: int = Field(500, ge=1)  # of each task, drawn by the seed: always the same ones
+    eval_tasks_data: list[str] = Field([])  # folders that hold the sets, as for `mini-llm eval --data`; unset: the hub
     sample_interval: int | None = Field(None, ge=1)  # steps between samples of what the model writes
     sample_prompt: str = ""  # what they go on from
     profile: bool = False  # trace a few steps into RUN/profile and show where their time goes
@@ -75,8 +85,24 @@ class TrainConfig(Config):
 
     model: ModelConfig = ModelConfig()
 
+    @field_validator("eval_tasks", "eval_tasks_data", mode="before")
+    @classmethod
+    def _split_words(cls, value: Any) -> Any:
+        return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_shape(cls, values: Any) -> Any:
+        if not (isinstance(values, dict) and values.get("init_from")):
+            return values
+        from mini_llm.train.init_from import with_its_shape  # it reads a folder: not for runs that begin anew
+
+        return {**values, "model": with_its_shape(str(values["init_from"]), values.get("model"))}
+
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
+        if self.init_from and self.init != "normal":
+            raise ValueError(f"init={self.init} would overwrite weights of init_from={self.init_from}: leave one out")
         if self.block_size > self.model.max_seq_len:
             raise ValueError(f"block_size={self.block_size} is above model.max_seq_len={self.model.max_seq_len}")
         if self.min_lr > self.learning_rate:
@@ -85,7 +111,19 @@ class TrainConfig(Config):
             raise ValueError("init=bigram needs a head of its own: model.tie_embeddings=false")
         if self.length_warmup and self.block_size % 4:
             raise ValueError(f"length_warmup cuts rows into quarters: block_size={self.block_size} must divide by 4")
+        if self.fit_minutes and (self.max_minutes is None or self.lr_decay_iters is not None or self.length_warmup):
+            raise ValueError("fit_minutes needs max_minutes, lr_decay_iters unset and length_warmup=0")
+        if self.fit_minutes and not 2 <= self.warmup_iters < self.max_iters:
+            raise ValueError(
+                f"fit_minutes measures the steps of the warm-up: warmup_iters={self.warmup_iters} must be 2 or more, "
+                f"and below max_iters={self.max_iters}"
+            )
         return self
+
+    @property
+    def probe_interval(self) -> int:
+        """Steps between evaluations of tasks."""
+        return self.eval_tasks_interval or self.eval_interval
 
     @property
     def rows_per_step(self) -> int:

@@ -18,11 +18,12 @@ import torch
 from mini_llm import log
 from mini_llm.device import forget_peak_memory, memory_gb, pick_device
 from mini_llm.model.accounting import count_parameters
+from mini_llm.pointers import list_checkpoints
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Pretraining
 from mini_llm.train.run.display import duration
 from mini_llm.train.run.out_of_memory import describe_batch, fit_memory
-from mini_llm.train.run.resume import Snapshot, list_checkpoints
+from mini_llm.train.run.resume import Snapshot
 from mini_llm.train.run.run_folder import check_run, keep_batch
 from mini_llm.train.step import Stepper
 from mini_llm.train.train import MakeObjective
@@ -110,7 +111,11 @@ def report(m: Measured) -> str:
         "duration": f"{duration(training + evaluating)}: {steps:,} steps {duration(training)}, "
         f"{evaluations:,} evaluations {duration(evaluating)}"
         + (f" (from step {first:,} on)" if first else "")
-        + (f"; stops every {c.max_minutes:g} minutes" if c.max_minutes else ""),
+        + (
+            f"; {'cut to fit into' if c.fit_minutes else 'stops every'} {c.max_minutes:g} minutes"
+            if c.max_minutes
+            else ""
+        ),
         "checkpoints": f"{saves:,} of {_size(saved_bytes)}, of which at most {c.keep_last + 1} stay"
         + (" (and one of each evaluation)" if c.always_save_checkpoint else ""),
     }

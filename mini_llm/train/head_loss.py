@@ -8,7 +8,15 @@ Letters: N tokens, D width, V vocabulary.
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 32 * 1024**2  # float32 scores at hand: more leave the cache, fewer add up the weight's gradient too often
+# Float32 scores at hand. On a CPU more leave the cache, fewer add up the weight's gradient too often; a GPU has
+# nothing to do while small chunks are launched.
+CHUNK_BYTES = {"cpu": 32 * 1024**2}
+CHUNK_BYTES_ELSEWHERE = 1024**3
+
+
+def rows_in_chunk(weight_VD: Tensor) -> int:
+    """Return how many tokens' scores are made at once, on the device of the head's weight."""
+    return max(1, CHUNK_BYTES.get(weight_VD.device.type, CHUNK_BYTES_ELSEWHERE) // (4 * len(weight_VD)))
 
 
 @torch.library.custom_op("mini_llm::head_loss", mutates_args=())
@@ -22,7 +30,7 @@ def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.d
     loss = torch.zeros((), device=x_ND.device)
     x_grad = torch.empty_like(x_ND, dtype=torch.float32)
     weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32)
-    rows = max(1, CHUNK_BYTES // (4 * len(weight_VD)))
+    rows = rows_in_chunk(weight_VD)
     room = x_low.new_empty(min(rows, len(x_ND)), len(weight_VD))
     for start in range(0, len(x_ND), rows):
         x_CD, targets_C1 = x_low[start : start + rows], targets_N[start : start + rows, None]

@@ -21,6 +21,7 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.evaluate import Evaluator
+from mini_llm.train.init_from import load_initial_weights
 from mini_llm.train.loss import rows_loss_sum
 from mini_llm.train.optim.bigram_init import init_bigram
 from mini_llm.train.optim.lr_scheduler import row_parts
@@ -158,7 +159,10 @@ class Pretraining:
             log.note(f"{self.config.data_dir} has {self.store.n_bytes / 1e9:.2f} GB: its checksums are left out")
 
     def initialise(self, model: Transformer) -> None:
-        """Draw random weights; with `init: bigram` let counted pairs of tokens replace some."""
+        """Draw random weights, with `init: bigram` some from counted pairs of tokens; or take those of `init_from`."""
+        if self.config.init_from:
+            load_initial_weights(model, self.config, self.fingerprints["tokenizer"])
+            return
         model.init_weights(self.config.seed)
         if self.config.init == "bigram":
             init_bigram(model, self.loader, self.config.init_tokens, self.config.seed)
@@ -203,6 +207,6 @@ def open_tokenizer(store: TokenStore, config: TrainConfig) -> Tokenizer:
             f"the tokens in {config.data_dir} have {size:,} ids, the model has room for model.vocab_size={room:,}",
             f"train with model.vocab_size={size}",
         )
-    if size < room:
+    if size < room and not config.init_from:  # a model of others may have room to spare
         log.warn(f"model.vocab_size={room:,}, but the tokenizer has {size:,} ids: model.vocab_size={size} is enough")
     return tokenizer

@@ -18,14 +18,17 @@ from mini_llm.device import memory_gb, peak_flops
 from mini_llm.errors import Interrupted, UserError
 from mini_llm.model.accounting import count_parameters, flops_per_token
 from mini_llm.model.transformer import Transformer
+from mini_llm.pointers import list_checkpoints
 from mini_llm.signals import handle_signals
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining
+from mini_llm.train.probe import MakeProbe, SignalCame, ask_safely
+from mini_llm.train.run import budget
 from mini_llm.train.run.display import Clock, Display, Reading
 from mini_llm.train.run.metrics import MetricsLog
 from mini_llm.train.run.out_of_memory import fit_memory
 from mini_llm.train.run.profiler import StepProfiler
-from mini_llm.train.run.resume import list_checkpoints, restore_latest
+from mini_llm.train.run.resume import restore_latest
 from mini_llm.train.run.run_folder import keep_batch, open_run
 from mini_llm.train.run.saver import Saver
 from mini_llm.train.sample import write_sample
@@ -36,12 +39,16 @@ MakeObjective = Callable[[TrainConfig], Objective]
 
 
 def train(
-    config: TrainConfig, after_evaluation: AfterEvaluation | None = None, make_objective: MakeObjective = Pretraining
+    config: TrainConfig,
+    after_evaluation: AfterEvaluation | None = None,
+    make_objective: MakeObjective = Pretraining,
+    make_probe: MakeProbe | None = None,
 ) -> Path:
     """Train, or go on training, and return the run folder.
 
     `after_evaluation(step, model)` is called after each evaluation, for instance to show samples. `make_objective`
     makes of the settings what is trained for; they may have a smaller micro-batch than `config` (`auto_batch`).
+    `make_probe` makes of them what the model is asked now and then (`eval_tasks`).
 
     Raises:
         UserError: bad data or settings, a loss that is not finite, no memory, a full disk; all work up to the last
@@ -52,10 +59,10 @@ def train(
 
     def attempt(fitting: TrainConfig) -> Path:
         if fitting is first:
-            return _train(first, started, after_evaluation, make_objective)
+            return _train(first, started, after_evaluation, make_objective, make_probe)
         # What the failed attempt has saved already is of this run, also where it began with --no-resume.
         fitting = fitting.model_copy(update={"resume": True})
-        return _train(fitting, started, after_evaluation, make_objective, note_batch=True)
+        return _train(fitting, started, after_evaluation, make_objective, make_probe, note_batch=True)
 
     return fit_memory(first, attempt)
 
@@ -65,12 +72,14 @@ def _train(
     started: float,
     after_evaluation: AfterEvaluation | None,
     make_objective: MakeObjective,
+    make_probe: MakeProbe | None,
     *,
     note_batch: bool = False,
 ) -> Path:
     try:
         with open_run(config) as run:
-            trainer = Trainer(config, run, make_objective(config), started, after_evaluation)
+            config = budget.decided(config)
+            trainer = Trainer(config, run, make_objective(config), started, after_evaluation, make_probe)
             try:
                 if note_batch:
                     keys = ("batch_size", "gradient_accumulation_steps")
@@ -87,10 +96,6 @@ def _train(
     return run
 
 
-class SignalCame(Exception):
-    """A step or an evaluation was given up between two batches, so that a signal need not wait for all of it."""
-
-
 class Trainer:
     """One run: everything that `run()` needs, built once."""
 
@@ -101,10 +106,12 @@ class Trainer:
         objective: Objective,
         started: float,
         after_evaluation: AfterEvaluation | None,
+        make_probe: MakeProbe | None = None,
     ) -> None:
         self.config, self.folder, self.after_evaluation = config, run, after_evaluation
         self.ends_at = math.inf if config.max_minutes is None else started + 60 * config.max_minutes
         self.tokenizer, self.evaluator = objective.tokenizer, objective.evaluator
+        self.probe = make_probe(config, self.tokenizer) if make_probe else None
         self.stepper = Stepper(config, objective)
         resumed = restore_latest(run, self.stepper.trainee)
         self.progress = self.stepper.trainee.progress
@@ -129,6 +136,7 @@ class Trainer:
         self.clock.restart()
         try:
             while True:
+                budget.fit(self)
                 self._save_and_evaluate()
                 if self.progress.step >= self.config.max_iters:
                     break
@@ -161,9 +169,8 @@ class Trainer:
             self.clock.restart()
 
     def _diverged(self, problem: NotFinite) -> UserError:
-        config, step = self.config, self.progress.step
         self.saver.close()
-        checkpoints = list_checkpoints(self.folder)
+        config, step, checkpoints = self.config, self.progress.step, list_checkpoints(self.folder)
         good = [folder for saved, folder in checkpoints if saved < step]  # the one of `step` itself led here
         bad = [folder for saved, folder in checkpoints if saved >= step]
         halved = {"learning_rate": config.learning_rate / 2}
@@ -215,14 +222,13 @@ class Trainer:
         samples = config.sample_interval is not None and step > 0 and (step % config.sample_interval == 0 or is_end)
         saves = (evaluates or step % config.save_interval == 0 or self.saver.is_due()) and step > self.saved_step
         if saves:
-            self._save()
-        if evaluates:
-            with self.stepper.average.in_place():
-                self._evaluate()
-        if samples:
-            with self.stepper.average.in_place():
-                self._sample()
-        if saves or evaluates or samples:
+            self.save()
+        probes = self.probe is not None and step > 0 and (step % config.probe_interval == 0 or is_end)
+        for is_due, look in ((evaluates, self._evaluate), (samples, self._sample), (probes, self._ask)):
+            if is_due:
+                with self.stepper.average.in_place():
+                    look()
+        if saves or evaluates or samples or probes:
             self.clock.restart()
 
     def _evaluate(self) -> None:
@@ -244,7 +250,15 @@ class Trainer:
         self.metrics.write_sample(step, prompt, text)
         self.display.show_sample(step, prompt, text)
 
-    def _save(self) -> None:
+    def _ask(self) -> None:
+        step = self.progress.step
+        found = ask_safely(self.probe, step, self.stepper.trainee.model, self._heed_signal)
+        if self.probe and found:
+            self.metrics.write(step, found)
+            self.display.show_tasks(step, self.probe.describe(found))
+
+    def save(self) -> None:
+        """Write a checkpoint of this step."""
         with self.stepper.average.in_place():
             self.saver.save(self.stepper.trainee)
         self.saved_step = self.progress.step
@@ -264,14 +278,12 @@ class Trainer:
 
     def _stop(self) -> None:
         """Save and end: with an error for a signal, in peace after `max_minutes`."""
-        step = self.progress.step
-        if step > self.saved_step:
-            self._save()
+        if (step := self.progress.step) > self.saved_step:
+            self.save()
         self.saver.wait()
         same = "the same command" if self.config.resume else "the same command without --no-resume"
         message = f"saved step {step:,} in {self.folder}; {same} goes on from there"
-        if step == 0:
-            message = "stopped before the first step was done: there is nothing to save"
+        message = message if step else "stopped before the first step was done: there is nothing to save"
         if self.stop_signal is not None:
             raise Interrupted(self.stop_signal, message)
         log.info(f"max_minutes={self.config.max_minutes:g} are over: {message}")

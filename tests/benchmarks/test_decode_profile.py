@@ -29,7 +29,7 @@ def test_the_parts_of_a_token_on_a_gpu(repository: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(CudaGraphsBackend, "_capture", lambda self, step: step)
     monkeypatch.setattr(engine, "pick_backend", pick)
     monkeypatch.setattr(benchmark, "make_model", tiny_model)
-    options = argparse.Namespace(device="cpu", dtype="float32", threads=1, quick=True, json=True)
+    options = argparse.Namespace(device="cpu", dtype="float32", layers=16, threads=1, quick=True, json=True)
     samples, find_parts = benchmark.on_gpu(tiny_model(16, options), options)
     parts = find_parts({name: sample() for name, sample in samples.items()})
     assert parts["a replayed step"] + parts["engine: plan, hand over, read back every 8 tokens"] == pytest.approx(

@@ -13,11 +13,29 @@ LAYERS = [
     [{"cli", "__init__", "__main__"}],
     [{"commands"}],
     [{"demo"}],
+    [{"report"}],
     [{"serve", "tune", "eval"}, {"plan"}, {"plot"}],
     [{"train"}, {"inference"}, {"export"}],
     [{"data"}, {"checkpoint"}],
     [{"tokenizer"}, {"model"}],
-    [{"config", "device", "errors", "files", "log", "runs", "signals"}],
+    [
+        {
+            "config",
+            "device",
+            "errors",
+            "files",
+            "output",
+            "terminal",
+            "hub",
+            "log",
+            "pointers",
+            "runs",
+            "signals",
+            "temporary",
+            "threads",
+            "user_files",
+        }
+    ],
 ]
 PLACE = {
     part: (rank, group) for rank, layer in enumerate(LAYERS) for group, parts in enumerate(layer) for part in parts

@@ -130,7 +130,9 @@ def check_cli(words: list[str]) -> None:
     if command.name == "train" and "settings" in context.params:
         path = context.params["config"]
         known = ROOT / path if path and (ROOT / path).is_file() else None
-        load_config(TrainConfig, known, context.params["settings"] or [])
+        settings = context.params["settings"] or []
+        # A model of others is not there: its shape cannot be read.
+        load_config(TrainConfig, known, [word for word in settings if not word.startswith("init_from=")])
 
 
 @every_page

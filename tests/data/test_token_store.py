@@ -189,7 +189,7 @@ def test_only_a_token_store_is_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("{}")
     for out in (tmp_path / "out", tmp_path / "out" / name):
-        with pytest.raises(UserError, match="is not a token store"):
+        with pytest.raises(UserError, match="not replaced"):
             write(out, [[1]])
     assert (tmp_path / "out" / name).read_text() == "{}"
 

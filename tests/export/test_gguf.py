@@ -303,3 +303,11 @@ def test_numbers_beyond_f16_are_refused(make_folder: MakeFolder, tmp_path: Path)
     with pytest.raises(UserError, match="use --type bf16"):
         export(tmp_path / "m", tmp_path / "m.gguf", "f16")
     assert list(tmp_path.glob("*gguf*")) == []
+
+
+def test_a_disk_that_refuses_is_said(make_folder: MakeFolder, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").write_text("mine")
+    for target in ("gguf", "ollama", "hf"):
+        result = run_cli("export", make_folder(), "--to", target, "--out", tmp_path / "file" / "x")
+        assert (result.returncode, "Traceback" in result.stderr) == (1, False), result.stderr
+        assert "cannot write" in result.stderr

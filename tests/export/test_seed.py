@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mini_llm.checkpoint import load_model, resolve_checkpoint
+from mini_llm.checkpoint import load_model
 from mini_llm.errors import UserError
 from mini_llm.export.seed import import_seed, read_seed, to_half_split
 from mini_llm.inference.generate import Generator
+from mini_llm.pointers import resolve_checkpoint
 
 SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 300, "multiple_of": 32}
 SHAPE |= {"max_seq_len": 64, "dropout": 0.0, "device": "cuda"}

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from mini_llm.errors import UsageError, UserError
-from mini_llm.inference.chat import Conversation, chat
+from mini_llm.inference.chat import Conversation
 from mini_llm.inference.continuation import Continuation
 from mini_llm.inference.generate import Generator
 from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.session import chat
 from mini_llm.tokenizer.chat import Message, encode_chat
 
 OPTIONS = {"max_new_tokens": 12, "sampling": SamplingParams(temperature=0), "stop": [], "seed": None}

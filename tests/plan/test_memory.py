@@ -71,3 +71,12 @@ def test_lower_precision_keeps_copies_of_weights_and_smaller_activations() -> No
 def test_only_a_cpu_holds_the_program_too() -> None:
     assert memory().program == memory().allocator == 0
     assert memory(on_cpu=True).program > 2e8
+
+
+@pytest.mark.parametrize("length", ["512", "1024", "2048"])
+def test_attention_on_a_gpu_keeps_no_weights_whatever_the_length(length) -> None:
+    short, row = (
+        memory("batch_size=4", "model.max_seq_len=2048", "block_size=256"),
+        memory("batch_size=1", "model.max_seq_len=2048", f"block_size={length}"),
+    )
+    assert row.activations / int(length) == pytest.approx(short.activations / 1024, rel=0.02)

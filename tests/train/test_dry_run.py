@@ -44,8 +44,8 @@ def test_checkpoints_and_evaluations_are_those_of_the_run(make_config: MakeConfi
     config = make_config(max_iters=11, eval_interval=3, save_interval=5, keep_last=100, eval_iters=1)
     text = dry_run(config)
     run = train(config)
+    from mini_llm.pointers import list_checkpoints
     from mini_llm.train.run.metrics import read_metrics
-    from mini_llm.train.run.resume import list_checkpoints
 
     assert f"{len(list_checkpoints(run))} of" in text
     assert f"{sum('val_loss' in row for row in read_metrics(run))} evaluations" in text

@@ -17,7 +17,7 @@ V, D, N = 300, 24, 50
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven chunks of 8 rows, the last one short."""
-    monkeypatch.setattr(head_loss_module, "CHUNK_BYTES", 8 * 4 * V)
+    monkeypatch.setattr(head_loss_module, "CHUNK_BYTES", {"cpu": 8 * 4 * V})
 
 
 def always_in_chunks(monkeypatch: pytest.MonkeyPatch, chunks: bool) -> None:

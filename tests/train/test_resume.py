@@ -21,13 +21,13 @@ from mini_llm.checkpoint import verify_checkpoint
 from mini_llm.data.prepare import prepare
 from mini_llm.errors import Interrupted, UserError
 from mini_llm.files import sha256_of
+from mini_llm.pointers import list_checkpoints
 from mini_llm.tokenizer.train import train_tokenizer
 from mini_llm.train import objective
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.evaluate import Evaluator, HeldOutLoss
 from mini_llm.train.loss import rows_loss_sum
 from mini_llm.train.run.metrics import read_metrics
-from mini_llm.train.run.resume import list_checkpoints
 from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]

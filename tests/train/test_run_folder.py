@@ -2,15 +2,17 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mini_llm.config import dump_config, load_config
 from mini_llm.errors import UsageError, UserError
+from mini_llm.pointers import list_checkpoints
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.run.resume import list_checkpoints
 from mini_llm.train.run.run_folder import open_run
 from mini_llm.train.train import train
 
@@ -67,10 +69,10 @@ def test_a_run_without_a_checkpoint_may_change_its_model(make_config: MakeConfig
 
 def test_what_kills_left_behind_goes(make_config: MakeConfig) -> None:
     run = Path(make_config().out_dir)
-    (run / "checkpoints" / ".step-00000005.tmp-abcd").mkdir(parents=True)
-    (run / "checkpoints" / ".step-00000005.tmp-abcd" / "model.safetensors").write_text("half")
-    (run / ".config.yaml.tmp-123").write_text("half")
-    (run / ".latest.tmp").symlink_to("checkpoints/step-00000005")
+    (run / "checkpoints" / ".step-00000005.tmp-abcd0123").mkdir(parents=True)
+    (run / "checkpoints" / ".step-00000005.tmp-abcd0123" / "model.safetensors").write_text("half")
+    (run / ".config.yaml.tmp-01234567.yaml").write_text("half")
+    (run / ".latest.tmp-01234567").symlink_to("checkpoints/step-00000005")
     with open_run(make_config()):
         pass
     assert sorted(os.listdir(run)) == [".lock", "checkpoints", "config.yaml"]
@@ -122,3 +124,50 @@ def test_settings_out_of_range_are_refused_with_their_numbers(
 def test_tokens_per_step_counts_targets() -> None:
     config = TrainConfig(batch_size=3, gradient_accumulation_steps=5, block_size=7)
     assert (config.rows_per_step, config.tokens_per_step) == (15, 105)
+
+
+def test_a_run_copied_with_links_followed_goes_on(make_config: MakeConfig, tmp_path: Path) -> None:
+    run = train(make_config(max_iters=2, save_interval=1))
+    for number, ignore in enumerate(((), ("checkpoints",), ("config.yaml", "metrics.jsonl"))):
+        copy = tmp_path / f"copy{number}"
+        shutil.copytree(run, copy, ignore=shutil.ignore_patterns(*ignore))  # follows links, as most copying does
+        assert not (copy / "latest").is_symlink()
+        train(make_config(copy, max_iters=4))
+        assert (copy / "latest").readlink() == Path("checkpoints/step-00000004")
+        assert (copy / "best").is_symlink()
+        assert [step for step, _ in list_checkpoints(copy)][:2] == ([1, 2] if number != 1 else [2, 4])
+
+
+def test_a_moved_runs_own_record_goes_on_where_it_is(
+    make_config: MakeConfig, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    run = train(make_config(max_iters=1))
+    run.rename(tmp_path / "moved")
+    (tmp_path / "moved" / "latest").unlink()
+    result = run_cli("train", "--config", tmp_path / "moved" / "config.yaml", "max_iters=2")
+    assert result.returncode == 0, result.stderr
+    assert "was moved or copied" in result.stderr
+    assert [step for step, _ in list_checkpoints(tmp_path / "moved")] == [1, 2]
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "latest", "checkpoints/mine"])
+def test_a_folder_of_others_is_no_run(name: str, make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config()
+    mine = tmp_path / "run" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("max_iters: 5  # mine\n")
+    with pytest.raises(UserError, match="no run of Mini-LLM"), open_run(config):
+        pass
+    assert mine.read_text() == "max_iters: 5  # mine\n"
+
+
+def test_what_others_put_into_a_run_stays(make_config: MakeConfig) -> None:
+    run = train(make_config(max_iters=1))
+    for name in (".notes.tmp-me", ".x.tmp.txt", "notes.md", "checkpoints/.step-mine", "checkpoints/step-1"):
+        (run / name).write_text("mine")
+    (run / "checkpoints" / "step-00000001" / "notes.txt").write_text("mine")
+    train(make_config(max_iters=6, save_interval=1, keep_last=1))
+    for name in (".notes.tmp-me", ".x.tmp.txt", "notes.md", "checkpoints/.step-mine", "checkpoints/step-1"):
+        assert (run / name).read_text() == "mine"
+    assert (run / "checkpoints" / "step-00000001" / "notes.txt").read_text() == "mine"

@@ -14,11 +14,11 @@ from cli_process import last_step, wait_until
 from mini_llm import log
 from mini_llm.checkpoint import verify_checkpoint
 from mini_llm.errors import UserError
+from mini_llm.pointers import list_checkpoints
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run import saver as saver_module
 from mini_llm.train.run.metrics import read_metrics
-from mini_llm.train.run.resume import list_checkpoints
 from mini_llm.train.run.saver import Saver
 from mini_llm.train.step import Stepper
 from mini_llm.train.train import Trainer, train
@@ -137,8 +137,8 @@ def test_what_goes_wrong_surfaces_once(
     saver, stepper = parts
     fail_to_write(monkeypatch)
     saver.save(stepper.trainee)
-    assert saver._thread is not None
-    saver._thread.join()
+    assert saver._writer is not None
+    saver._writer.wait()
     with pytest.raises(UserError, match="could not write"):
         getattr(saver, then)(*([stepper.trainee] if then == "save" else []))
     saver.wait()  # told already
@@ -224,3 +224,13 @@ def test_max_minutes_stops_with_a_checkpoint_and_success(settings, make_config, 
     train(make_config(run, **changes))
     assert (run / "metrics.jsonl").read_bytes() == (unbroken / "metrics.jsonl").read_bytes()
     assert (run / "latest/model.safetensors").read_bytes() == (unbroken / "latest/model.safetensors").read_bytes()
+
+
+def test_a_writer_that_dies_before_it_begins_loses_nothing(
+    parts: tuple[Saver, Stepper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver, stepper = parts
+    monkeypatch.setattr("mini_llm.threads.Worker._run", lambda *_: None)
+    saver.save(stepper.trainee)
+    saver.wait()
+    assert saved(saver.run) == [1]

@@ -272,7 +272,7 @@ def test_the_fast_paths_have_the_plain_paths_loss_curve(
     def curve(fast: bool, steps: int = 20) -> list[float]:
         monkeypatch.setattr(causal_attention, "SHORTEST_ROW", 65 if fast else 2**30)
         monkeypatch.setitem(loss_module.MOST_SCORES_BYTES, "cpu", 0 if fast else 2**60)
-        monkeypatch.setattr(head_loss, "CHUNK_BYTES", 128 * 4 * 512)
+        monkeypatch.setattr(head_loss, "CHUNK_BYTES", {"cpu": 128 * 4 * 512})
         monkeypatch.setattr(optimizer_module, "LONG", 2 if fast else math.inf)
         shape = {"max_seq_len": 128, "n_kv_heads": 2, "qk_norm": True}
         stepper = make(optimizer=optimizer, dtype=dtype, batch_size=2, block_size=70, max_iters=20, model=shape)

@@ -23,13 +23,13 @@ from mini_llm.data.store_writer import TokenStoreWriter
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.model.transformer import Transformer
+from mini_llm.pointers import list_checkpoints
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train import step as step_module
 from mini_llm.train import train as train_module
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.evaluate import Evaluator, HeldOutLoss
 from mini_llm.train.run.metrics import read_metrics
-from mini_llm.train.run.resume import list_checkpoints
 from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]
@@ -346,7 +346,7 @@ m.{name} = fail
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [("resume", "write_checksums"), ("resume", "write_pointer"), ("resume", "save_file")]
+    ("module", "name"), [("resume", "write_checksums"), ("resume", "write_pointer"), ("resume", "write_tensors")]
 )
 def test_a_full_disk_while_saving_harms_no_earlier_checkpoint(module, name, settings, start, tmp_path) -> None:  # type: ignore[no-untyped-def]
     words = settings(save_interval=4)

@@ -12,16 +12,14 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from torch import Tensor
-
-from mini_llm.inference.backends.cuda_graphs import BURST, CudaGraphsBackend
 from mini_llm.inference.backends.eager import Rows
 from mini_llm.inference.backends.pick import pick_backend
+from mini_llm.inference.engine.burst import write_burst
 from mini_llm.inference.engine.picker import Picker, not_finite
-from mini_llm.inference.engine.request import FinishReason, Handle, Job, Request, logprob_of
+from mini_llm.inference.engine.request import FinishReason, Handle, Job, Request
 from mini_llm.inference.engine.slots import WORTH_KEEPING, Slot, choose_slot, slid
 from mini_llm.inference.sampling.history import History
 from mini_llm.model.transformer import Transformer
@@ -41,6 +39,8 @@ class Engine:
         max_slots: so many texts are computed at once; more of them wait.
         kept_slots: as long as there are no more, a new text does not overwrite an old one, which may go on.
         int8: weights are rounded to 8 bits, a scale for each output.
+
+    `on_step`, if it is set, is called after each step, by the thread that steps: handles may have more to take.
     """
 
     def __init__(
@@ -69,6 +69,17 @@ class Engine:
         self._closing = False
         self._submitted = 0
         self._picker = Picker()
+        self.on_step: Callable[[], None] | None = None
+
+    @property
+    def n_waiting(self) -> int:
+        """How many texts have no slot yet."""
+        return len(self._waiting)
+
+    @property
+    def n_running(self) -> int:
+        """How many texts have a slot."""
+        return sum(slot.job is not None for slot in list(self.slots))
 
     def submit(self, request: Request) -> Handle:
         """Queue a request and return the handle of its ids; from any thread.
@@ -112,6 +123,8 @@ class Engine:
             for job in [*self._waiting, *(slot.job for slot in self.slots if slot.job)]:
                 job.cancelled = True
         self._drop_cancelled()
+        if self.on_step:
+            self.on_step()
 
     def _run(self) -> None:
         while True:
@@ -133,7 +146,7 @@ class Engine:
                 self._drop_cancelled()
                 self._admit()
                 work = self._plan()
-                if rest := self._burst(work):
+                if rest := write_burst(self, work):
                     self._compute(rest)
             except Exception as problem:
                 self._fail(problem, None if work is None else [slot for slot, _ in work])
@@ -142,6 +155,9 @@ class Engine:
                     for slot in self.slots:
                         self._end(slot, "cancelled")
                 raise
+            finally:
+                if self.on_step:
+                    self.on_step()
             return work != []
 
     def _fail(self, problem: Exception, slots: list[Slot] | None) -> None:
@@ -169,13 +185,14 @@ class Engine:
         """Give waiting texts a slot, as long as there are free ones."""
         while True:
             with self._changed:
-                if not self._waiting or sum(slot.job is not None for slot in self.slots) >= self.max_slots:
+                if not self._waiting or self.n_running >= self.max_slots:
                     return
                 ids = list(self._waiting[0].request.prompt_ids)
-                if len(ids) >= self.config.max_seq_len:
+                if len(ids) >= self.config.max_seq_len and self._waiting[0].request.context_overflow == "slide":
                     ids = slid(ids, self.config.max_seq_len)
                 slot = choose_slot(self.slots, ids, kept=self.kept_slots, max_slots=self.max_slots)
                 slot.job, slot.used = self._waiting.popleft(), self._submitted
+                slot.job.started = True
                 self._submitted += 1
             try:
                 self._begin(slot, ids)
@@ -187,11 +204,12 @@ class Engine:
         job = slot.text
         if job.request.sampling.looks_back:
             job.history = History(job.request.sampling, job.request.prompt_ids, self.vocab_size, self.backend.device)
-        donor = max(self.slots, key=lambda other: self._reusable(other, ids))
-        n, n_donor = self._reusable(slot, ids), self._reusable(donor, ids)
+        unscored = ids if job.request.score_from is None else ids[: job.request.score_from]
+        donor = max(self.slots, key=lambda other: self._reusable(other, unscored))
+        n, n_donor = self._reusable(slot, unscored), self._reusable(donor, unscored)
         if n_donor >= n + WORTH_KEEPING:
             n, slot.known = n_donor, []
-            self._reserve(n)
+            self.reserve(n)
             self.backend.cache.copy_beginning(donor.index, slot.index, n)
         slot.begin(ids, n)
         job.n_reused = n
@@ -216,68 +234,46 @@ class Engine:
         return work
 
     def _compute(self, work: list[tuple[Slot, int]]) -> None:
-        rows, done = Rows([], [], [], []), []
+        rows, asked = Rows([], [], [], []), []
         for slot, n in work:
-            start = len(slot.known)
+            start, first = len(slot.known), len(rows.ids)
             rows.ids.extend(slot.unread[:n])
             rows.slots.extend([slot.index] * n)
             rows.positions.extend(range(start, start + n))
-            if n == len(slot.unread):
-                rows.wanted.append(len(rows.ids) - 1)
-                done.append(slot)
-        self._reserve(1 + max(rows.positions))
+            asked.append(slot.text.rows_asked(start, n, last=n == len(slot.unread)))
+            rows.wanted.extend(first + row for row in asked[-1])
+        self.reserve(1 + max(rows.positions))
         logits_MV = self.backend.run(rows)
-        for slot, n in work:
+        if rows.wanted:
+            logits_MV = logits_MV[:, : self.vocab_size]
+            if not math.isfinite(logits_MV.sum().item()):  # a NaN or an infinity spoils the sum
+                raise not_finite(self.source, self.backend.dtype)
+        done, last_rows, row = [], [], 0
+        for (slot, n), own in zip(work, asked, strict=True):
+            slot.text.score_prompt(len(slot.known) + own.start, logits_MV[row : row + len(own)])
+            row += len(own)
             slot.known += slot.unread[:n]
             slot.unread = slot.unread[n:]
             slot.whole += n if n == CHUNK else 0  # only the last chunk of a prompt is shorter
+            if not slot.unread:
+                done.append(slot)
+                last_rows.append(row - 1)
         if done:
-            if self.vocab_size < logits_MV.shape[-1]:
-                logits_MV = logits_MV[:, : self.vocab_size]
-            if not math.isfinite(logits_MV.sum().item()):  # a NaN or an infinity spoils the sum
-                raise not_finite(self.source, self.backend.dtype)
-            self._deliver(done, self._picker.pick([slot.text for slot in done], logits_MV), logits_MV)
+            logits_MV = logits_MV if len(done) == len(rows.wanted) else logits_MV[last_rows]
+            self.deliver(done, self._picker.pick([slot.text for slot in done], logits_MV))
 
-    def _burst(self, work: list[tuple[Slot, int]]) -> list[tuple[Slot, int]]:
-        """Let a GPU write several tokens of each text at once; return the work that is left.
-
-        That is prompts, and texts with penalties, biases, bans or log-probabilities: what they need is known on the
-        host. These get one token meanwhile.
-        """
-        backend, context = self.backend, self.config.max_seq_len
-        if not isinstance(backend, CudaGraphsBackend) or not backend.works:
-            return work
-        slots = [slot for slot, _ in work if len(slot.unread) == 1 and slot.text.simple]
-        if not slots:
-            return work
-        jobs = [slot.text for slot in slots]
-        end = max(len(slot.known) for slot in slots)
-        n_steps = min(BURST, context - 1 - end, *(job.request.max_new_tokens - len(job.written) for job in jobs))
-        self._reserve(end + n_steps)
-        steps = backend.burst(slots, n_steps) if n_steps > 0 else None
-        if steps is None:
-            return work
-        for chosen in steps:
-            going = {slot: token_id for slot, token_id in zip(slots, chosen, strict=True) if slot.job is not None}
-            if any(token_id < 0 for token_id in going.values()):
-                raise not_finite(self.source, backend.dtype)
-            for slot in going:
-                slot.known += slot.unread
-            self._deliver([*going], [*going.values()], None)
-        return [(slot, n) for slot, n in work if slot not in slots]
-
-    def _reserve(self, n_places: int) -> None:
+    def reserve(self, n_places: int) -> None:
+        """Make room in the cache for `n_places` tokens of each text."""
         self.backend.cache.reserve(len(self.slots), n_places)
 
-    def _deliver(self, slots: list[Slot], token_ids: list[int], logits_MV: Tensor | None) -> None:
+    def deliver(self, slots: list[Slot], token_ids: list[int]) -> None:
         """Hand each token to its text; end the texts that are finished."""
         with self._changed:
-            for row, (slot, token_id) in enumerate(zip(slots, token_ids, strict=True)):
+            for slot, token_id in zip(slots, token_ids, strict=True):
                 job = slot.text
-                if job.request.logprobs is not None and logits_MV is not None:
-                    job.logprobs.append(logprob_of(token_id, logits_MV[row], job.request.logprobs))
-                if job.history is not None:
-                    job.history.add(token_id)
+                if job.request.max_new_tokens == 0:
+                    self._end(slot, "length")
+                    continue
                 job.written.append(token_id)
                 job.ready.append(token_id)
                 slot.unread = [token_id]

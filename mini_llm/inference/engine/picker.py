@@ -5,13 +5,16 @@ Letters: M texts, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mini_llm.errors import UserError
+from mini_llm.inference.engine.draw import look_at_draw
 from mini_llm.inference.engine.request import Job
+from mini_llm.inference.engine.scores import logprobs_of
 from mini_llm.inference.sampling.darts import dart
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.inference.sampling.row_sampling import pick_one
@@ -35,16 +38,30 @@ class Picker:
         self._rows: RowParams | None = None
 
     def pick(self, jobs: list[Job], logits_MV: Tensor) -> list[int]:
-        """Return the next token of each job, given finite scores."""
+        """Return the next token of each job, given finite scores, and let the job remember it."""
+        chosen = self._choose(jobs, logits_MV)
+        note_logprobs(jobs, chosen, logits_MV)
+        for job, token_id, logits_V in zip(jobs, chosen, logits_MV, strict=True):
+            if job.request.inspect is not None and job.request.max_new_tokens:
+                thrown, sampling = dart(job.seed, len(job.written)), job.request.sampling
+                drawn = look_at_draw(
+                    token_id, logits_V, _adjusted(job, logits_V), sampling, thrown, job.request.inspect
+                )
+                job.drawn.append(drawn)
+        for job, token_id in zip(jobs, chosen, strict=True):
+            if job.history is not None:
+                job.history.add(token_id)
+            if job.request.guide is not None:
+                job.request.guide.accept(token_id)
+        return chosen
+
+    def _choose(self, jobs: list[Job], logits_MV: Tensor) -> list[int]:
         params = [job.request.sampling for job in jobs]
         if logits_MV.device.type == "mps" and not all(row.greedy for row in params):
             logits_MV = logits_MV.cpu()  # MPS has no float64
         device = logits_MV.device
-        if any(job.history for job in jobs):
-            adjusted = [
-                job.history.adjust(logits_V.to(job.history.seen_V.device)) if job.history else logits_V
-                for job, logits_V in zip(jobs, logits_MV, strict=True)
-            ]
+        if any(job.history or job.request.guide for job in jobs):
+            adjusted = [_adjusted(job, logits_V) for job, logits_V in zip(jobs, logits_MV, strict=True)]
             logits_MV = torch.stack([logits_V.to(device).float() for logits_V in adjusted])
         if device.type == "cpu":
             darts = [0.0 if job.request.sampling.greedy else dart(job.seed, len(job.written)) for job in jobs]
@@ -54,3 +71,21 @@ class Picker:
         dtype = torch.float32 if device.type == "mps" else torch.float64  # on MPS all are greedy: no dart is thrown
         thrown_M = torch.tensor([dart(job.seed, len(job.written)) for job in jobs], dtype=dtype, device=device)
         return sample(logits_MV, self._rows, thrown_M).tolist()
+
+
+def note_logprobs(jobs: list[Job], token_ids: list[int], logits_MV: Tensor) -> None:
+    """Give the jobs that ask for it an entry for their new token; all of them share one softmax."""
+    curious = [row for row, job in enumerate(jobs) if job.request.logprobs is not None and job.request.max_new_tokens]
+    if curious:
+        most = max(jobs[row].request.logprobs or 0 for row in curious)
+        entries = logprobs_of([token_ids[row] for row in curious], logits_MV[curious], most)
+        for row, entry in zip(curious, entries, strict=True):
+            jobs[row].logprobs.append(entry.of(jobs[row].request.logprobs))
+
+
+def _adjusted(job: Job, logits_V: Tensor) -> Tensor:
+    """Return a text's scores after its guide's mask, then its penalties, biases and bans."""
+    if job.request.guide is not None:
+        allowed_V = job.request.guide.allowed().to(logits_V.device)
+        logits_V = logits_V.float().masked_fill(~allowed_V, -math.inf)
+    return logits_V if job.history is None else job.history.adjust(logits_V.to(job.history.seen_V.device))

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from threading import Condition
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from mini_llm.errors import UsageError, UserError
+from mini_llm.inference.engine.draw import Drawn
+from mini_llm.inference.engine.scores import Logprob, logprobs_of
 from mini_llm.inference.sampling.darts import new_seed
 from mini_llm.inference.sampling.history import History, check_ids
 from mini_llm.inference.sampling.params import SamplingParams
@@ -30,13 +32,19 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int | None = None  # the same seed writes the same ids, whatever else is computed meanwhile; None: a new one
     logprobs: int | None = None  # with each id its log-probability, and those of so many of the likeliest
+    score_from: int | None = None  # the same for the prompt's ids from this index on, 1 or more: they are read anew
+    inspect: int | None = None  # with each id how it was drawn, beside so many of the likeliest
+    guide: Guide | None = None  # rules out tokens before anything else does; log-probabilities do not know of it
     ignore_eos: bool = False  # go on after ids that end texts
     context_overflow: Overflow = "stop"  # where the context is full: stop, or keep its beginning and its last half
 
     def __post_init__(self) -> None:
         """Raise UsageError for what no model can do."""
-        if self.max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens={self.max_new_tokens} must be 1 or more")
+        least = 1 if self.score_from is None else 0
+        if self.max_new_tokens < least:
+            raise UsageError(f"max_new_tokens={self.max_new_tokens} must be {least} or more")
+        if self.score_from is not None and (self.score_from < 1 or self.context_overflow == "slide"):
+            raise UsageError(f"score_from={self.score_from} must be 1 or more, in a context that does not slide")
         if self.logprobs is not None and self.logprobs < 0:
             raise UsageError(f"logprobs={self.logprobs} must be 0 or more")
         if self.context_overflow not in ("stop", "slide"):
@@ -49,9 +57,11 @@ class Request:
     def check(self, config: ModelConfig, vocab_size: int) -> None:
         """Refuse what this model cannot do, or its tokenizer of `vocab_size` tokens; see `Engine.submit`."""
         for token_id in self.prompt_ids:
-            if not (isinstance(token_id, Integral) and 0 <= token_id < config.vocab_size):
-                raise UsageError(f"token id {token_id} does not exist: ids go from 0 to {config.vocab_size - 1}")
-        if len(self.prompt_ids) >= config.max_seq_len and self.context_overflow == "stop":
+            n_ids = config.vocab_size if self.score_from is None else vocab_size
+            if not (isinstance(token_id, Integral) and 0 <= token_id < n_ids):
+                raise UsageError(f"token id {token_id} does not exist: ids go from 0 to {n_ids - 1}")
+        longest = config.max_seq_len - (self.score_from is None)  # the scores after the last place may be asked for
+        if len(self.prompt_ids) > longest and self.context_overflow == "stop":
             raise UserError(
                 f"the prompt has {len(self.prompt_ids)} tokens and the model's context is {config.max_seq_len}: "
                 "no room to go on",
@@ -60,21 +70,16 @@ class Request:
         check_ids(self.sampling, vocab_size)
 
 
-@dataclass(frozen=True)
-class Logprob:
-    """How likely the model held a token, before temperature and filters: natural logarithms."""
+class Guide(Protocol):
+    """What decides which tokens may come next, for instance a grammar; it has a state and belongs to one text."""
 
-    token_id: int
-    logprob: float
-    likeliest: list[tuple[int, float]]  # (id, logprob), best first
+    def allowed(self) -> Tensor:
+        """Return which tokens may come next: bool (V), on the CPU, at least one of them true."""
+        ...
 
-
-def logprob_of(token_id: int, logits_V: Tensor, n_likeliest: int) -> Logprob:
-    """Return the token's log-probability and the `n_likeliest` tokens', under the model's plain softmax."""
-    logprobs_V = logits_V.float().log_softmax(-1)
-    best = logprobs_V.topk(min(n_likeliest, len(logprobs_V)))
-    likeliest = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    return Logprob(token_id, float(logprobs_V[token_id]), likeliest)
+    def accept(self, token_id: int) -> None:
+        """Take the token that was chosen, the ones that end texts too."""
+        ...
 
 
 class Job:
@@ -85,6 +90,9 @@ class Job:
         self.seed = new_seed() if request.seed is None else request.seed
         self.ready: deque[int] = deque()  # computed, not yet taken
         self.logprobs: list[Logprob] = []
+        self.prompt_logprobs: list[Logprob] = []
+        self.drawn: list[Drawn] = []
+        self.started = False  # has, or had, a slot
         self.written: list[int] = []  # all ids so far
         self.n_reused = 0
         self.ended: FinishReason | None = None
@@ -94,8 +102,25 @@ class Job:
 
     @property
     def simple(self) -> bool:
-        """Whether the next scores alone decide: neither the past nor anybody's curiosity is asked."""
-        return self.history is None and self.request.logprobs is None
+        """Whether the next scores alone decide: neither the past, a guide nor anybody's curiosity is asked."""
+        asked = self.request
+        curious = (asked.logprobs, asked.score_from, asked.inspect, asked.guide, self.history)
+        return all(wish is None for wish in curious)
+
+    def rows_asked(self, start: int, n: int, last: bool) -> range:
+        """Return which of the n rows from place `start` on, that this text reads, it wants the next scores of.
+
+        The last row of what is unread always (`last`); of a prompt that is scored also those before its ids.
+        """
+        if self.request.score_from is None:
+            return range(n - last, n)
+        return range(min(n, max(0, self.request.score_from - 1 - start)), n)
+
+    def score_prompt(self, place: int, logits_MV: Tensor) -> None:
+        """Take the scores after the ids at `place` and the following ones, as far as ids of the prompt follow them."""
+        ids = list(self.request.prompt_ids[place + 1 : place + 1 + len(logits_MV)])
+        if self.request.score_from is not None and ids:
+            self.prompt_logprobs += logprobs_of(ids, logits_MV[: len(ids)], self.request.logprobs or 0)
 
 
 class Handle(Iterator[int]):
@@ -131,6 +156,43 @@ class Handle(Iterator[int]):
         """The seed that is used: the request's, or the one that was drawn."""
         return self._job.seed
 
+    def take(self, most: int | None = None) -> list[int]:
+        """Return the ids that are ready, without waiting; at most `most` of them.
+
+        Raises:
+            Exception: what went wrong in the step, when all ids before it were taken.
+        """
+        with self._lock:
+            ready = self._job.ready
+            if not ready and self._job.error is not None:
+                raise self._job.error
+            return [ready.popleft() for _ in range(len(ready) if most is None else min(most, len(ready)))]
+
+    @property
+    def n_unread(self) -> int:
+        """How many ids are computed and not taken."""
+        return len(self._job.ready)
+
+    @property
+    def prompt_ids(self) -> Sequence[int]:
+        """What was asked to be gone on from."""
+        return self._job.request.prompt_ids
+
+    @property
+    def drawn(self) -> list[Drawn]:
+        """One entry for each id so far, where the request has `inspect`."""
+        return self._job.drawn
+
+    @property
+    def done(self) -> bool:
+        """Whether no more ids will be computed."""
+        return self._job.ended is not None or self._job.error is not None
+
+    @property
+    def started(self) -> bool:
+        """Whether it has left the queue."""
+        return self._job.started
+
     @property
     def finish_reason(self) -> FinishReason | None:
         """Why there is no more: an eos id (stop), max_new_tokens (length), a full context, or `cancel`. None: go on."""
@@ -141,6 +203,11 @@ class Handle(Iterator[int]):
     def logprobs(self) -> list[Logprob]:
         """One entry for each id so far, where the request asks for them."""
         return self._job.logprobs
+
+    @property
+    def prompt_logprobs(self) -> list[Logprob]:
+        """One entry for each id of the prompt from `score_from` on, as far as it is read."""
+        return self._job.prompt_logprobs
 
     @property
     def n_reused(self) -> int:

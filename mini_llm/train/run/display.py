@@ -48,6 +48,7 @@ class Display:
 
     reading: Reading | None = None
     held_out: str = ""
+    tasks: str = ""
     sample: str = ""
     skipped: int = 0
     losses: list[float] = field(default_factory=list)
@@ -77,6 +78,11 @@ class Display:
         self.held_out = f"{numbers} at step {step}{best}"
         log.info(f"step {step}: held-out loss {numbers}{best}")
 
+    def show_tasks(self, step: int, numbers: str) -> None:
+        """Report what the model knows of the tasks."""
+        self.tasks = f"{numbers} at step {step}"
+        log.info(f"step {step}: {numbers}")
+
     def show_sample(self, step: int, prompt: str, text: str) -> None:
         """Report what the model writes."""
         plain = "".join(c if c.isprintable() else " " for c in f"{prompt}{text}")  # no code that a terminal obeys
@@ -101,6 +107,8 @@ class Display:
         table.add_row("loss", Text.assemble((f"{r.loss:.4f}", "bold"), "   ", sparkline(self.losses)))
         if self.held_out:
             table.add_row("held out", self.held_out)
+        if self.tasks:
+            table.add_row("tasks", self.tasks)
         table.add_row("lr", f"{r.lr:.3e}   gradient norm {r.grad_norm:.3f}")
         mfu = "" if r.mfu is None else f"   MFU {r.mfu:.1%}"
         if self.skipped:

@@ -104,9 +104,12 @@ def _cut(path: Path, step: int) -> None:
     rows, damaged = _read(path)
     if damaged and step:
         log.warn(f"{path}: line {', '.join(map(str, damaged[:5]))} of a damaged or killed run was left out")
-    again = ("val_loss", "text")
-    kept = [r for r in rows if r["step"] < step or (r["step"] == step and not any(key in r for key in again))]
+    kept = [r for r in rows if r["step"] < step or (r["step"] == step and not _is_of_evaluation(r))]
     write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
+
+
+def _is_of_evaluation(row: dict[str, Any]) -> bool:
+    return any(key in ("val_loss", "text") or key.startswith("tasks/") for key in row)
 
 
 def _open_tensorboard(run: Path, step: int) -> Any:

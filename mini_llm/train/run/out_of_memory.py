@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import re
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -31,6 +32,10 @@ def fit_memory(config: TrainConfig, attempt: Callable[[TrainConfig], Result]) ->
         except (MemoryError, RuntimeError) as problem:
             if not is_out_of_memory(problem):
                 raise
+        if (
+            "torch._dynamo" in sys.modules
+        ):  # what is compiled holds tensors, and each new shape counts against its limit
+            torch.compiler.reset()
         gc.collect()  # the exception is gone, and now what its frames held: a message needs memory too
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -47,7 +52,7 @@ def is_out_of_memory(problem: BaseException) -> bool:
     if isinstance(problem, MemoryError):
         return True
     return isinstance(problem, RuntimeError) and bool(
-        re.search("out of memory|allocate memory|bad_alloc", str(problem))
+        re.search("out of memory|allocate memory|bad_alloc|_STATUS_ALLOC_FAILED", str(problem))
     )
 
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from mini_llm import log
 from mini_llm.checkpoint import (
+    CHECKPOINT_FOLDER,
     CHECKSUMS,
     DamagedCheckpoint,
     model_weights,
@@ -26,13 +25,16 @@ from mini_llm.checkpoint import (
     verify_checkpoint,
     write_checksums,
     write_model_files,
-    write_pointer,
+    write_tensors,
 )
 from mini_llm.errors import UserError
-from mini_llm.files import new_folder
+from mini_llm.files import foreign_entry, new_folder
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
+from mini_llm.pointers import list_checkpoints, write_pointer
+from mini_llm.temporary import temporary_name
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.user_files import reason
 
 
 @dataclass
@@ -103,39 +105,33 @@ def save_checkpoint(run: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> Path
     """
     folder = checkpoint_folder(run, snapshot.step)
     try:
-        with new_folder(folder) as temporary:
+        with new_folder(folder, CHECKPOINT_FOLDER) as temporary:
             write_model_files(temporary, snapshot.weights, snapshot.config, tokenizer)
             state = temporary / "training_state"
             state.mkdir()
-            save_file(snapshot.optimizer, state / "optimizer.safetensors")
+            write_tensors(snapshot.optimizer, state / "optimizer.safetensors")
             (state / "state.json").write_text(json.dumps(snapshot.state, indent=2) + "\n", encoding="utf-8")
             write_checksums(temporary)
         write_pointer(run / "latest", folder)
-    except (OSError, SafetensorError) as problem:
+    except OSError as problem:
         raise UserError(
-            f"could not write the checkpoint of step {snapshot.step} to {folder}: "
-            f"{getattr(problem, 'strerror', None) or problem}",
+            f"could not write the checkpoint of step {snapshot.step} to {folder}: {reason(problem)}",
             "earlier checkpoints are untouched: make room and run the same command again, it resumes",
         ) from None
     return folder
 
 
-def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """Return (step, folder) of every checkpoint, oldest first."""
-    folders = (run / "checkpoints").glob("step-*")
-    return sorted((int(f.name[5:]), f) for f in folders if f.is_dir() and f.name[5:].isdigit())
-
-
 def prune_checkpoints(run: Path, up_to: int, keep_last: int, also_keep: set[int]) -> None:
     """Of the checkpoints up to step `up_to`, delete all but the newest `keep_last` and those of steps in `also_keep`.
 
-    Later ones are damaged or foreign, for the run has not come so far: they must not count as the newest.
+    Later ones are damaged or foreign, for the run has not come so far: they must not count as the newest. One that
+    holds more than a checkpoint, such as notes, is kept.
     """
     earlier = [(step, folder) for step, folder in list_checkpoints(run) if step <= up_to]
     for step, folder in earlier[:-keep_last]:
-        if step not in also_keep:
+        if step not in also_keep and not folder.is_symlink() and not foreign_entry(folder, CHECKPOINT_FOLDER):
             # Renamed first: killed in the middle, half of it must not look like a checkpoint.
-            shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.tmp-pruned")))
+            shutil.rmtree(folder.rename(temporary_name(folder)))
 
 
 def restore_latest(run: Path, trainee: Trainee) -> bool:
@@ -151,7 +147,7 @@ def restore_latest(run: Path, trainee: Trainee) -> bool:
         try:
             if not (folder / CHECKSUMS).is_file():
                 raise DamagedCheckpoint(f"{folder / CHECKSUMS} is missing")
-            verify_checkpoint(folder)
+            verify_checkpoint(folder, training_state=True)
             _restore(folder, step, trainee)
         except DamagedCheckpoint as problem:
             log.warn(f"{problem.message}; trying the checkpoint before it")

@@ -6,18 +6,28 @@ One process at a time may write to it, and only to a run of the same model.
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mini_llm import log
+from mini_llm.checkpoint import CHECKPOINT_FOLDER, CHECKSUMS
 from mini_llm.config import dump_config, load_config
 from mini_llm.errors import UsageError, UserError
-from mini_llm.files import write_text
+from mini_llm.files import foreign_entry, free_name, write_text
+from mini_llm.pointers import list_checkpoints
+from mini_llm.temporary import remove_dead, temporary_name
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.out_of_memory import with_batch
-from mini_llm.train.run.resume import list_checkpoints
+from mini_llm.train.run.resume import checkpoint_folder
+from mini_llm.user_files import kind_of, reason, shown, what_is
+
+LINES = ("metrics.jsonl", "timing.jsonl", "samples.jsonl")
+RUN_FILES = "|".join(map(re.escape, ("config.yaml", "wandb_id.txt", "latest", "best", *LINES)))
+CHECKPOINTS = "step-[0-9]{8,}"
 
 
 @contextmanager
@@ -28,19 +38,20 @@ def open_run(config: TrainConfig) -> Iterator[Path]:
         UsageError: the folder holds a run of another model, or is a file.
         UserError: another process trains in it, or it cannot be written.
     """
-    check_run(config)
     run = Path(config.out_dir)
+    check_run(config)
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise UserError(f"cannot create out_dir={run}: {problem.strerror}") from None
+        raise UserError(f"cannot create out_dir={shown(run)}: {reason(problem)}") from None
     if not config.resume and list_checkpoints(run):
         _move_aside(run)
     with _locked(run):
-        for leftover in (run / "checkpoints").glob(".step-*"):  # a checkpoint that a kill cut short
-            shutil.rmtree(leftover)
-        for leftover in run.glob(".*.tmp*"):
-            leftover.unlink()
+        for folder, names in ((run, RUN_FILES), (run / "checkpoints", CHECKPOINTS)):
+            for leftover in folder.glob(".*.tmp-*"):  # what a kill cut short
+                if re.fullmatch(rf"\.({names})\.tmp-[0-9a-f]{{8}}(-old)?(\.\w+)?", leftover.name):
+                    remove_dead(leftover)
+        adopt_copies(run)
         # Whoever trains with the record goes on with the run, however it began.
         write_text(run / "config.yaml", dump_config(config.model_copy(update={"resume": True})))
         yield run
@@ -54,10 +65,19 @@ def check_run(config: TrainConfig) -> None:
         UserError: its record is damaged.
     """
     run = Path(config.out_dir)
-    if run.exists() and not run.is_dir():
-        raise UsageError(f"out_dir={run} is a file", "give another out_dir=...")
+    if (kind := kind_of(run)) in ("file", "other"):
+        raise UsageError(f"out_dir={shown(run)} is {what_is(run)}, not a folder", "give another out_dir=...")
+    if kind == "folder" and not _is_run(run):
+        for name in ("config.yaml", *LINES, "checkpoints", "latest", "best"):
+            if name == "checkpoints" and not any(not p.name.startswith(".step-") for p in (run / name).glob("*")):
+                continue  # of a run that was killed before its first checkpoint
+            if (run / name).exists():
+                raise UserError(
+                    f"out_dir={shown(run)} holds {name}, but no run of Mini-LLM: nothing was changed",
+                    "give another out_dir=..., or move what is there",
+                )
     if config.resume and list_checkpoints(run) and (run / "config.yaml").exists():
-        _compare(_recorded(run), config, run)
+        _compare(_recorded(run, type(config)), config, run)
 
 
 def keep_batch(config: TrainConfig) -> TrainConfig:
@@ -66,7 +86,7 @@ def keep_batch(config: TrainConfig) -> TrainConfig:
     if not (config.auto_batch and config.resume and record.is_file()):
         return config
     try:
-        old = load_config(TrainConfig, record)
+        old = load_config(type(config), record)
     except UserError:  # `open_run` tells it
         return config
     is_same_step = old.auto_batch and old.rows_per_step == config.rows_per_step
@@ -76,17 +96,51 @@ def keep_batch(config: TrainConfig) -> TrainConfig:
     return with_batch(config, old.batch_size)
 
 
+def adopt_copies(run: Path) -> None:
+    """Make a pointer that copying has turned into a folder a checkpoint again, or drop it where that is there already.
+
+    `cp -rL`, `rsync -L`, zip and most cloud storage follow links, and copy what `latest` and `best` lead to.
+    """
+    for name in ("latest", "best"):
+        copy = run / name
+        if copy.is_symlink() or not copy.is_dir():
+            continue
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            step = json.loads((copy / "training_state" / "state.json").read_bytes())["step"]
+            if not isinstance(step, int) or step < 1 or foreign_entry(copy, CHECKPOINT_FOLDER):
+                continue
+            folder = checkpoint_folder(run, step)
+            if not folder.exists():
+                folder.parent.mkdir(exist_ok=True)
+                copy.rename(folder)
+                log.info(f"{copy} is a copy of the checkpoint of step {step:,}: it is {folder} again")
+            elif (folder / CHECKSUMS).read_bytes() == (copy / CHECKSUMS).read_bytes():
+                shutil.rmtree(copy.rename(temporary_name(copy)))
+
+
+def _is_run(run: Path) -> bool:
+    """Tell whether `run` holds a record that training wrote (all settings, nothing else), or a checkpoint."""
+    if list_checkpoints(run) or any((run / name / CHECKSUMS).is_file() for name in ("latest", "best")):
+        return True
+    try:
+        text = (run / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    keys = set(re.findall(r"^(\w+):", text, re.MULTILINE)) & TrainConfig.model_fields.keys()
+    return "#" not in text and len(keys) > len(TrainConfig.model_fields) // 2  # a person writes fewer, with comments
+
+
 def _move_aside(run: Path) -> None:
     with _locked(run):
-        aside = next(p for i in range(1, 10**6) if not (p := run.with_name(f"{run.name}.{i}")).exists())
+        aside = free_name(run.absolute())
         run.rename(aside)
     run.mkdir()
     log.info(f"the earlier run in {run} was moved to {aside}")
 
 
-def _recorded(run: Path) -> TrainConfig:
+def _recorded(run: Path, kind: type[TrainConfig]) -> TrainConfig:
     try:
-        return load_config(TrainConfig, run / "config.yaml")
+        return load_config(kind, run / "config.yaml")
     except UserError as problem:
         raise UserError(
             f"{run / 'config.yaml'}, the record of this run's settings, is damaged: {problem.message}",

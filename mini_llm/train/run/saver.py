@@ -6,14 +6,14 @@ What goes wrong in the thread is raised by the next `poll`, `save` or `wait`.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from mini_llm import log
-from mini_llm.checkpoint import write_pointer
 from mini_llm.errors import UserError
+from mini_llm.pointers import is_pointer, list_checkpoints, write_pointer
+from mini_llm.threads import Worker, WorkerDied
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.resume import (
@@ -21,7 +21,6 @@ from mini_llm.train.run.resume import (
     Snapshot,
     Trainee,
     checkpoint_folder,
-    list_checkpoints,
     prune_checkpoints,
     save_checkpoint,
 )
@@ -32,8 +31,7 @@ class Saver:
 
     def __init__(self, run: Path, config: TrainConfig, tokenizer: Tokenizer, sync: Callable[[], None]) -> None:
         self.run, self.config, self.tokenizer, self.sync = run, config, tokenizer, sync
-        self._thread: threading.Thread | None = None
-        self._problem: BaseException | None = None
+        self._writer: Worker[None] | None = None
         self._snapshot: Snapshot | None = None
         self._best: Path | None = None  # what `best` shall lead to when the thread has written it
         self._saved_at = time.monotonic()
@@ -56,18 +54,15 @@ class Saver:
             self._write(snapshot)
             return
         self._snapshot = snapshot
-        thread = threading.Thread(target=self._run, args=(snapshot,), name="checkpoint writer")
         try:
-            thread.start()
-        except RuntimeError:  # no memory, or no permission, for a thread
+            self._writer = Worker(lambda: self._write(snapshot))
+        except (RuntimeError, MemoryError):  # no memory, or no permission, for a thread
             self._write(snapshot)
-        else:
-            self._thread = thread
 
     def mark_best(self, step: int) -> None:
         """Point RUN/best to the checkpoint of `step`, as soon as there is one; there is none of step 0."""
         folder = checkpoint_folder(self.run, step)
-        if self._thread is not None and self._snapshot is not None and self._snapshot.step == step:
+        if self._writer is not None and self._snapshot is not None and self._snapshot.step == step:
             self._best = folder
             self.poll()
         elif folder.exists():
@@ -76,7 +71,8 @@ class Saver:
     def repair_pointers(self, progress: Progress) -> None:
         """After resuming, make `latest` and `best` what they were at that step, whatever has become of them since."""
         write_pointer(self.run / "latest", checkpoint_folder(self.run, progress.step))
-        (self.run / "best").unlink(missing_ok=True)
+        if is_pointer(self.run / "best"):
+            (self.run / "best").unlink()
         if progress.best_step is not None:
             self.mark_best(progress.best_step)
 
@@ -86,7 +82,7 @@ class Saver:
         Raises:
             UserError: it could not be written.
         """
-        if self._thread is not None and not self._thread.is_alive():
+        if self._writer is not None and not self._writer.is_alive():
             self.wait()
 
     def wait(self) -> None:
@@ -95,13 +91,13 @@ class Saver:
         Raises:
             UserError: the last checkpoint could not be written.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        problem, best = self._problem, self._best
-        self._problem = self._best = None
-        if problem is not None:
-            raise problem
+        writer, best, snapshot = self._writer, self._best, self._snapshot
+        self._writer = self._best = None
+        if writer is not None and snapshot is not None:
+            try:
+                writer.result()
+            except WorkerDied:  # for lack of memory: its work is done here
+                self._write(snapshot)
         if best is not None:
             write_pointer(self.run / "best", best)
 
@@ -111,12 +107,6 @@ class Saver:
             self.wait()
         except (UserError, OSError) as problem:
             log.warn(str(problem))
-
-    def _run(self, snapshot: Snapshot) -> None:
-        try:
-            self._write(snapshot)
-        except BaseException as problem:
-            self._problem = problem
 
     def _write(self, snapshot: Snapshot) -> None:
         self.sync()

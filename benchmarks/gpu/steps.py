@@ -1,0 +1,71 @@
+"""The steps of `make gpu`, most valuable first: what each runs, for how long at most, and the same at toy size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BATCHES = "16,32"  # rows of 1,024 tokens that each contender may choose from; together they fit into 80 GB
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the table: `real` on a GPU, `toy` in a rehearsal on a CPU; words after `python`."""
+
+    name: str
+    seconds: int  # at most
+    real: list[str]
+    toy: list[str]
+    beside: bool = False  # runs while later steps do, for it needs no GPU
+    after: str | None = None  # what must have been done
+    only_cuda: str = ""  # what of it no CPU can do
+    rehearsed: int = 150  # seconds at most, at toy size
+
+
+def benchmark(name: str, real: str, toy: str) -> tuple[list[str], list[str]]:
+    """Return the words of a file of benchmarks/, on a GPU and on a CPU."""
+    file = f"benchmarks/{name}.py"
+    return [file, "--device", "cuda", *real.split()], [file, "--device", "cpu", *toy.split()]
+
+
+TINY = "--layers 1 --dim 64 --heads 2 --ff 128 --vocab 512 --block 64 --batch 2 --rounds 1 --dtype float32"
+QUICK, WIDE = "--quick --layers 1", "--layers 12 --dim 768 --heads 12 --ff 3072"
+PEERS = ("--contenders", "mini-llm,transformers compiled,nanogpt,matmuls")
+
+
+def throughput(shape: str, toy: str) -> tuple[list[str], list[str]]:
+    """Return train_throughput.py at one shape."""
+    real, small = benchmark("train_throughput", f"{shape} --block 1024 --batches {BATCHES} --rounds 3", f"{TINY} {toy}")
+    return [*real, *PEERS], [*small, *PEERS] if not toy else [*small, "--contenders", "mini-llm"]
+
+
+def steps() -> list[Step]:
+    """Return all steps in their order."""
+    tests = [
+        "-m",
+        "pytest",
+        "tests/gpu",
+        "-m",
+        "gpu",
+        "-x",
+        "--maxfail=20",
+        "-rs",
+        "--durations=8",
+        "-p",
+        "no:cacheprovider",
+    ]
+    flagship = "benchmarks/gpu/flagship.py"
+    graphs = "the recording of graphs, memory of the card"
+    return [
+        Step("text", 100, [flagship, "tokens"], [flagship, "tokens", "--toy"], beside=True),
+        Step("correct", 130, tests, tests, only_cuda=graphs),
+        Step("throughput 16x384", 80, *throughput("--batch 32", "")),
+        Step("flagship", 240, [flagship, "train"], [flagship, "train", "--toy"], after="text"),
+        Step("decode", 75, *benchmark("decode", "--rounds 3", f"{QUICK} --rounds 1 --new 4"), only_cuda=graphs),
+        Step("throughput 12x768", 80, *throughput(f"{WIDE} --batch 16", "--layers 2")),
+        Step("decode profile", 30, *benchmark("decode_profile", "", "--quick --layers 2"), only_cuda=graphs),
+        Step("compile", 40, *benchmark("compile", "--batch 16 --layers 16", f"{QUICK} --vocab 512")),
+        Step("precision", 40, *benchmark("precision", "--compile", "--quick --rounds 1")),
+    ]  # fmt: skip
+
+
+FLAGSHIP_SECONDS = 150  # that are kept free for it while it has not begun

@@ -1,0 +1,63 @@
+"""How a token was drawn: its chance under the model and after all rules, and where on the line the dart fell.
+
+Letters: V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.sampling.sampling import shape_logits
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that might have come."""
+
+    token_id: int
+    logprob: float  # under the model, natural logarithm
+    p_sampled: float  # after guide, penalties, temperature and filters; 0: ruled out
+    start: float  # where its piece of the line from 0 to 1 begins; the piece is p_sampled long
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One draw. The pieces of all tokens that were kept lie end to end, in the order of their ids."""
+
+    chosen: Candidate
+    rank: int  # 1: no token is likelier under the model
+    entropy: float  # of the model's distribution, in nats
+    dart: float | None  # None: the likeliest token was taken, no dart was thrown
+    n_kept: int  # tokens that could have come
+    candidates: list[Candidate]  # the likeliest under the model, best first
+
+
+def look_at_draw(
+    token_id: int, logits_V: Tensor, adjusted_V: Tensor, params: SamplingParams, dart: float, n_candidates: int
+) -> Drawn:
+    """Explain a draw: `logits_V` are the model's scores, `adjusted_V` those after guide and penalties."""
+    logprobs_V = logits_V.float().log_softmax(-1)
+    if params.greedy:
+        sampled_V = torch.zeros_like(logprobs_V, dtype=torch.float64)
+        sampled_V[token_id] = 1.0
+    else:
+        sampled_V = shape_logits(adjusted_V.float(), params).double().softmax(-1)
+    ends_V = sampled_V.cumsum(-1)
+
+    def candidate(i: int) -> Candidate:
+        p = float(sampled_V[i])
+        return Candidate(i, float(logprobs_V[i]), p, max(0.0, float(ends_V[i]) - p))
+
+    best = logprobs_V.topk(min(n_candidates, len(logprobs_V))).indices.tolist() if n_candidates else []
+    return Drawn(
+        chosen=candidate(token_id),
+        rank=1 + int((logprobs_V > logprobs_V[token_id]).sum()),
+        entropy=float(-(logprobs_V.exp() * logprobs_V.clamp(min=-1e4)).sum()),
+        dart=None if params.greedy else dart,
+        n_kept=int((sampled_V > 0).sum()),
+        candidates=[candidate(i) for i in best],
+    )

@@ -1,0 +1,164 @@
+"""A conversation with a model elsewhere: any server that speaks OpenAI's API, by HTTP alone."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+from mini_llm.errors import UsageError, UserError
+from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.tokenizer.chat import Message
+
+SECONDS = 600  # of silence; a long prompt is read before the first word comes
+MOST_BYTES = 1 << 20  # of one line, or of an error
+KEYS = ("MINI_LLM_API_KEY", "OPENAI_API_KEY")
+USUAL = ("temperature", "top_p", "presence_penalty", "frequency_penalty")  # what every server knows
+
+
+class RemoteAnswer(Iterator[str]):
+    """The pieces of an answer as they come; then ask `finish_reason`."""
+
+    def __init__(self, response: Any) -> None:
+        self.finish_reason: str | None = None
+        self.n_tokens = 0  # pieces; a server may put several tokens into one
+        self._response = response
+
+    def __next__(self) -> str:
+        while line := self._line():
+            if not line.startswith("data:"):
+                continue
+            data = line.removeprefix("data:").strip()
+            if data == "[DONE]":
+                break
+            if piece := self._read(data):
+                self.n_tokens += 1
+                return piece
+        self._response.close()
+        if self.finish_reason is None:
+            raise UserError("the server broke off its answer", "look at its messages, then /retry")
+        raise StopIteration
+
+    def cancel(self) -> None:
+        """Hear no more of it: the server notices that the connection is closed."""
+        self._response.close()
+
+    def _line(self) -> str:
+        try:
+            found: bytes = b"" if self._response.closed else self._response.readline(MOST_BYTES)
+        except (OSError, http.client.HTTPException) as problem:
+            raise UserError(f"the connection broke: {problem}", "look whether the server is up, then /retry") from None
+        return found.decode("utf-8", "replace")
+
+    def _read(self, data: str) -> str:
+        try:
+            found = json.loads(data)
+            if problem := found.get("error"):
+                raise UserError(f"the server says: {_message(problem)}")
+            choice = (found.get("choices") or [{}])[0]
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            return str((choice.get("delta") or {}).get("content") or "")
+        except (ValueError, AttributeError, IndexError, TypeError):
+            raise UserError(f"the server sends no answer in OpenAI's form: {data[:200]}") from None
+
+
+class RemoteConversation:
+    """As `Conversation`, with the model at `url`; `model` is its name there, by default the first that it lists.
+
+    A key is taken from the environment, MINI_LLM_API_KEY or OPENAI_API_KEY, and sent to `url` alone.
+
+    Raises:
+        UsageError: `url` is no http address.
+        UserError: nobody answers there, or not in OpenAI's form.
+    """
+
+    def __init__(self, url: str, model: str | None, system: str | None) -> None:
+        if not url.lower().startswith(("http://", "https://")):
+            raise UsageError(f"--url '{url}' must begin with http:// or https://, as in http://127.0.0.1:8000")
+        self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
+        self.model = model or self._first_model()
+        self.start(system)
+
+    def start(self, system: str | None = None) -> None:
+        """Begin anew, with or without a system message."""
+        self.system = [] if system is None else [Message("system", system)]
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, under the same system message."""
+        self.turns: list[Message] = []
+        self.n_asked = 0
+
+    def ask(
+        self,
+        question: str,
+        *,
+        max_new_tokens: int,
+        seed: int | None,
+        sampling: SamplingParams,
+        stop: Sequence[str] = (),
+        **_: Any,
+    ) -> RemoteAnswer:
+        """Return the answer as it grows; what is not the default of ours is asked for, too."""
+        messages = [vars(message) for message in [*self.system, *self.turns, Message("user", question)]]
+        wishes = {name: getattr(sampling, name) for name in USUAL}
+        usual = {field.name: field.default for field in fields(SamplingParams) if "help" in field.metadata}
+        wishes |= {name: getattr(sampling, name) for name in usual if getattr(sampling, name) != usual[name]}
+        wishes |= {"seed": seed + self.n_asked} if seed is not None else {}
+        wishes |= {"stop": list(stop)} if stop else {}
+        body = {"model": self.model, "messages": messages, "stream": True, "max_tokens": max_new_tokens, **wishes}
+        answer = RemoteAnswer(self._open("chat/completions", body))
+        self.turns.append(Message("user", question))
+        self.n_asked += 1
+        return answer
+
+    def hear(self, answer: str) -> None:
+        """Make what was answered part of the conversation."""
+        self.turns.append(Message("assistant", answer))
+
+    def _first_model(self) -> str:
+        with self._open("models") as response:
+            try:
+                return str(json.loads(response.read(MOST_BYTES))["data"][0]["id"])
+            except (ValueError, LookupError, TypeError):
+                raise UserError(f"{self.url}/models lists no model", "name one: --model NAME") from None
+
+    def _open(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream" if body else "application/json"}
+        key = next((value for name in KEYS if (value := os.environ.get(name))), None)
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            request = urllib.request.Request(f"{self.url}/{path}", data, headers)
+            return urllib.request.build_opener(_StayHere).open(request, timeout=SECONDS)
+        except urllib.error.HTTPError as problem:
+            hint = f"set {KEYS[0]} to the server's key" if problem.code in (401, 403) else None
+            raise UserError(f"{self.url} says {problem.code}: {_body(problem)}", hint) from None
+        except (OSError, ValueError, http.client.HTTPException) as problem:
+            why = getattr(problem, "reason", problem)
+            raise UserError(f"nobody answers at {self.url}: {why}", "start one with: mini-llm serve RUN") from None
+
+
+class _StayHere(urllib.request.HTTPRedirectHandler):
+    """Follows nobody elsewhere: the key would go along."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _body(problem: urllib.error.HTTPError) -> str:
+    text = problem.read(MOST_BYTES).decode("utf-8", "replace")
+    try:
+        return _message(json.loads(text).get("error", text))
+    except (ValueError, AttributeError):
+        return text[:300] or str(problem.reason)
+
+
+def _message(problem: Any) -> str:
+    return str(problem.get("message", problem) if isinstance(problem, dict) else problem)[:500]

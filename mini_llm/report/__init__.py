@@ -1,0 +1,1 @@
+"""Report: one honest page about a run, made of what it left behind."""

@@ -1,0 +1,152 @@
+"""What a run left behind, gathered with suspicion: any part may be missing, and then the report does without it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import lzma
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mini_llm import log
+from mini_llm.checkpoint import read_model_config
+from mini_llm.config import load_config
+from mini_llm.data.token_store import TokenStore
+from mini_llm.errors import UserError
+from mini_llm.eval.run import read_results
+from mini_llm.inference.generate import Generator
+from mini_llm.model.accounting import count_parameters
+from mini_llm.model.config import ModelConfig
+from mini_llm.plot.curves import Run, read_runs
+from mini_llm.pointers import resolve_checkpoint
+from mini_llm.report.baselines import ngram_bits_per_byte, xz_bits_per_byte
+from mini_llm.train.config import TrainConfig
+from mini_llm.train.run.metrics import read_metrics
+
+PROMPTS = ("", "The people of", "In the year", "The capital of France is", "Once upon a time", "Water boils when")
+T = TypeVar("T")
+
+
+@dataclass
+class Facts:
+    """All that is known. None or empty: it is not."""
+
+    name: str
+    folder: Path
+    config: TrainConfig | None = None
+    shape: ModelConfig | None = None
+    parameters: int | None = None
+    checkpoint: str | None = None
+    curves: Run | None = None
+    store: TokenStore | None = None
+    licences: dict[str, list[str]] = field(default_factory=dict)  # source -> licences that its rows name
+    xz: float | None = None
+    ngram: float | None = None
+    results: dict[str, Any] | None = None
+    samples: list[tuple[str, int, str]] = field(default_factory=list)  # prompt, seed, text
+    tokens_per_second: float | None = None
+    memory_gb: float | None = None
+    mfu: float | None = None
+    hours: float | None = None
+    price: float | None = None  # of an hour
+    missing: list[str] = field(default_factory=list)  # what could not be read, and why
+
+    @property
+    def missing_sentences(self) -> list[str]:
+        """What could not be read, for the caveats."""
+        return [f"Missing here: {what}" for what in self.missing]
+
+
+def gather(run: Path, *, price: float | None = None, samples: bool = True) -> Facts:
+    """Return what is known of a run folder.
+
+    Raises:
+        UserError: there is no such folder, or nothing of a run in it.
+    """
+    folder = next((path for path in (run, run / "run") if (path / "config.yaml").is_file()), run)
+    if not folder.is_dir():
+        raise UserError(f"no such run: {run}", "give a run folder, as `mini-llm train` and `mini-llm demo` write them")
+    facts = Facts(folder.parent.name if folder.name == "run" else folder.name, folder, price=price)
+    facts.config = _try(facts, "settings", lambda: load_config(TrainConfig, folder / "config.yaml"))
+    facts.curves = _try(facts, "curves", lambda: read_runs([folder])[0])
+    checkpoint = _try(facts, "checkpoint", lambda: resolve_checkpoint(folder))
+    if facts.config is None and facts.curves is None and checkpoint is None:
+        raise UserError(f"{folder} holds no run: neither config.yaml nor metrics.jsonl nor a checkpoint")
+    if checkpoint:
+        facts.checkpoint = checkpoint.name
+        facts.shape = _try(facts, "shape", lambda: read_model_config(checkpoint))
+    elif facts.config:
+        facts.shape = facts.config.model
+    facts.parameters = count_parameters(facts.shape) if facts.shape else None
+    _read_timing(facts)
+    if facts.config is not None:
+        data = facts.config.data_dir
+        facts.store = _try(facts, "training text", lambda: TokenStore.open(data))
+    if (store := facts.store) is not None:
+        facts.licences = {source.path: _licences(Path(source.path)) for source in store.manifest.sources}
+        if "val" in store.manifest.splits and "train" in store.manifest.splits:
+            facts.xz = _try(facts, "xz", lambda: xz_bits_per_byte(store))
+            facts.ngram = _try(facts, "5-gram model", lambda: ngram_bits_per_byte(store))
+    found = read_results(folder / "eval")
+    facts.results = next((one for one in reversed(found) if one["mini_llm"]["lines"]), found[-1] if found else None)
+    if checkpoint and samples:
+        facts.samples = _try(facts, "samples", lambda: _write_samples(checkpoint)) or []
+    return facts
+
+
+def _try(facts: Facts, what: str, read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except (UserError, OSError, ValueError, KeyError, IndexError, MemoryError) as problem:
+        reason = problem.message if isinstance(problem, UserError) else str(problem)
+        facts.missing.append(f"{what}: {' '.join(reason.split())[:200]}")
+        return None
+
+
+def _read_timing(facts: Facts) -> None:
+    rows = read_metrics(facts.folder, "timing")
+    speeds = sorted(float(row["tokens_per_second"]) for row in rows if _is_number(row.get("tokens_per_second")))
+    if speeds:
+        facts.tokens_per_second = speeds[len(speeds) // 2]
+    facts.memory_gb = max((float(row["memory_gb"]) for row in rows if _is_number(row.get("memory_gb"))), default=None)
+    shares = sorted(float(row["mfu"]) for row in rows if _is_number(row.get("mfu")))
+    facts.mfu = shares[len(shares) // 2] if shares else None
+    if facts.curves and facts.tokens_per_second:
+        tokens = facts.curves.loss.steps[-1] * facts.curves.tokens_per_step
+        facts.hours = float(tokens) / facts.tokens_per_second / 3600
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _licences(path: Path) -> list[str]:
+    """Return what the first 1,000 rows of a jsonl source name as their licence."""
+    name, found = path.name.lower(), set()
+    if ".jsonl" not in name or not path.is_file():
+        return []
+    try:
+        with path.open("rb") as file:
+            stream: Any = gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file
+            stream = lzma.LZMAFile(file) if name.endswith(".xz") else stream  # noqa: SIM115
+            lines = io.BufferedReader(stream) if stream is not file else file
+            for _, line in zip(range(1000), lines, strict=False):
+                row = json.loads(line)
+                found.add(str(row.get("license") or row.get("licence") or "")[:60])
+    except (OSError, ValueError, AttributeError, EOFError, RecursionError):
+        return []
+    return sorted(found - {""})
+
+
+def _write_samples(checkpoint: Path) -> list[tuple[str, int, str]]:
+    """Return what the model writes after a few beginnings, always the same ones, with the seeds that repeat it."""
+    log.note("writing samples ...")
+    generator, written = Generator(checkpoint), []
+    for seed, prompt in enumerate(PROMPTS):
+        temperature = 0.8 if seed < len(PROMPTS) - 2 else 0.0
+        text = generator.generate(prompt, max_new_tokens=60, temperature=temperature, top_p=0.95, seed=seed)
+        written.append((prompt, seed, text))
+    return written

@@ -1,0 +1,195 @@
+"""The page: headline, curves, tasks, samples, data, settings, cost, commands, caveats; each only if it is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mini_llm import __version__
+from mini_llm.report.blocks import Block, Code, Heading, Items, Quote, Table, Words
+from mini_llm.report.caveats import caveats, compute
+from mini_llm.report.facts import Facts
+from mini_llm.report.svg import Line, Picture
+from mini_llm.train.config import TrainConfig
+
+REFERENCES = Path(__file__).with_name("reference_scores.json")
+
+
+def page(facts: Facts) -> list[Block]:
+    """Return the report's blocks."""
+    blocks: list[Block] = [Heading(f"Report: {facts.name}", 1), Words(headline(facts), lead=True)]
+    sections = (_model, _curves, _tasks, _samples, _data, _settings, _cost, _commands)
+    for section in sections:
+        blocks += section(facts)
+    blocks += [Heading("Caveats"), Items(caveats(facts) or ["The numbers say nothing against it."])]
+    return [*blocks, Words(f"Made by mini-llm {__version__} from the files of the run.")]
+
+
+def headline(facts: Facts) -> str:
+    """Return what was learned in one honest sentence: bits a byte beside a compressor's and a table of counts'."""
+    run = facts.curves
+    if run is None or not len(run.bits_per_byte):
+        return "How well this model foretells text was not measured."
+    best = float(run.bits_per_byte.values.min())
+    rivals = [f"`xz -9` needs {facts.xz:.3f}"] if facts.xz is not None else []
+    rivals += [f"an interpolated 5-gram model of the same tokens {facts.ngram:.3f}"] if facts.ngram is not None else []
+    beside = f", where {' and '.join(rivals)}" if rivals else ""
+    return f"On held-out text it needs {best:.3f} bits a byte{beside}."
+
+
+def _model(facts: Facts) -> Iterator[Block]:
+    if (shape := facts.shape) is None or facts.parameters is None:
+        return
+    tied = "one matrix for embedding and head" if shape.tie_embeddings else "embedding and head apart"
+    yield Words(
+        f"{facts.parameters:,} parameters: {shape.n_layers} layers of width {shape.dim}, {shape.n_heads} heads "
+        f"({shape.n_kv_heads} for keys and values), {shape.vocab_size:,} tokens, {tied}, context {shape.max_seq_len:,}."
+    )
+
+
+def _curves(facts: Facts) -> Iterator[Block]:
+    if (run := facts.curves) is None:
+        return
+    yield Heading("Curves")
+
+    def line(name: str, curve: Any, factor: float = 1.0) -> Line:
+        return Line(name, curve.steps * run.tokens_per_step / 1e6, curve.values * factor)
+
+    losses = [line("training", run.loss)] + ([line("held out", run.held_out)] if len(run.held_out) else [])
+    yield Picture("loss (nats a token)", "million tokens", losses)
+    if run.tasks:
+        shares = [line(name, curve, 100.0) for name, curve in run.tasks.items() if len(curve)]
+        yield Picture("tasks asked while training (% right)", "million tokens", shares)
+    if len(run.learning_rate):
+        yield Picture("learning rate", "million tokens", [line("rate", run.learning_rate)])
+
+
+def _tasks(facts: Facts) -> Iterator[Block]:
+    if not facts.results or not facts.results["mini_llm"]["lines"]:
+        return
+    yield Heading("Tasks")
+    rows = [["task", "examples", "measure", "value", "±", "chance", "centred", "overlap", "", "published"]]
+    lines = facts.results["mini_llm"]["lines"]
+    for one in lines:
+        is_share = one["chance"] is not None
+        overlap = one["overlap"]
+        rows.append(
+            [
+                one["task"],
+                str(one["shots"]),
+                one["metric"] + ("" if one["filter"] == "none" else f" ({one['filter']})"),
+                f"{100 * one['value']:.1f} %" if is_share else f"{one['value']:.4g}",
+                "" if one["stderr"] is None else f"{100 * one['stderr']:.1f}" if is_share else f"{one['stderr']:.2g}",
+                f"{100 * one['chance']:.1f} %" if is_share else "",
+                f"{one['centred']:+.3f}" if is_share else "",
+                f"{overlap['found']} of {overlap['checked']}" if overlap else "not searched",
+                "not above chance" if one["above_chance"] is False else "",
+                published(one),
+            ]
+        )
+    yield Table(rows)
+    if (mean := facts.results["mini_llm"].get("mean_centred")) is not None:
+        yield Words(f"Mean centred value: {mean:+.3f} (0 is guessing, 1 is all right).")
+    if any(row[-1] for row in rows[1:]):
+        sources = json.loads(REFERENCES.read_text(encoding="utf-8"))["sources"].values()
+        yield Words(
+            f"Published scores are shown where task, measure and number of examples agree: {'; '.join(sources)}."
+        )
+
+
+def published(line: dict[str, Any]) -> str:
+    """Return the published scores that a line of the table may be compared with."""
+    if line["filter"] != "none" or line["items"] < line["of"]:
+        return ""
+    keys = ("task", "metric", "shots")
+    scores = json.loads(REFERENCES.read_text(encoding="utf-8"))["scores"]
+    fitting = [score for score in scores if all(score[key] == line[key] for key in keys)]
+    return ", ".join(f"{score['model']} {score['value']:.1f}" for score in fitting)
+
+
+def _samples(facts: Facts) -> Iterator[Block]:
+    if not facts.samples:
+        return
+    yield Heading("Samples")
+    yield Words("The same beginnings for every model; the first is empty. None was chosen.")
+    for prompt, seed, text in facts.samples:
+        greedy = seed >= len(facts.samples) - 2
+        how = "temperature 0" if greedy else f"temperature 0.8, top_p 0.95, seed {seed}"
+        yield Words(f"After {prompt!r} ({how}):" if prompt else f"From nothing ({how}):")
+        yield Quote(text)
+
+
+def _data(facts: Facts) -> Iterator[Block]:
+    if (store := facts.store) is None:
+        return
+    yield Heading("Data")
+    rows = [["part", "documents", "tokens", "bytes of text"]]
+    for name, split in store.manifest.splits.items():
+        rows.append([name, f"{split.documents:,}", f"{split.tokens:,}", f"{split.text_bytes:,}"])
+    yield Table(rows)
+    rows = [["source", "bytes", "licence named in its rows"]]
+    for source in store.manifest.sources[:20]:
+        rows.append(
+            [Path(source.path).name, f"{source.bytes:,}", ", ".join(facts.licences.get(source.path) or ["none"])]
+        )
+    yield Table(rows)
+    if (more := len(store.manifest.sources) - 20) > 0:
+        yield Words(f"and {more:,} more sources.")
+
+
+def _settings(facts: Facts) -> Iterator[Block]:
+    if facts.config is None:
+        return
+    yield Heading("Settings that differ from the defaults")
+    yield Code("\n".join(changes(facts.config)) or "none")
+
+
+def changes(config: TrainConfig) -> list[str]:
+    """Return `key: value` of every setting that is not the default."""
+    default, found = TrainConfig.model_validate({}), []
+    mine, usual = config.model_dump(), default.model_dump()
+    for key, value in mine.items():
+        if key == "model":
+            found += [f"model.{k}: {v}" for k, v in value.items() if v != usual["model"][k]]
+        elif value != usual[key] and key not in ("data_dir", "out_dir", "eval_tasks_data"):
+            found.append(f"{key}: {value}")
+    return found
+
+
+def _cost(facts: Facts) -> Iterator[Block]:
+    rows = []
+    if facts.curves is not None:
+        tokens = facts.curves.loss.steps[-1] * facts.curves.tokens_per_step
+        rows.append(["tokens seen", f"{tokens:,.0f} in {facts.curves.loss.steps[-1]:,.0f} steps"])
+    if (flops := compute(facts)) is not None:
+        rows.append(["computation", f"{flops:.2e} FLOP"])
+    if facts.tokens_per_second:
+        mfu = f", {facts.mfu:.0%} of the machine's peak" if facts.mfu else ""
+        rows.append(["speed", f"{facts.tokens_per_second:,.0f} tokens/s{mfu}"])
+    if facts.hours:
+        rows.append(["time in steps", f"{facts.hours:.2f} h" if facts.hours >= 1 else f"{60 * facts.hours:.1f} min"])
+    if facts.hours and facts.price is not None:
+        rows.append(["cost", f"{facts.hours * facts.price:,.2f} at {facts.price:g} an hour"])
+    if facts.memory_gb:
+        rows.append(["memory", f"{facts.memory_gb:.2f} GB"])
+    if rows:
+        yield Heading("Speed, memory, cost")
+        yield Table([["", ""], *rows])
+
+
+def _commands(facts: Facts) -> Iterator[Block]:
+    yield Heading("Again")
+    lines = []
+    if facts.store is not None:
+        names = [Path(source.path).name for source in facts.store.manifest.sources[:3]]
+        more = " ..." if len(facts.store.manifest.sources) > 3 else ""
+        lines.append(f"mini-llm prepare {' '.join(names)}{more} --tokenizer TOKENIZER --out data/tokens")
+    if facts.config is not None:
+        lines.append(f"mini-llm train --config {facts.name}/config.yaml data_dir=data/tokens out_dir=runs/again")
+    if facts.results and facts.results.get("configs"):
+        tasks = ",".join(dict.fromkeys(line["task"] for line in facts.results["mini_llm"]["lines"]))
+        limit = facts.results["config"].get("limit")
+        lines.append(f"mini-llm eval runs/again --tasks {tasks} --data sets" + (f" --limit {limit}" if limit else ""))
+    yield Code("\n".join([*lines, f"mini-llm report {facts.name}"]))

@@ -1,0 +1,206 @@
+"""From a client's wishes to the engine's requests: settings, limits, seeds, and the prompt's ids."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from mini_llm.errors import UserError
+from mini_llm.inference.engine.request import Guide, Request
+from mini_llm.inference.sampling.darts import new_seed
+from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.serve.catalog import Served
+from mini_llm.serve.problems import ApiError
+from mini_llm.serve.wire import ChatBody, ChatMessage, Writing
+from mini_llm.tokenizer.chat import Message, encode_chat
+
+LONG_TEXT = 20_000  # characters: encoded beside the event loop
+BANNED = -100.0  # a bias from here down rules a token out
+Result = TypeVar("Result")
+
+
+def sampling_of(body: Writing) -> SamplingParams:
+    """Return the settings; OpenAI's defaults are temperature 1 and all tokens.
+
+    Raises:
+        ApiError: a bias of what is no token id.
+    """
+    biases, banned = {}, []
+    for word, bias in (body.logit_bias or {}).items():
+        if not (word.isascii() and word.isdigit() and len(word) < 10):
+            raise ApiError(400, f"logit_bias: '{word[:20]}' is no token id", param="logit_bias")
+        if bias <= BANNED:
+            banned.append(int(word))
+        else:
+            biases[int(word)] = min(bias, -BANNED)
+    return SamplingParams(
+        temperature=_or(body.temperature, 1.0),
+        top_p=_or(body.top_p, 1.0),
+        top_k=max(0, body.top_k or 0),  # -1 is vLLM's word for all
+        min_p=body.min_p or 0.0,
+        typical_p=_or(body.typical_p, 1.0),
+        repetition_penalty=_or(body.repetition_penalty, 1.0),
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        logit_bias=biases,
+        banned_ids=tuple(banned),
+    )
+
+
+def requests_of(
+    served: Served,
+    body: Writing,
+    prompts: list[list[int]],
+    *,
+    most: int | None,
+    logprobs: int | None,
+    echo: bool = False,
+    param: str,
+) -> list[Request]:
+    """Return the requests for all choices: `n` for each prompt, the seed counted up.
+
+    Raises:
+        ApiError: a prompt does not fit the context, an id does not exist, too many texts at once.
+    """
+    n, capacity = body.n or 1, served.bridge.settings.capacity
+    if n * len(prompts) > capacity:
+        raise ApiError(400, f"{n * len(prompts)} texts in one request, and the server holds {capacity}", param="n")
+    sampling, seed = sampling_of(body), body.seed if body.seed is not None else new_seed() >> 1
+    score = echo and logprobs is not None
+    requests = []
+    for number, ids in enumerate(prompts):
+        room = served.context - len(ids)
+        if room < 0 or (room == 0 and not score):
+            raise ApiError(
+                400, f"the prompt has {len(ids)} tokens and the context {served.context}: no room to go on",
+                param=param, code="context_length_exceeded",
+            )  # fmt: skip
+        for choice in range(n):
+            requests.append(
+                Request(
+                    prompt_ids=ids,
+                    max_new_tokens=max(1, room) if most is None else most,
+                    sampling=sampling,
+                    seed=seed + choice + number * n,
+                    logprobs=logprobs,
+                    inspect=10 if body.inspect else None,
+                    score_from=1 if score or most == 0 else None,
+                    ignore_eos=bool(body.ignore_eos),
+                    guide=guide_of(served, body),
+                )
+            )
+    check(served, requests[:1] if len(prompts) == 1 else requests, param)
+    return requests
+
+
+def check(served: Served, requests: list[Request], param: str) -> None:
+    """Refuse ids that do not exist before anything is queued.
+
+    Raises:
+        ApiError: one does not.
+    """
+    vocab_size = served.generator.tokenizer.vocab_size
+    for request in requests:
+        if max(request.prompt_ids) >= vocab_size:
+            raise ApiError(400, f"token ids go from 0 to {vocab_size - 1}", param=param)
+        try:
+            request.check(served.generator.model.config, vocab_size)
+        except UserError as problem:
+            raise ApiError(400, problem.message, param="logit_bias") from None
+
+
+def guide_of(served: Served, body: Writing) -> Guide | None:
+    """Return what holds an answer to its `response_format`, or None.
+
+    Raises:
+        ApiError: the schema is not understood, or the library is not installed.
+    """
+    wish = body.response_format
+    if wish is None or wish.type == "text":
+        return None
+    try:
+        from mini_llm.serve.structured import SchemaGuide
+    except ImportError:
+        raise ApiError(
+            400, "response_format needs the server's extra 'structured' (llguidance), which is not installed",
+            param="response_format", code="unsupported_parameter",
+        ) from None  # fmt: skip
+    schema: object = {"type": "object"}
+    if wish.type == "json_schema":
+        schema = wish.json_schema.json_schema if wish.json_schema else None
+        if schema is None:
+            raise ApiError(400, "json_schema.schema is missing", param="response_format.json_schema.schema")
+    return SchemaGuide(served.guide_tokenizer, schema, served.generator.tokenizer.vocab_size)
+
+
+async def encode(served: Served, text: str) -> list[int]:
+    """Return a prompt's ids.
+
+    Raises:
+        ApiError: it is empty and the tokenizer has no token to start from.
+    """
+    return await _beside(len(text), lambda: served.generator.encode_prompt(text), "prompt")
+
+
+async def encode_messages(served: Served, body: ChatBody) -> list[int]:
+    """Return the ids of a conversation that ends where the model shall speak.
+
+    Raises:
+        ApiError: the tokenizer has no template, or the messages do not fit it.
+    """
+    messages = messages_of(body.messages)
+    n_chars = sum(len(message.content) for message in messages)
+    tokenizer = served.generator.tokenizer
+    opens = body.add_generation_prompt is not False
+    if body.continue_final_message:
+        if body.add_generation_prompt:
+            raise ApiError(
+                400,
+                "continue_final_message and add_generation_prompt exclude each other",
+                param="add_generation_prompt",
+            )
+        if messages[-1].role != "assistant":
+            raise ApiError(400, "continue_final_message needs an assistant's message at the end", param="messages")
+
+        def encode_open() -> list[int]:
+            return encode_chat(tokenizer, messages[:-1]) + tokenizer.encode(messages[-1].content)
+
+        return await _beside(n_chars, encode_open, "messages")
+    return await _beside(n_chars, lambda: encode_chat(tokenizer, messages, opens), "messages")
+
+
+def messages_of(messages: list[ChatMessage]) -> list[Message]:
+    """Return the messages with plain contents; a developer speaks as the system.
+
+    Raises:
+        ApiError: a part of a content is no text.
+    """
+    plain = []
+    for number, message in enumerate(messages):
+        content = message.content or ""
+        if not isinstance(content, str):
+            for part in content:
+                if part.type not in ("text", "input_text", "output_text"):
+                    where = f"messages[{number}].content"
+                    raise ApiError(400, f"{where}: the model knows text alone, not '{part.type[:40]}'", param=where)
+            content = "".join(part.text or "" for part in content)
+        plain.append(Message("system" if message.role == "developer" else message.role, content))
+    return plain
+
+
+async def _beside(n_chars: int, work: Callable[[], Result], param: str) -> Result:
+    """Do the work here, or beside the event loop where it takes long."""
+    try:
+        return await asyncio.to_thread(work) if n_chars > LONG_TEXT else work()
+    except UserError as problem:
+        if "/" in problem.message:  # names a folder
+            raise ApiError(
+                400, "this model's tokenizer has no chat template: use /v1/completions", param=param,
+                code="no_chat_template",
+            ) from None  # fmt: skip
+        raise ApiError(400, problem.message, param=param) from None
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

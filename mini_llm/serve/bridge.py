@@ -1,0 +1,223 @@
+"""From the engine's thread to the event loop: one wake-up a step for all texts, and each takes its own tokens.
+
+The engine knows nothing of clients; here a text that nobody reads any more is cancelled, and no more are let in than
+may wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mini_llm.inference.continuation import Assembler, StopStrings
+from mini_llm.inference.engine.draw import Drawn
+from mini_llm.inference.engine.request import FinishReason, Request
+from mini_llm.inference.engine.scores import Logprob
+from mini_llm.inference.generate import Generator
+from mini_llm.serve.metrics import Metrics
+from mini_llm.serve.problems import ApiError
+from mini_llm.serve.settings import ServeSettings
+from mini_llm.tokenizer.tokenizer import StreamDecoder
+
+
+@dataclass(frozen=True)
+class Token:
+    """One new token: what may be shown since the one before, and what the model thought of it."""
+
+    token_id: int
+    piece: str
+    offset: int  # characters of the text before it
+    logprob: Logprob | None
+    drawn: Drawn | None
+
+
+class Text:
+    """One text on its way to one reader, who calls `tokens()` until it returns none."""
+
+    def __init__(self, bridge: Bridge, request: Request, stops: Sequence[str]) -> None:
+        self._bridge, self.request = bridge, request
+        generator = bridge.generator
+        decoder = StreamDecoder(generator.tokenizer)
+        for token_id in request.prompt_ids:  # some tokenizers drop the space of the first token that they decode
+            decoder.push(token_id)
+        eos_ids = () if request.ignore_eos else generator.engine.eos_ids
+        self._text = Assembler(decoder, StopStrings(stops), eos_ids)
+        self._changed = asyncio.Event()
+        self._offset = 0
+        self.handle = generator.engine.submit(request)
+        self.began = self._taken = time.monotonic()
+        self.first_at: float | None = None
+        self.n_tokens = 0
+        self.tail = ""  # what was held back until the end
+        self.finish_reason: FinishReason | None = None
+        self.dropped: str | None = None  # why we have cancelled it
+        self.number, self.sent = 0, False  # among the request's texts; whether a piece has gone out
+
+    async def tokens(self, timeout: float | None = None) -> list[Token]:
+        """Return what has come, at least one token; none when all has, or after `timeout` seconds.
+
+        Raises:
+            ApiError: the engine failed, or the text was dropped.
+        """
+        while True:
+            self._changed.clear()
+            if found := self._take():
+                return found
+            if self.finish_reason is not None:
+                return []
+            try:
+                await asyncio.wait_for(self._changed.wait(), timeout)
+            except TimeoutError:
+                return []
+
+    def _take(self) -> list[Token]:
+        if self.finish_reason is not None:
+            return []
+        try:
+            ids = self.handle.take()
+        except Exception as problem:
+            self._end("cancelled")
+            raise _failure(problem) from None
+        found = []
+        for token_id in ids:
+            n, offset = self.n_tokens, self._offset
+            piece = self._text.push(token_id)
+            self._offset += len(piece)
+            self.n_tokens += 1
+            job = self.handle
+            logprob = job.logprobs[n] if self.request.logprobs is not None else None
+            drawn = job.drawn[n] if self.request.inspect is not None else None
+            found.append(Token(token_id, piece, offset, logprob, drawn))
+            if self._text.ended:
+                self._end("stop")
+                break
+        if found:
+            self._bridge.metrics.saw_tokens(self, len(found))
+            self._taken = time.monotonic()
+        elif self.handle.done and not self.handle.n_unread:
+            self._finish()
+        return found
+
+    def _finish(self) -> None:
+        if self.dropped:
+            self._end("cancelled")
+            raise (
+                ApiError(503, "the server is shutting down", code="shutting_down")
+                if self.dropped == "drain"
+                else (ApiError(503, "the text was dropped: nobody read it", code="not_read"))
+            )
+        reason = self.handle.finish_reason or "length"
+        if reason == "cancelled":  # the engine was closed
+            self._end("cancelled")
+            raise ApiError(503, "the server is shutting down", code="shutting_down")
+        self.tail = self._text.finish()
+        self._end("stop" if self._text.ended else reason)
+
+    def _end(self, reason: FinishReason) -> None:
+        self.finish_reason = reason
+        self.release()
+
+    def notice(self) -> None:
+        """See whether there is more; let go of a text that is not read."""
+        n_unread = self.handle.n_unread
+        if n_unread or self.handle.done:
+            self._changed.set()
+        limits = self._bridge.settings
+        stalled = n_unread and time.monotonic() - self._taken > limits.stall_seconds
+        if (n_unread > limits.unread_ids or stalled) and not self.dropped:
+            self.drop("unread")
+
+    def drop(self, why: str) -> None:
+        """Cancel it on our side; its reader is told."""
+        self.dropped = why
+        self.handle.cancel()
+        self._bridge.metrics.cancelled(why)
+        self._changed.set()
+
+    def release(self) -> None:
+        """Leave the engine, finished or not; harmless when done twice."""
+        if self in self._bridge.texts:
+            self._bridge.texts.remove(self)
+            if self.finish_reason is None and not self.dropped:
+                self._bridge.metrics.cancelled("client")
+            self._bridge.leave(time.monotonic() - self.began)
+        self.handle.cancel()
+
+    @property
+    def queue_place(self) -> int:
+        """How many texts go first; 0: it is being computed, or is the next."""
+        if self.handle.started:
+            return 0
+        earlier = self._bridge.texts[: self._bridge.texts.index(self)] if self in self._bridge.texts else []
+        return sum(not text.handle.started for text in earlier)
+
+
+class Bridge:
+    """One engine in its thread, and the texts that are asked of it."""
+
+    def __init__(self, generator: Generator, settings: ServeSettings, metrics: Metrics) -> None:
+        self.generator, self.settings, self.metrics = generator, settings, metrics
+        self.texts: list[Text] = []
+        self.used_at = time.monotonic()
+        self._seconds: deque[float] = deque([1.0], maxlen=32)  # that the last texts took
+        self._loop = asyncio.get_running_loop()
+        self._woken = False
+        generator.engine.on_step = self._stepped
+        generator.engine.start()
+
+    def submit(self, requests: Sequence[Request], stops: Sequence[str]) -> list[Text]:
+        """Queue texts, all of them or none.
+
+        Raises:
+            ApiError: the queue is full.
+            UserError: the engine refuses one.
+        """
+        self.used_at = time.monotonic()
+        if len(self.texts) + len(requests) > self.settings.capacity:
+            waiting = len(self.texts) + len(requests) - self.settings.max_slots
+            seconds = math.ceil(waiting / self.settings.max_slots * sum(self._seconds) / len(self._seconds))
+            headers = {"Retry-After": str(min(60, max(1, seconds))), "x-should-retry": "true"}
+            raise ApiError(429, "the queue is full, try again later", code="queue_full", headers=headers)
+        texts: list[Text] = []
+        try:
+            for request in requests:
+                texts.append(Text(self, request, stops))
+                self.texts.append(texts[-1])
+        except BaseException:
+            for text in texts:
+                text.release()
+            raise
+        return texts
+
+    def leave(self, seconds: float) -> None:
+        """Note how long a text took."""
+        self.used_at = time.monotonic()
+        self._seconds.append(seconds)
+
+    def close(self) -> None:
+        """End the engine's thread; blocks until the step that runs is done."""
+        self.generator.engine.close()
+
+    def _stepped(self) -> None:
+        """Wake the loop, from the engine's thread; once is enough until it has looked."""
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._woken = False
+        for text in list(self.texts):
+            text.notice()
+
+
+def _failure(problem: Exception) -> ApiError:
+    """Return what a client may know of a failure in the engine: neither paths nor traces."""
+    if isinstance(problem, MemoryError) or "out of memory" in str(problem).lower():
+        return ApiError(503, "there is no memory for this text", code="out_of_memory")
+    return ApiError(500, "the model failed to compute this text; its weights may be damaged", code="engine_failed")

@@ -1,0 +1,56 @@
+"""What a client is told when something is wrong: always in OpenAI's shape, never with a path or a trace in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import JSONResponse
+
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """A refusal: an HTTP status, a message, and the field (`param`) that is to blame."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
+
+    def body(self) -> dict[str, Any]:
+        """Return what is sent, as JSON or as an event in the middle of a stream."""
+        kind = KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """Return the whole answer."""
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+def not_done(field: str, instead: str) -> ApiError:
+    """Return the refusal of a field whose silent loss would give a wrong result."""
+    return ApiError(400, f"'{field}' is not supported here: {instead}", param=field, code="unsupported_parameter")
+
+
+def of_validation(problem: RequestValidationError) -> ApiError:
+    """Return the refusal of a body that is no JSON or does not fit, naming the first field."""
+    first = problem.errors()[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, "the body is not valid JSON", code="invalid_json")
+    # Branches of a union are no part of the field's name.
+    where = [part for part in first["loc"] if part != "body" and not _is_branch(part)]
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
+    what = str(first["msg"]).removeprefix("Value error, ")
+    return ApiError(400, f"{name or 'the body'}: {what}", param=name or None, code="invalid_value")
+
+
+def _is_branch(part: int | str) -> bool:
+    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part or part[:1].isupper())

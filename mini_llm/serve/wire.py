@@ -1,0 +1,210 @@
+"""What clients send: the bodies of all requests, checked field by field. Null means the default everywhere.
+
+Unknown fields are ignored, as OpenAI's clients expect, but those whose silent loss would give a wrong result are
+refused by name. Source: OpenAI's API reference; the extras have vLLM's and llama.cpp's names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mini_llm.serve.problems import not_done
+from mini_llm.serve.settings import (
+    LONGEST_STOP,
+    MOST_BIASES,
+    MOST_CHOICES,
+    MOST_LIKELIEST,
+    MOST_MESSAGES,
+    MOST_PROMPTS,
+    MOST_STOPS,
+)
+
+REFUSED = {
+    "tools": "the model calls no functions; describe them in a message",
+    "functions": "the model calls no functions; describe them in a message",
+    "function_call": "the model calls no functions",
+    "audio": "the model knows text alone",
+    "prediction": "leave it out",
+    "web_search_options": "the model reaches no network",
+    "suffix": "the model only goes on from a prompt",
+    "previous_response_id": "nothing is stored; send the whole conversation as input",
+    "conversation": "nothing is stored; send the whole conversation as input",
+    "background": "leave it out, and stream",
+    "guided_json": "use response_format",
+    "guided_regex": "use response_format with a json_schema",
+    "grammar": "use response_format with a json_schema",
+}
+HARMLESS: dict[str, tuple[Any, ...]] = {
+    "tool_choice": ("none", "auto"), "modalities": (["text"],), "use_beam_search": (False,), "truncation": ("disabled",)
+}  # fmt: skip
+Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+
+
+class Body(BaseModel):
+    """Base of all bodies."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, strict=True, protected_namespaces=())
+
+    model: str | None = Field(None, max_length=256)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, values: Any) -> Any:
+        for field in values if isinstance(values, dict) else ():
+            value = values[field]
+            if field in REFUSED and field not in cls.model_fields and value not in (None, [], {}, False, ""):
+                raise not_done(field, REFUSED[field])
+            if field in HARMLESS and value is not None and value not in HARMLESS[field]:
+                raise not_done(field, f"only {' or '.join(map(str, HARMLESS[field]))}")
+        return values
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells besides."""
+
+    include_usage: bool | None = None
+
+
+class JsonSchema(BaseModel):
+    """A schema that the answer shall fit."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str | None = None
+    json_schema: dict[str, Any] | bool | None = Field(None, alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """The form of the answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class Writing(Body):
+    """What both ways to ask for text have in common."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    seed: Seed | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, lt=2**31)
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, gt=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: Annotated[dict[str, float], Field(max_length=MOST_BIASES)] | None = None
+    max_tokens: int | None = Field(None, ge=0, lt=2**31)
+    ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    inspect: bool | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings as a list."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+
+
+class CompletionBody(Writing):
+    """POST /v1/completions."""
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | None
+    ) = None
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=MOST_LIKELIEST)
+    best_of: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=0, lt=2**31)
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts as a list."""
+        if self.prompt is None or isinstance(self.prompt, str):
+            return [self.prompt or ""]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [list(self.prompt)]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+class Part(BaseModel):
+    """A piece of a message's content."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(BaseModel):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part] | None = None
+
+
+class ChatBody(Writing):
+    """POST /v1/chat/completions."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+    max_tokens: int | None = Field(None, ge=1, lt=2**31)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LIKELIEST)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+
+class InputMessage(BaseModel):
+    """A message of the input of a response."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+
+
+class ResponseBody(Body):
+    """POST /v1/responses."""
+
+    input: str | Annotated[list[InputMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+    instructions: str | None = None
+    max_output_tokens: int | None = Field(None, ge=1, lt=2**31)
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_p: float | None = Field(None, gt=0, le=1)
+    stream: bool | None = None
+
+
+class TokenizeBody(Body):
+    """POST /tokenize."""
+
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)] | None = None
+    add_special_tokens: bool | None = None
+    parse_special: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeBody(Body):
+    """POST /detokenize."""
+
+    tokens: list[TokenId]
+
+
+class InspectBody(Body):
+    """POST /inspect."""
+
+    prompt: str | None = None
+    token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
+    position: int | None = Field(None, ge=0)
+    top: int | None = Field(None, ge=1, le=MOST_LIKELIEST)
+    attention: bool | None = None

@@ -1,0 +1,1 @@
+"""Tuning: from a model that continues to one that answers."""

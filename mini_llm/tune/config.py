@@ -1,0 +1,98 @@
+"""Every setting of supervised fine-tuning, beside those of all training."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from mini_llm.checkpoint import read_model_config
+from mini_llm.config import load_config
+from mini_llm.errors import UsageError, UserError
+from mini_llm.pointers import resolve_checkpoint
+from mini_llm.train.config import TrainConfig
+
+
+class SftConfig(TrainConfig):
+    """What `mini-llm sft --base RUN --data FILES --config FILE KEY=VALUE ...` reads."""
+
+    base: str = ""  # the model to begin from: a run, a checkpoint or any Llama folder
+    data: tuple[str, ...] = ()  # files, folders or globs of conversations
+    merge_turns: bool = False  # join two turns of one role instead of refusing them
+    val_fraction: float = Field(0.05, ge=0.001, le=0.5)  # of the conversations, held out by their first question
+    epochs: float | None = Field(2.0, gt=0)  # times that all rows are seen; unset: max_iters steps
+    replay: float = Field(0.0, ge=0, lt=1)  # share of the rows that comes from data_dir, the base's own token store
+
+    out_dir: str = "runs/sft"
+    lr_schedule: str = "wsd"  # type: ignore[assignment]  # flat, then linear to zero over the last half
+    cooldown_fraction: float = Field(0.5, gt=0, le=1)
+    learning_rate: float = Field(3e-4, ge=0)
+    min_lr: float = Field(0.0, ge=0)
+    warmup_iters: int | None = Field(None, ge=0)  # type: ignore[assignment]  # unset: 3 % of the steps
+    weight_decay: float = Field(0.0, ge=0)
+    eval_interval: int = Field(50, ge=1)
+
+    @property
+    def replayed_rows(self) -> int:
+        """Rows of a step that are plain text."""
+        return min(self.rows_per_step - 1, round(self.replay * self.rows_per_step))
+
+    @property
+    def chat_rows(self) -> int:
+        """Rows of a step that are conversations."""
+        return self.rows_per_step - self.replayed_rows
+
+
+def with_base(config: SftConfig) -> SftConfig:
+    """Return the settings with what the base decides: its shape, and its run's rates and store where none were given.
+
+    Half of the base's rates: the smaller a model, the nearer to those of pretraining.
+
+    Raises:
+        UsageError: no base or no data was named, or rows longer than the base can read.
+        UserError: the base is no model folder.
+    """
+    if not config.base:
+        raise UsageError("no model to begin from", "name one: mini-llm sft --base runs/demo --data chat.jsonl")
+    if not config.data:
+        raise UsageError("no conversations to learn from", "name some: --data chat.jsonl")
+    folder = resolve_checkpoint(config.base)
+    shape = read_model_config(folder)
+    given = config.model_fields_set
+    if "model" in given and config.model != shape.model_copy(update={"dropout": config.model.dropout}):
+        raise UsageError("the model's shape is that of its base", "leave out the settings below model:")
+    changes: dict[str, Any] = {"model": shape.model_copy(update={"dropout": config.model.dropout})}
+    old = _settings_of(folder)
+    if old is not None:
+        for key in ("optimizer", "muon_momentum", "beta1", "beta2", "data_dir"):
+            if key not in given:
+                changes[key] = getattr(old, key)
+        for key in ("learning_rate", "muon_learning_rate"):
+            if key not in given:
+                changes[key] = getattr(old, key) / 2
+    if "block_size" not in given:
+        changes["block_size"] = min(config.block_size, shape.max_seq_len)
+    try:
+        return SftConfig.model_validate({**config.model_dump(), **changes, "model": changes["model"].model_dump()})
+    except ValueError as problem:
+        raise UsageError(f"these settings do not fit the base {folder}: {problem}") from None
+
+
+def with_steps(config: SftConfig, n_rows: int) -> SftConfig:
+    """Return the settings with `max_iters` and the warm-up that `epochs` mean for so many rows of conversations."""
+    steps = config.max_iters
+    if config.epochs is not None:
+        steps = max(1, math.ceil(config.epochs * n_rows / config.chat_rows))
+    warmup = config.warmup_iters if config.warmup_iters is not None else math.ceil(0.03 * steps)
+    return config.model_copy(update={"max_iters": steps, "warmup_iters": warmup})
+
+
+def _settings_of(folder: Path) -> TrainConfig | None:
+    """Return the settings of the run that a checkpoint lies in, if it lies in one."""
+    record = folder.resolve().parents[1] / "config.yaml"
+    try:
+        return load_config(TrainConfig, record) if record.is_file() else None
+    except UserError:  # of another kind of training
+        return None

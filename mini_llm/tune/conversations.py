@@ -1,0 +1,134 @@
+"""A set of conversations as ids: read once, held out by the first question, told in one line.
+
+It is a pure function of files, tokenizer and settings, so that a resumed run has the very same rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mini_llm import log
+from mini_llm.data.sources import find_files
+from mini_llm.errors import UserError
+from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.tune.encode import learned_text, shortened
+from mini_llm.tune.formats import Conversation, read_conversations
+
+
+@dataclass(frozen=True)
+class ConversationSet:
+    """Conversations one after the other; conversation i is `ids[starts[i] : starts[i + 1]]`."""
+
+    ids: np.ndarray  # uint32
+    learned: np.ndarray  # bool
+    starts: np.ndarray  # (n + 1,), int64
+    learned_bytes: int  # of the answers' text
+
+    @property
+    def n(self) -> int:
+        """The number of conversations."""
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each conversation."""
+        return np.diff(self.starts)
+
+    def fingerprint(self) -> str:
+        """Return "sha256:" and the hash of all that is learned from."""
+        digest = hashlib.sha256()
+        for array in (self.ids, self.learned, self.starts):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
+
+@dataclass
+class Counts:
+    """What became of the conversations that were read."""
+
+    read: int = 0
+    held_out: int = 0
+    shortened: int = 0
+    left_out: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{self.read:,} conversations", f"{self.held_out:,} of them held out"]
+        if self.shortened:
+            parts.append(f"{self.shortened:,} shortened to whole answers")
+        if self.left_out:
+            parts.append(f"{self.left_out:,} left out, whose first answer does not fit into a row")
+        return ", ".join(parts)
+
+
+def read_set(
+    sources: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    block_size: int,
+    val_fraction: float,
+    merge_turns: bool = False,
+) -> tuple[ConversationSet, ConversationSet, Counts]:
+    """Return the conversations to learn from, those held out, and what became of all that were read.
+
+    The hash of the first question decides which side: the same question is never on both.
+
+    Raises:
+        UserError: as `find_files` and `read_conversations`, or nothing is left to learn from.
+    """
+    counts, sides = Counts(), {"train": _Builder(), "val": _Builder()}
+    for conversation in _all(sources, merge_turns):
+        counts.read += 1
+        found = shortened(tokenizer, conversation, block_size + 1)
+        if found is None:
+            counts.left_out += 1
+            continue
+        ids, learned, was_cut = found
+        counts.shortened += was_cut
+        side = "val" if _is_held_out(conversation, val_fraction) else "train"
+        counts.held_out += side == "val"
+        sides[side].add(ids, learned, learned_text(conversation.messages, conversation.learned))
+    train, val = sides["train"].build(), sides["val"].build()
+    if not train.n:
+        raise UserError(f"nothing to learn in {', '.join(sources)}: {counts}", "give more data, or a larger block_size")
+    log.info(f"{counts}; {train.learned.sum():,} of {len(train.ids):,} tokens are learned")
+    return train, val, counts
+
+
+def _all(sources: Sequence[str], merge_turns: bool):  # type: ignore[no-untyped-def]
+    for path in find_files(sources):
+        yield from read_conversations(Path(path), merge_turns=merge_turns)
+
+
+def _is_held_out(conversation: Conversation, fraction: float) -> bool:
+    first = next(m.content for m in conversation.messages if m.role == "user")
+    number = int.from_bytes(hashlib.sha256(first.encode("utf-8", "replace")).digest()[:8], "big")
+    return number < fraction * 2**64
+
+
+class _Builder:
+    """Collects conversations."""
+
+    def __init__(self) -> None:
+        self.ids: list[np.ndarray] = []
+        self.learned: list[np.ndarray] = []
+        self.n_bytes = 0
+
+    def add(self, ids: list[int], learned: list[bool], n_bytes: int) -> None:
+        self.ids.append(np.array(ids, np.uint32))
+        self.learned.append(np.array(learned, bool))
+        self.n_bytes += n_bytes
+
+    def build(self) -> ConversationSet:
+        starts = np.cumsum([0, *(len(ids) for ids in self.ids)], dtype=np.int64)
+        empty = np.zeros(0)
+        return ConversationSet(
+            np.concatenate([*self.ids, empty.astype(np.uint32)]),
+            np.concatenate([*self.learned, empty.astype(bool)]),
+            starts,
+            self.n_bytes,
+        )

@@ -1,0 +1,203 @@
+"""The formats of conversations that people have, detected by their keys and turned into one: messages with roles.
+
+| keys | known as |
+|---|---|
+| `messages` of `{role, content}` | OpenAI, Hugging Face; minimind with `conversations` |
+| `conversations` of `{from, value}` | ShareGPT |
+| `instruction`, `output` (`input`, `system`, `history`) | Alpaca |
+| `instruction`, `response` (`context`) | Dolly |
+| `prompt`, `completion` | prompt and completion, as texts or messages |
+| `question` or `prompt`, and `answer` | questions with an answer |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mini_llm.data.records import read_records
+from mini_llm.errors import UserError, did_you_mean
+from mini_llm.tokenizer.chat import Message
+
+# What others call the three roles. A tool's result is told to the model as a user's message is.
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "tool", "observation", "function"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "model", "function_call"), "assistant"),
+}
+LEARNABLE = "sft wants messages, conversations, instruction and output, prompt and completion, or question and answer"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages of one conversation; `learned` says for each whether it is an answer to learn from."""
+
+    messages: list[Message]
+    learned: list[bool]
+    place: str  # "data.jsonl:12"
+
+
+def read_conversations(path: Path, *, merge_turns: bool = False) -> Iterator[Conversation]:
+    """Yield the conversations of a file, all of one format.
+
+    Raises:
+        UserError: with file and line: an unknown format or role, no answer, an empty one, two turns of one role.
+    """
+    reader: Callable[[dict[str, Any], str], list[tuple[Message, bool]]] | None = None
+    first = ""
+    for place, record in read_records(path):
+        found = detect(record, place)
+        if reader is None:
+            reader, first = found, place
+        elif found is not reader:
+            raise UserError(
+                f"{place}: other keys than {first} ({', '.join(sorted(record)[:6])})",
+                "keep one format in a file; several files may have several",
+            )
+        yield _checked(reader(record, place), place, merge_turns)
+
+
+def detect(record: dict[str, Any], place: str) -> Callable[[dict[str, Any], str], list[tuple[Message, bool]]]:
+    """Return the reader of a record's format.
+
+    Raises:
+        UserError: no format of conversations has these keys; it says what they are instead.
+    """
+    keys = set(record)
+    if {"chosen", "rejected"} & keys:
+        raise UserError(f"{place}: chosen and rejected are pairs of preferences, not conversations", LEARNABLE)
+    if "label" in keys and {"prompt", "completion"} <= keys:
+        raise UserError(f"{place}: completions with a label of good or bad (KTO)", "keep the rows whose label is true")
+    for key in ("messages", "conversations"):
+        if key in keys:
+            return _messages if key == "messages" else _conversations
+    for reader, wanted in (
+        (_alpaca, {"instruction", "output"}),
+        (_dolly, {"instruction", "response"}),
+        (_completion, {"prompt", "completion"}),
+        (_question, {"question", "answer"}),
+        (_question, {"prompt", "answer"}),
+    ):
+        if wanted <= keys:
+            return reader
+    if "text" in keys:
+        raise UserError(f"{place}: only text, which is for `mini-llm prepare`", LEARNABLE)
+    raise UserError(f"{place}: no conversation in the keys {', '.join(sorted(keys)[:8]) or '(none)'}", LEARNABLE)
+
+
+# --- one reader a format ---------------------------------------------------------------------------------------------
+
+
+def _messages(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
+    return [_message(turn, "role", "content", place) for turn in _turns(record["messages"], place)]
+
+
+def _conversations(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
+    turns = _turns(record["conversations"], place)
+    names = ("role", "content") if "role" in turns[0] else ("from", "value")
+    found = [_message(turn, *names, place) for turn in turns]
+    if isinstance(record.get("system"), str) and record["system"].strip():
+        found.insert(0, (Message("system", record["system"]), False))
+    return found
+
+
+def _alpaca(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
+    return _instruction(record, record.get("input", ""), record["output"], place)
+
+
+def _dolly(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
+    return _instruction(record, record.get("context", ""), record["response"], place)
+
+
+def _instruction(record: dict[str, Any], more: Any, answer: Any, place: str) -> list[tuple[Message, bool]]:
+    parts = [_text(record["instruction"], place), _text(more, place)]
+    turns = []
+    if record.get("system"):
+        turns.append((Message("system", _text(record["system"], place)), False))
+    for pair in record.get("history") or []:
+        if not (isinstance(pair, list) and len(pair) == 2):
+            raise UserError(f"{place}: history must be pairs of question and answer")
+        turns += _pair(_text(pair[0], place), _text(pair[1], place))
+    return turns + _pair("\n\n".join(part for part in parts if part.strip()), _text(answer, place))
+
+
+def _completion(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
+    if isinstance(record["prompt"], list):
+        turns = [*_turns(record["prompt"], place), *_turns(record["completion"], place)]
+        return [_message(turn, "role", "content", place) for turn in turns]
+    return _pair(_text(record["prompt"], place), _text(record["completion"], place))
+
+
+def _question(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
+    asked = record["question"] if "question" in record else record["prompt"]
+    return _pair(_text(asked, place), _text(record["answer"], place))
+
+
+def _pair(question: str, answer: str) -> list[tuple[Message, bool]]:
+    return [(Message("user", question), False), (Message("assistant", answer), True)]
+
+
+def _turns(value: Any, place: str) -> list[dict[str, Any]]:
+    if isinstance(value, str):  # minimind keeps lists as JSON in a string
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, list) or not value or not all(isinstance(turn, dict) for turn in value):
+        raise UserError(f"{place}: the conversation is not a list of messages")
+    return value
+
+
+def _message(turn: dict[str, Any], role_key: str, text_key: str, place: str) -> tuple[Message, bool]:
+    role = turn.get(role_key)
+    if not isinstance(role, str) or role.lower() not in ROLES:
+        hint = did_you_mean(role, sorted(ROLES)) if isinstance(role, str) else ""
+        raise UserError(f"{place}: unknown role {role!r}{hint}", f"known: {', '.join(ROLES)}")
+    text = _text(turn.get(text_key, ""), place)
+    for call in turn.get("tool_calls") or []:
+        function = call.get("function", call) if isinstance(call, dict) else {}
+        arguments = function.get("arguments", {})
+        plain = {"name": function.get("name", ""), "arguments": _loads(arguments)}
+        text += f"<tool_call>{json.dumps(plain, ensure_ascii=False)}</tool_call>"
+    plain_role = ROLES[role.lower()]
+    return Message(plain_role, text), plain_role == "assistant" and turn.get("weight", 1) != 0
+
+
+def _loads(arguments: Any) -> Any:
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+
+
+def _text(value: Any, place: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
+        return "".join(str(part.get("text", "")) for part in value)
+    if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+        kinds = sorted({str(part.get("type")) for part in value})
+        raise UserError(f"{place}: contents of type {', '.join(kinds)}: only text is learned")
+    raise UserError(f"{place}: a text is a {type(value).__name__}, not a string")
+
+
+def _checked(turns: list[tuple[Message, bool]], place: str, merge_turns: bool) -> Conversation:
+    kept: list[tuple[Message, bool]] = []
+    for message, learned in turns:
+        if kept and kept[-1][0].role == message.role:
+            if not merge_turns:
+                raise UserError(f"{place}: two turns of the {message.role} in a row", "join them: --merge-turns")
+            before, was = kept.pop()
+            message, learned = Message(message.role, f"{before.content}\n{message.content}"), learned and was
+        kept.append((message, learned))
+    roles = [message.role for message, _ in kept]
+    if "assistant" not in roles:
+        raise UserError(f"{place}: no turn of the assistant, so there is nothing to learn")
+    if next(role for role in roles if role != "system") == "assistant":
+        raise UserError(f"{place}: the assistant speaks first, and answers nobody")
+    if any(m.role == "assistant" and not m.content.strip() for m, _ in kept):
+        raise UserError(f"{place}: an empty answer")
+    return Conversation([m for m, _ in kept], [learned for _, learned in kept], place)

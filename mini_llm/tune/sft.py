@@ -1,0 +1,206 @@
+"""Supervised fine-tuning: a model that continues text learns to answer, from conversations.
+
+It is the trainer's loop with another objective: rows packed with whole conversations, of which only the answers count,
+and, with `replay`, rows of the base's own text against forgetting. Papers: arXiv 2203.02155 (the step), 2603.04964
+(replay).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mini_llm import log
+from mini_llm.checkpoint import load_model
+from mini_llm.data.token_store import TokenStore
+from mini_llm.errors import UsageError, UserError
+from mini_llm.model.transformer import Transformer
+from mini_llm.pointers import resolve_checkpoint
+from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.train.evaluate import Evaluator
+from mini_llm.train.rows.dataloader import TrainLoader
+from mini_llm.train.train import AfterEvaluation, train
+from mini_llm.tune.answer_loss import answer_loss_sum
+from mini_llm.tune.config import SftConfig, with_base, with_steps
+from mini_llm.tune.conversations import ConversationSet, read_set
+from mini_llm.tune.packing import PackedRows
+from mini_llm.tune.rows import ConversationRows
+
+Sets = tuple[ConversationSet, ConversationSet]
+
+
+def sft(config: SftConfig, after_evaluation: AfterEvaluation | None = None) -> Path:
+    """Fine-tune, or go on, and return the run folder.
+
+    Raises:
+        UsageError, UserError: as `with_base`, `read_set` and `train`.
+        Interrupted: as `train`.
+    """
+    config, sets = prepared(config)
+    return train(config, after_evaluation, lambda fitting: Answers(fitting, sets))
+
+
+def prepared(config: SftConfig) -> tuple[SftConfig, Sets]:
+    """Return the settings in full, and the conversations to learn from and those held out."""
+    config = with_base(config)
+    tokenizer = Tokenizer.load(resolve_checkpoint(config.base))
+    block, fraction = config.block_size, config.val_fraction
+    *sets, _ = read_set(config.data, tokenizer, block_size=block, val_fraction=fraction, merge_turns=config.merge_turns)
+    packed = PackedRows(sets[0], block_size=block, pad_id=pad_of(tokenizer), seed=config.seed)
+    config = with_steps(config, packed.n_rows)
+    text = f" and {config.replayed_rows} of replayed text" if config.replayed_rows else ""
+    log.info(
+        f"{packed.n_rows:,} rows of {block:,} tokens, {packed.padding:.1%} of them padding; {config.max_iters:,} steps "
+        f"of {config.chat_rows} rows{text}"
+    )
+    return config, (sets[0], sets[1])
+
+
+def pad_of(tokenizer: Tokenizer) -> int:
+    """Return the id that fills rows: never a target and seen by nobody, so any will do."""
+    return tokenizer.pad_id if tokenizer.pad_id is not None else 0
+
+
+class Answers:
+    """The objective of fine-tuning; see `train.objective.Objective`."""
+
+    reads_ahead = True
+
+    def __init__(self, config: SftConfig | Any, sets: Sets) -> None:
+        self.config = config
+        self.base = resolve_checkpoint(config.base)
+        self.tokenizer = Tokenizer.load(self.base)
+        self.fingerprints = {"tokenizer": self.tokenizer.fingerprint, "text": sets[0].fingerprint()}
+        shape = {"block_size": config.block_size, "pad_id": pad_of(self.tokenizer)}
+        self.train_rows = PackedRows(sets[0], seed=config.seed, **shape)
+        self.held_out = PackedRows(sets[1], seed=config.seed, **shape)
+        self.replay = self._replayed_text() if config.replayed_rows else None
+
+    def _replayed_text(self) -> TrainLoader:
+        store = TokenStore.open(self.config.data_dir)
+        if store.manifest.tokenizer_hash != self.tokenizer.fingerprint:
+            raise UserError(
+                f"the text in {self.config.data_dir} was made by another tokenizer than that of {self.config.base}",
+                "name the base's own store with data_dir=..., or replay=0",
+            )
+        return TrainLoader(
+            store.split("train"),
+            block_size=self.config.block_size,
+            rows_per_step=self.config.replayed_rows,
+            seed=self.config.seed + 1,
+        )
+
+    @cached_property
+    def evaluator(self) -> AnswerEvaluator:
+        """Held-out conversations, and held-out text where some is replayed."""
+        text = None
+        if self.replay:
+            text = Evaluator.of(self.config, TokenStore.open(self.config.data_dir), self.tokenizer)
+        return AnswerEvaluator(self.held_out, self.config.batch_size, self.config.eval_iters, text)
+
+    def verify(self) -> None:
+        """Do nothing more: the conversations have been read already."""
+
+    def initialise(self, model: Transformer) -> None:
+        """Give the model the base's weights.
+
+        Raises:
+            UserError: they are damaged or of another shape.
+        """
+        model.load_state_dict(load_model(self.base, device="cpu", dtype=torch.float32).state_dict())
+
+    def example(self) -> ConversationRows:
+        """Return a micro-batch."""
+        return self.rows(0)[: self.config.batch_size]
+
+    def rows(self, step: int) -> ConversationRows:
+        """Return the rows of a step: conversations, then replayed text."""
+        chat = self.train_rows.rows(step * self.config.chat_rows, self.config.chat_rows)
+        if self.replay is None:
+            return chat
+        return ConversationRows.joined([chat, ConversationRows.of_text(self.replay.rows(step))])
+
+    def loss_sum(self, model: Transformer, rows: ConversationRows, dtype: torch.dtype) -> Tensor:
+        """Return the summed loss of what is learned, in nats."""
+        return answer_loss_sum(model, rows, dtype)
+
+    def targets(self, rows: ConversationRows) -> int:
+        """Return how many tokens are learned; every row holds an answer, so there is always one."""
+        return rows.n_targets()
+
+    def epoch(self, step: int) -> float:
+        """Return how many times all conversations have been seen before `step`."""
+        return step * self.config.chat_rows / self.train_rows.n_rows
+
+
+@dataclass(frozen=True)
+class AnswerLoss:
+    """What an evaluation found: the loss of held-out answers, and of plain text where some is replayed."""
+
+    loss: float  # nats per learned token
+    bits_per_byte: float  # of the answers
+    text_bits_per_byte: float | None
+
+    def metrics(self) -> dict[str, float]:
+        """Return the numbers of metrics.jsonl."""
+        text = {} if self.text_bits_per_byte is None else {"text_bits_per_byte": self.text_bits_per_byte}
+        return {"val_loss": self.loss, "val_bits_per_byte": self.bits_per_byte, **text}
+
+    def describe(self) -> str:
+        """Return them for a person."""
+        text = f", {self.text_bits_per_byte:.4f} bits/byte of text" if self.text_bits_per_byte is not None else ""
+        return f"{self.loss:.4f} nats/token of answers, {self.bits_per_byte:.4f} bits/byte{text}"
+
+
+class AnswerEvaluator:
+    """Evaluates on held-out conversations: all of them, or the rows of `eval_iters` batches."""
+
+    def __init__(self, held_out: PackedRows, batch_size: int, eval_iters: int, text: Evaluator | None) -> None:
+        """Choose the rows.
+
+        Raises:
+            UsageError: nothing is held out.
+        """
+        if not held_out.n_rows:
+            raise UsageError("no conversation is held out", "give more data, or a larger val_fraction=...")
+        self.held_out, self.batch_size, self.text = held_out, batch_size, text
+        chosen = min(held_out.n_rows, eval_iters * batch_size)
+        self.places = [i * held_out.n_rows // chosen for i in range(chosen)]
+        self.before_batch: Callable[[], None] = lambda: None
+
+    @property
+    def n_batches(self) -> int:
+        """The number of batches of an evaluation."""
+        return -(-len(self.places) // self.batch_size) + (self.text.n_batches if self.text else 0)
+
+    @torch.no_grad()
+    def run(
+        self, loss_sum: Callable[[Any], Tensor], device: torch.device, most_batches: int | None = None
+    ) -> AnswerLoss:
+        """Return the losses, given `loss_sum(rows)` in nats."""
+        nats, n_targets = 0.0, 0
+        for first in range(0, len(self.places), self.batch_size)[:most_batches]:
+            self.before_batch()
+            rows = self.held_out.in_order(self.places[first : first + self.batch_size])
+            nats += loss_sum(rows.to(device)).item()
+            n_targets += rows.n_targets()
+        text = None
+        if self.text is not None:
+            self.text.before_batch = self.before_batch
+            found = self.text.run(lambda rows: loss_sum(_text_rows(rows)), device, most_batches)
+            text = found.bits_per_byte
+        of_set = self.held_out.conversations
+        bytes_a_target = of_set.learned_bytes / max(1, int(of_set.learned.sum()))
+        bits = nats / math.log(2) / max(1e-9, n_targets * bytes_a_target)
+        return AnswerLoss(nats / max(1, n_targets), bits, text)
+
+
+def _text_rows(ids: Tensor) -> ConversationRows:
+    return ConversationRows.of_text(ids.cpu()).to(ids.device)

@@ -1,0 +1,110 @@
+"""A user's file is looked at and opened in one place, which says precisely what is wrong with it.
+
+`Path.exists` and its like raise where a name is too long or a folder may not be searched, and take a file that may not
+be read for a missing one; opening a pipe waits for ever. Here each of these is a sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import IO, Literal
+
+from mini_llm.errors import UserError
+
+MOST_SHOWN = 200  # characters of a path in a message
+REASONS = {
+    errno.ELOOP: "its links lead in a circle",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EFBIG: "the file-size limit of this process is reached (ulimit -f)",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+}
+KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def shown(path: Path | str) -> str:
+    """Return a path for a message: the middle of a very long one is left out."""
+    text = str(path)
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN // 2]}...{text[-MOST_SHOWN // 4 :]}"
+
+
+def reason(problem: Exception) -> str:
+    """Return what an error of the system means, in a few words."""
+    if isinstance(problem, OSError) and problem.errno in (errno.EACCES, errno.EPERM) and problem.filename:
+        return _denied(Path(os.fsdecode(problem.filename)))
+    if isinstance(problem, OSError):
+        return REASONS.get(problem.errno or 0) or problem.strerror or str(problem) or type(problem).__name__
+    if isinstance(problem, ValueError) and "null" in str(problem):  # "embedded null byte", of every call with a path
+        return "the name holds a NUL character"
+    if isinstance(problem, RuntimeError) and "ymlink loop" in str(problem):  # of Path.resolve, before Python 3.13
+        return REASONS[errno.ELOOP]
+    return str(problem) or type(problem).__name__
+
+
+def _denied(path: Path) -> str:
+    """Say which folder on the way may not be searched, where that is why."""
+    for folder in reversed(path.absolute().parents):
+        if not os.access(folder, os.X_OK) and os.access(folder.parent, os.X_OK) and folder.is_dir():
+            return f"permission denied: the folder {shown(folder)} may not be searched"
+    return "permission denied"
+
+
+def kind_of(path: Path | str) -> Literal["nothing", "file", "folder", "other"]:
+    """Tell what is at `path`, links followed; a link to nothing is nothing.
+
+    Raises:
+        UserError: it cannot be looked at, and why.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "nothing"
+    except (OSError, ValueError) as problem:
+        raise UserError(f"cannot look at {shown(path)}: {reason(problem)}") from None
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
+
+
+def what_is(path: Path | str) -> str:
+    """Return "a pipe", "a device" and so on, for a message; `path` is there."""
+    return KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "a file")
+
+
+def open_file(path: Path | str, hint: str | None = None) -> IO[bytes]:
+    """Open a regular file for reading. Pipes, devices and folders are refused by name, so that nothing waits.
+
+    Raises:
+        UserError: it is not there, may not be read, or is no file; `hint` says what to do where it is not there.
+    """
+    kind = kind_of(path)
+    if kind == "nothing":
+        is_link = os.path.islink(path)
+        raise UserError(f"{shown(path)} {'is a link that leads to nothing' if is_link else 'is missing'}", hint)
+    if kind != "file":
+        raise UserError(f"{shown(path)} is {what_is(path)}, not a file", hint)
+    try:
+        return open(path, "rb")
+    except OSError as problem:
+        raise UserError(f"cannot read {shown(path)}: {reason(problem)}") from None
+
+
+def read_file(path: Path | str, hint: str | None = None) -> bytes:
+    """Return the bytes of a regular file.
+
+    Raises:
+        UserError: as `open_file`, or the disk fails.
+    """
+    with open_file(path, hint) as file:
+        try:
+            return file.read()
+        except OSError as problem:
+            raise UserError(f"cannot read {shown(path)}: {reason(problem)}") from None

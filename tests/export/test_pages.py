@@ -1,0 +1,57 @@
+"""What README.md and docs/exchange.md say about other programs is run, word for word: each continues a text alike."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from llama_cpp import open_gguf
+
+from mini_llm.tokenizer.tokenizer import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lines(page: str, heading: str) -> list[str]:
+    """Return the shell commands below a heading."""
+    section = (ROOT / page).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    found = [block.splitlines() for block in re.findall(r"```bash\n(.*?)```", section, re.DOTALL)]
+    return [line for block in found for line in block]
+
+
+@pytest.fixture
+def home(run: Path, tmp_path: Path) -> Path:
+    """Return a folder in which runs/demo is a run."""
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "run").symlink_to(run)
+    return tmp_path
+
+
+def execute(line: str, home: Path) -> str:
+    words = shlex.split(line, comments=True)
+    program = [sys.executable, "-m", "mini_llm"] if words[0] == "mini-llm" else [sys.executable]
+    done = subprocess.run([*program, *words[1:]], cwd=home, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_one_folder_continues_a_text_alike_everywhere(home: Path) -> None:
+    ours, export, theirs = lines("README.md", "Take it anywhere")
+    text = execute(ours, home)
+    assert text.startswith("The people")
+    assert execute(theirs, home).strip() == text
+    execute(export, home)
+    tokenizer = Tokenizer.load(home / "runs/demo/run/latest")
+    prompt = [*tokenizer.prefix_ids, *tokenizer.encode("The people")]
+    with open_gguf(home / "demo.gguf") as llama:
+        assert tokenizer.decode([*prompt, *llama.greedy(prompt, 32)]).strip() == text
+
+
+@pytest.mark.parametrize("heading", ["llama.cpp", "Ollama"])
+def test_the_commands_of_the_page(heading: str, home: Path) -> None:
+    commands = [line for line in lines("docs/exchange.md", heading) if line.startswith("mini-llm")]
+    assert commands
+    for line in commands:
+        execute(line, home)

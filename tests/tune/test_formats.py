@@ -1,0 +1,144 @@
+"""Every format of conversations becomes the same messages; every fault is named with file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mini_llm.errors import UserError
+from mini_llm.tune.formats import read_conversations
+
+Write = Callable[..., Path]
+U, A, S = ("user", "Hi?"), ("assistant", "Hello."), ("system", "Be brief.")
+
+SAME: dict[str, dict[str, Any]] = {
+    "openai": {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]},
+    "nulls of Arrow": {
+        "messages": [
+            {"role": "user", "content": "Hi?", "tool_calls": None},
+            {"role": "assistant", "content": "Hello.", "name": None},
+        ],
+        "tools": None,
+    },
+    "parts": {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "?"}]},
+            {"role": "assistant", "content": "Hello."},
+        ]
+    },
+    "sharegpt": {"conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]},
+    "minimind": {"conversations": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]},
+    "alpaca": {"instruction": "Hi?", "input": "", "output": "Hello."},
+    "dolly": {"instruction": "Hi?", "context": "", "response": "Hello.", "category": "chat"},
+    "completion": {"prompt": "Hi?", "completion": "Hello."},
+    "completion of messages": {
+        "prompt": [{"role": "user", "content": "Hi?"}],
+        "completion": [{"role": "assistant", "content": "Hello."}],
+    },
+    "question": {"question": "Hi?", "answer": "Hello."},
+    "prompt and answer": {"prompt": "Hi?", "answer": "Hello."},
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_all_formats_say_the_same(name: str, write_rows: Write) -> None:
+    (conversation,) = read_conversations(write_rows(SAME[name]))
+    assert [(m.role, m.content) for m in conversation.messages] == [U, A]
+    assert conversation.learned == [False, True]
+    assert conversation.place.endswith("chat.jsonl:1")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": r, "content": c} for r, c in (("developer", S[1]), U, A)]},
+        {"conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}], "system": S[1]},
+        {"instruction": "Hi?", "output": "Hello.", "system": S[1]},
+    ],
+)
+def test_system_messages(row: dict[str, Any], write_rows: Write) -> None:
+    (conversation,) = read_conversations(write_rows(row))
+    assert [(m.role, m.content) for m in conversation.messages] == [S, U, A]
+
+
+def test_history_input_weight_and_tools(write_rows: Write) -> None:
+    (alpaca,) = read_conversations(
+        write_rows({"instruction": "Add.", "input": "1 2", "output": "3", "history": [["a", "b"]]})
+    )
+    assert [m.content for m in alpaca.messages] == ["a", "b", "Add.\n\n1 2", "3"]
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    turns = [
+        {"role": "user", "content": "1+1"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "2"},
+        {"role": "assistant", "content": "2", "weight": 0},
+    ]
+    (tools,) = read_conversations(write_rows({"messages": turns}))
+    assert tools.messages[1].content == '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+    assert [m.role for m in tools.messages] == ["user", "assistant", "user", "assistant"]
+    assert tools.learned == [False, True, False, False]
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "preference": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "pairs of preferences"),
+    "kto": ({"prompt": "a", "completion": "b", "label": True}, "KTO"),
+    "text": ({"text": "a"}, "mini-llm prepare"),
+    "nothing": ({"x": 1}, "no conversation in the keys x"),
+    "role": ({"messages": [{"role": "usr", "content": "a"}]}, "did you mean 'user'"),
+    "no answer": ({"messages": [{"role": "user", "content": "a"}]}, "nothing to learn"),
+    "first": ({"messages": [{"role": "assistant", "content": "a"}]}, "answers nobody"),
+    "twice": ({"messages": [{"role": "user", "content": "a"}] * 2}, "two turns of the user"),
+    "empty": ({"question": "a", "answer": " "}, "an empty answer"),
+    "number": ({"question": "a", "answer": 3}, "not a string"),
+    "picture": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
+    "no list": ({"messages": "hello"}, "not a list of messages"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_are_named_with_their_place(name: str, write_rows: Write) -> None:
+    row, words = FAULTS[name]
+    with pytest.raises(UserError) as problem:
+        list(read_conversations(write_rows(SAME["openai"], row) if "messages" in row else write_rows(row)))
+    text = str(problem.value) + (problem.value.hint or "")
+    assert words in text
+    assert f"chat.jsonl:{2 if 'messages' in row else 1}" in text
+
+
+def test_one_format_a_file(write_rows: Write) -> None:
+    with pytest.raises(UserError, match=r"chat.jsonl:2: other keys than .*chat.jsonl:1"):
+        list(read_conversations(write_rows(SAME["openai"], SAME["alpaca"])))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [(b"{", "not JSON"), (b"[1]", "not an object"), (b'{"a": "\xff"}', "UTF-8")]
+)
+def test_broken_lines(line: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    path.write_bytes(json.dumps(SAME["openai"]).encode() + b"\n\n" + line + b"\n")
+    with pytest.raises(UserError, match=f"chat.jsonl:3: .*{words}"):
+        list(read_conversations(path))
+
+
+def test_turns_are_joined_when_asked(write_rows: Write) -> None:
+    turns = [{"role": "user", "content": c} for c in "ab"] + [{"role": "assistant", "content": "c"}]
+    (conversation,) = read_conversations(write_rows({"messages": turns}), merge_turns=True)
+    assert [m.content for m in conversation.messages] == ["a\nb", "c"]
+
+
+def test_parquet_and_packed_files(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+    import gzip
+
+    import pyarrow
+
+    parquet.write_table(pyarrow.Table.from_pylist([SAME["openai"], SAME["parts"]][:1]), tmp_path / "a.parquet")
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+        file.write(json.dumps(SAME["sharegpt"]) + "\n")
+    for name in ("a.parquet", "b.jsonl.gz"):
+        (conversation,) = read_conversations(tmp_path / name)
+        assert [(m.role, m.content) for m in conversation.messages] == [U, A]

@@ -1,0 +1,113 @@
+"""Fine-tuning through the real command: it learns to answer and to stop, and resumes to the bit."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mini_llm import Generator
+from mini_llm.tokenizer.chat import Message, encode_chat
+from mini_llm.train.run.metrics import read_metrics
+from mini_llm.tune.config import SftConfig
+from mini_llm.tune.sft import sft
+
+SMALL = {"block_size": 127, "batch_size": 4, "compile": False, "device": "cpu", "dtype": "float32"}
+
+
+@pytest.fixture
+def settings(base: Path, spelling_file: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
+    def make(**changes: Any) -> SftConfig:
+        values = {"base": str(base), "data": [str(spelling_file)], "out_dir": str(tmp_path / "run"), **SMALL, **changes}
+        return SftConfig.model_validate(values)
+
+    return make
+
+
+def test_the_command_learns_answers_by_heart_and_stops(base: Path, write_rows, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    """Sixty answers seen often enough are given to the letter, each with its end."""
+    words = ["ant", "bee", "cat", "dog"]
+    rows = [{"question": f"Say {w}.", "answer": f"{w} {w}"} for w in words]
+    data = write_rows(*rows * 15)
+    out = tmp_path / "run"
+    made = {**SMALL, "learning_rate": 0.01, "epochs": 60, "val_fraction": 0.001, "eval_interval": 1000}
+    made |= {"eval_iters": 1}
+    # Held out by question: with so few questions the same ones stand in a file of their own.
+    held = tmp_path / "held.jsonl"
+    held.write_text("".join(json.dumps({"question": f"q {i}", "answer": "a"}) + "\n" for i in range(3000)))
+    words_of = [f"{key}={value if not isinstance(value, bool) else str(value).lower()}" for key, value in made.items()]
+    shown = run_cli("sft", "--base", base, "--data", data, "--show", "1")
+    assert shown.returncode == 0, shown.stderr
+    assert "[[ant ant<|end|>]]" in shown.stdout
+    result = run_cli("sft", "--base", base, "--data", data, "--data", held, f"out_dir={out}", "max_iters=60",
+                     *[w for w in words_of if not w.startswith("epochs")], "epochs=null")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "held out" in result.stderr
+    assert "padding" in result.stderr
+    generator = Generator(out, device="cpu", dtype="float32")
+    ids = encode_chat(generator.tokenizer, [Message("user", "q 4")])
+    assert ids[-1] == generator.tokenizer.special_id("<|assistant|>")
+    losses = [row["loss"] for row in read_metrics(out) if "loss" in row]
+    assert losses[-1] < losses[0] / 3
+
+
+@pytest.mark.parametrize("replay", [0.0, 0.5])
+def test_a_stopped_run_goes_on_to_the_bit(replay: float, settings, tmp_path: Path, tiny_chat_store: Path) -> None:  # type: ignore[no-untyped-def]
+    more = {"replay": replay, "data_dir": str(tiny_chat_store)} if replay else {}
+    changes = {"epochs": 3, "eval_interval": 3, "eval_iters": 1, "save_interval": 2, "learning_rate": 0.003, **more}
+    whole = sft(settings(out_dir=str(tmp_path / "whole"), **changes))
+
+    def stop(step: int, _model: object) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sft(settings(out_dir=str(tmp_path / "broken"), **changes), stop)
+    broken = sft(settings(out_dir=str(tmp_path / "broken"), **changes))
+    assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
+    for name in ("model.safetensors", "training_state/optimizer.safetensors"):
+        assert (whole / "latest" / name).read_bytes() == (broken / "latest" / name).read_bytes()
+    rows = [row for row in read_metrics(whole) if "val_loss" in row]
+    assert ("text_bits_per_byte" in rows[0]) == bool(replay)
+    assert all(math.isfinite(row["val_loss"]) for row in rows)
+
+
+def test_micro_batches_change_nothing(settings, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Rows have unequal numbers of targets: a mean of means would count some answers more."""
+    runs = [
+        sft(settings(out_dir=str(tmp_path / f"{n}"), batch_size=n, gradient_accumulation_steps=8 // n, epochs=2))
+        for n in (8, 1)
+    ]
+    losses = [[row["loss"] for row in read_metrics(run) if "loss" in row] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_the_first_loss_is_that_of_the_base(settings, base: Path) -> None:  # type: ignore[no-untyped-def]
+    run = sft(settings(epochs=None, max_iters=1, learning_rate=0.0))
+    first, last = (row["val_loss"] for row in read_metrics(run) if "val_loss" in row)
+    assert first == last
+    assert (run / "latest/model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+
+
+def test_what_is_wrong_is_said(base: Path, spelling_file: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    for words, code, message in (
+        (["--data", spelling_file], 2, "--base"),
+        (["--base", base], 2, "--data"),
+        (["--base", tmp_path / "no", "--data", spelling_file], 1, "no"),
+        (["--base", base, "--data", tmp_path / "no.jsonl"], 1, "no.jsonl"),
+        (["--base", base, "--data", empty], 1, "nothing to learn"),
+        (["--base", base, "--data", spelling_file, "model.n_layers=3"], 2, "that of its base"),
+        (["--base", base, "--data", spelling_file, "block_size=100000"], 2, "max_seq_len"),
+        (["--base", base, "--data", spelling_file, "replay=0.5"], 1, "data/tokens"),
+        (["--base", base, "--data", spelling_file, "lerning_rate=1"], 2, "did you mean 'learning_rate'"),
+    ):
+        result = run_cli("sft", *words, f"out_dir={tmp_path / 'out'}")
+        assert result.returncode == code, (words, result.stderr)
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+        assert not (tmp_path / "out" / "checkpoints").exists()
