@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
-from mini_llm.errors import UserError
+from mini_llm.errors import Interrupted, UserError
 from mini_llm.terminal import leave, safe_console, visible
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def write(text: str) -> None:
 
     Raises:
         UserError: stdout is closed, or its disk is full.
-        BrokenPipeError: its reader has gone.
+        Interrupted: its reader has gone.
     """
     with writing():
         sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
@@ -46,8 +47,8 @@ def writing() -> Iterator[None]:
     """Turn what goes wrong with stdout inside the block into a message."""
     try:
         yield
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # typer would end with 1
+        raise Interrupted(signal.SIGPIPE, "") from None
     except OSError as problem:
         leave(sys.stdout, 1)
         raise UserError(f"cannot write to standard output: {problem.strerror or problem}") from None
