@@ -34,8 +34,8 @@ def test_words_stay_as_they_are() -> None:
 def test_a_console_keeps_its_own_colours_and_no_others() -> None:
     file = io.StringIO()
     console = safe_console(file=file, force_terminal=True, color_system="standard")
-    console.print("\x1b[31mred\x07", style="bold", markup=False)
-    assert file.getvalue() == "\x1b[1m␛[31mred␇\x1b[0m\n"
+    console.print("\x1b[31mred", style="bold", markup=False)
+    assert file.getvalue() == "\x1b[1m␛[31mred\x1b[0m\n"
 
 
 def on_a_terminal(words: list[str], **options: object) -> str:
