@@ -141,6 +141,7 @@ def demo_config(store: TokenStore, minutes: float, settings: dict[str, Any]) -> 
         "warmup_iters": min(template.warmup_iters, steps // 4),
         "eval_interval": interval,
         "save_interval": interval,
+        "milestones": True,
     }
     return fitting.model_copy(update=schedule)
 
@@ -168,6 +169,7 @@ def show_results(run: Path, store: TokenStore, prompts: tuple[str, ...], seed: i
     command = command_line()
     next_steps = {
         f"generate {run} --prompt 'We must'": "write on from your words",
+        f"serve {run}": "look inside it in your browser, and see how it learned",
         f"chat {run}": "talk with it (it only knows speeches)",
         "demo --corpus my.txt --out runs/mine": "learn your own text",
         "train --config configs/mini-50m.yaml": "the real thing",

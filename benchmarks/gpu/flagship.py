@@ -115,7 +115,8 @@ def keep(run: Path) -> dict[str, Any]:
     """Write the run's folder, its last model in bfloat16 and no optimizer, as a tar file in pieces into HOME/pieces."""
     import torch
 
-    from mini_llm.checkpoint import load_model, resolve_checkpoint, save_model
+    from mini_llm.checkpoint import load_model, save_model
+    from mini_llm.pointers import resolve_checkpoint
     from mini_llm.tokenizer.tokenizer import Tokenizer
 
     kept, pieces = HOME / "mini-llm-flagship", HOME / "pieces"

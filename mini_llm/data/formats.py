@@ -23,6 +23,8 @@ from mini_llm.errors import UserError, did_you_mean
 FORMATS = (".txt", ".md", ".jsonl", ".ndjson", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 SUPPORTED = "supported: .txt .md .jsonl .parquet, each also with .gz .xz .zst"
+PLAIN = tuple((kind, packing) for kind in (".txt", ".md") for packing in ("", *COMPRESSIONS))
+NULL = "\u2028"  # white space that stands for a null, so that it can be counted
 INSTALL = "install it: pip install 'mini-llm[data]'"
 
 PIECE_CHARS = 2**20  # longer texts come in pieces of at most this
@@ -159,7 +161,8 @@ def _json_texts(stream: IO[bytes], path: Path, text_column: str) -> Iterator[str
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
-            yield from _cut_all(_json_text(line, path, number, text_column))
+            text = _json_text(line, path, number, text_column)
+            yield from _cut_all(text) if text is not NULL else (NULL,)
             yield None
 
 
@@ -175,6 +178,8 @@ def _json_text(line: bytes, path: Path, number: int, text_column: str) -> str:
         if text_column not in value:
             raise UserError(*_no_column(where, "key", text_column, value))
         where, value = f"{where}: '{text_column}'", value[text_column]
+    if value is None:
+        return NULL
     if not isinstance(value, str):
         raise UserError(f"{where} holds {_kind_of(value)}, not a string", "choose another key with --text-column")
     try:
@@ -218,7 +223,7 @@ def _parquet_texts(file: IO[bytes], stream: IO[bytes], path: Path, text_column: 
                     if not isinstance(text, str | None):
                         kind = f"{path}: '{text_column}' holds {batch.column(0).type}, not strings"
                         raise UserError(kind, "choose another column with --text-column")
-                    yield from _cut_all(text or "")
+                    yield from _cut_all(text) if text is not None else (NULL,)
                     yield None
                 rows += batch.num_rows
                 file.seek(size * rows // parquet.metadata.num_rows)  # what the progress bar follows

@@ -18,10 +18,11 @@ from pathlib import Path
 from mini_llm import log
 from mini_llm.data.sources import Corpus, Piece
 from mini_llm.data.store_writer import TokenStoreWriter
-from mini_llm.data.token_store import Source, TokenStore
+from mini_llm.data.token_store import ReadFrom, Source, TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.signals import raise_on_signal
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.user_files import reason, shown
 
 BATCH_CHARS = 2**22  # 4 MB: enough to keep every thread busy, and a signal waits for one batch at most
 
@@ -57,11 +58,14 @@ def prepare(
         files = [Source(path=_utf8(path), bytes=path.stat().st_size) for path in corpus.files]
         with _full_disk(out, corpus), TokenStoreWriter.create(out, encoder, sources=files) as writer:
             documents = _fill(writer, encoder, corpus, val_fraction, leaves_out)
+            read = corpus.reading
+            writer.reading = ReadFrom(files=read.files, documents=read.documents, left_out=read.left_out)
             if val_fraction and not all(writer.tokens.values()):
                 log.info(f"too few documents to hold any out: the last {val_fraction:.1%} of the tokens become val")
                 writer.hold_out_tail(val_fraction)
     store = TokenStore.open(out)
     log.info(_summary(store, documents, time.monotonic() - start))
+    log.info(corpus.reading.line())
     return store
 
 
@@ -150,7 +154,7 @@ def _full_disk(out: Path, corpus: Corpus) -> Iterator[None]:
         yield
     except OSError as problem:
         if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"cannot write {out}: {problem.strerror or problem}") from None
+            raise UserError(f"cannot write {shown(out)}: {reason(problem)}") from None
         # What had been written is free again: it was enough for the share of the text that had been read.
         free = shutil.disk_usage(out.resolve().parent).free
         needed = free * corpus.total_bytes / max(corpus.done_bytes, 1)

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mini_llm import log
-from mini_llm.data.formats import BLOCK_BYTES, SUPPORTED, format_of, naming_file, read_texts
+from mini_llm.data.formats import BLOCK_BYTES, NULL, PLAIN, SUPPORTED, format_of, naming_file, read_texts
+from mini_llm.data.reading import Reading, looks_like_utf16
 from mini_llm.errors import UserError, did_you_mean
+from mini_llm.user_files import kind_of, open_file, reason, shown, what_is
 
 
 class Piece(NamedTuple):
@@ -35,7 +37,9 @@ class Corpus:
     """
 
     def __init__(self, sources: Sequence[str | Path], text_column: str = "text") -> None:
-        self.files = find_files(sources)
+        self.found = Reading()
+        self.reading = self.found  # of the last pass
+        self.files = _find_all(sources, self.found)
         self.total_bytes = sum(path.stat().st_size for path in self.files)
         self.done_bytes = 0  # of the files as they lie on the disk
         self._text_column = text_column
@@ -47,13 +51,20 @@ class Corpus:
             UserError: a file is corrupt, not UTF-8 or lacks the text column (it names the file and the line), or there
                 is no text at all.
         """
-        found = False
+        found, self.done_bytes = False, 0
+        self.reading = count = Reading(left_out=dict(self.found.left_out), examples=dict(self.found.examples))
         with log.byte_progress(description, self.total_bytes) if description else nullcontext(_ignore) as show:
             for path in self.files:
                 start, empty = self.done_bytes, True
-                with naming_file(path), path.open("rb") as file:
-                    for piece in _pieces(read_texts(file, path, self._text_column)):
+                with open_file(path) as file, naming_file(path):
+                    for piece in _pieces(read_texts(file, path, self._text_column), count, path):
+                        if piece.first and looks_like_utf16(piece.text):
+                            raise UserError(
+                                f"{path}: a NUL beside every letter: this is UTF-16 without its mark, not UTF-8",
+                                f"convert it: iconv -f UTF-16LE -t UTF-8 {path} > utf8-{path.name}",
+                            )
                         empty = False
+                        count.documents += piece.first
                         yield piece
                         if (done := start + file.tell()) - self.done_bytes >= BLOCK_BYTES:
                             self.done_bytes = done
@@ -61,7 +72,9 @@ class Corpus:
                     self.done_bytes = start + os.fstat(file.fileno()).st_size
                 show(self.done_bytes)
                 found = found or not empty
+                count.files += not empty
                 if empty:
+                    count.leave_out("files without text", path)
                     log.note(f"{path} holds no text")
         if not found:
             raise UserError(f"no text in {', '.join(map(str, self.files[:3]))}{' ...' if len(self.files) > 3 else ''}")
@@ -79,13 +92,15 @@ def read_documents(
     return (piece.text for piece in corpus.pieces(description))
 
 
-def _pieces(texts: Iterator[str | None]) -> Iterator[Piece]:
-    """Mark where documents begin and end; drop those without anything but white space."""
+def _pieces(texts: Iterator[str | None], count: Reading, path: Path) -> Iterator[Piece]:
+    """Mark where documents begin and end; drop those without anything but white space, and count them."""
     held, first = "", True
     for text in texts:
         if text is None:
             if not first or held.strip():
                 yield Piece(held, first, True)
+            elif held or format_of(path) not in PLAIN:
+                count.leave_out("blank documents" if held is not NULL else "nulls", path)
             held, first = "", True
         elif text and held:
             yield Piece(held, first, False)
@@ -103,44 +118,79 @@ def find_files(sources: Sequence[str | Path]) -> list[Path]:
     Raises:
         UserError: a source does not exist, holds no text file, or is of an unknown format.
     """
+    return _find_all(sources, Reading())
+
+
+def _find_all(sources: Sequence[str | Path], count: Reading) -> list[Path]:
     files: dict[Path, Path] = {}
     for source in sources:
-        for path in _find(str(source)):
-            files.setdefault(path.resolve(), path)
+        for path in _find(str(source), count):
+            if files.setdefault(path.resolve(), path) != path:
+                count.leave_out("files met twice", path)
     if not files:
         raise UserError("no files to read", "name files, folders or quoted globs")
     return list(files.values())
 
 
-def _find(source: str) -> list[Path]:
+def _find(source: str, count: Reading) -> list[Path]:
     path = Path(source)
-    if path.is_dir():
-        return _known(sorted(_walk(path)), f"the folder {source}")
-    if path.is_file():
+    kind = kind_of(path)
+    if kind == "folder":
+        return _known(_walk(path, count, set()), f"the folder {source}", count)
+    if kind == "file":
         if format_of(path) is None:
             raise UserError(f"cannot read {source}: unknown format '{path.suffix}'", SUPPORTED)
         return [path]
-    if not path.exists() and glob.has_magic(source):
+    if kind == "nothing" and glob.has_magic(source):
         matches = sorted(Path(match) for match in glob.glob(source, recursive=True))
-        return _known([match for match in matches if match.is_file()], f"the glob {source}")
-    if path.exists():
-        raise UserError(f"{source} is not a regular file")
+        found: list[Path] = []
+        for match in matches:
+            found += _walk(match, count, set()) if kind_of(match) == "folder" and "**" not in source else [match]
+        return _known([match for match in found if kind_of(match) == "file"], f"the glob {source}", count)
+    if kind == "other":
+        raise UserError(f"{source} is {what_is(path)}, not a regular file")
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise UserError(f"no file, folder or glob '{source}'{did_you_mean(path.name, names)}")
+    raise UserError(f"no file, folder or glob '{shown(source)}'{did_you_mean(path.name, names)}")
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    def stop(problem: OSError) -> None:
-        raise UserError(f"cannot read the folder {problem.filename}: {problem.strerror}")
+def _walk(folder: Path, count: Reading, seen: set[tuple[int, int]]) -> list[Path]:
+    """Return the files below `folder`, links followed, each folder once: so a loop of links ends."""
+    files: list[Path] = []
+    try:
+        status = folder.stat()
+        names = sorted(os.listdir(folder))
+    except OSError as problem:
+        raise UserError(f"cannot read the folder {shown(folder)}: {reason(problem)}") from None
+    if (status.st_dev, status.st_ino) in seen:
+        count.leave_out("links to folders that are read already", folder)
+        return []
+    seen.add((status.st_dev, status.st_ino))
+    for name in names:
+        path = folder / name
+        if name.startswith("."):
+            count.leave_out("hidden", path)
+            continue
+        try:
+            kind = kind_of(path)
+        except UserError:
+            kind = "nothing"
+        if kind == "folder" and path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
+            count.leave_out("links in a circle", path)
+        elif kind == "folder":
+            files += _walk(path, count, seen)
+        elif kind == "file":
+            files.append(path)
+        else:
+            count.leave_out("broken links" if kind == "nothing" else "pipes and devices", path)
+    return files
 
-    for root, folders, names in os.walk(folder, onerror=stop):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root, name) for name in names if not name.startswith(".") and Path(root, name).is_file())
 
-
-def _known(paths: list[Path], where: str) -> list[Path]:
+def _known(paths: list[Path], where: str, count: Reading) -> list[Path]:
     known = [path for path in paths if format_of(path)]
+    for path in paths:
+        if not format_of(path):
+            count.leave_out(f"{path.suffix or 'nameless'} files", path)
     if not known:
         found = ", ".join(sorted({path.suffix or path.name for path in paths})[:8])
         raise UserError(f"no text files in {where}" + (f"; it has {found}" if found else ""), SUPPORTED)
-    return known
+    return sorted(known)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from mini_llm.data.token_store import Manifest, Shard, Source, Split, TokenSplit
+from mini_llm.data.token_store import Manifest, ReadFrom, Shard, Source, Split, TokenSplit
 from mini_llm.files import Kind, new_folder, sha256_of
 from mini_llm.hub import TOKENIZER_FILES
 from mini_llm.tokenizer.tokenizer import Tokenizer
@@ -49,6 +49,7 @@ class TokenStoreWriter:
         self._folder = folder
         self._tokenizer = tokenizer
         self._sources = list(sources)
+        self.reading: ReadFrom | None = None  # set before the block ends
         self._dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
         self._shard_bytes = shard_bytes
         self._splits = {name: self._new_split(name) for name in ("train", "val")}
@@ -113,6 +114,7 @@ class TokenStoreWriter:
             tokenizer_hash=self._tokenizer.fingerprint,
             splits={name: split.finish() for name, split in self._splits.items() if split.tokens},  # type: ignore[misc]
             sources=self._sources,
+            reading=self.reading,
         )
         (self._folder / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 

@@ -69,6 +69,14 @@ class Source(_Record):
     bytes: Count
 
 
+class ReadFrom(_Record):
+    """What reading found: files and documents, and by kind how many were left out."""
+
+    files: Count
+    documents: Count
+    left_out: dict[str, Count]
+
+
 class Manifest(_Record):
     """What manifest.json holds; `tokenizer_hash` is `Tokenizer.fingerprint`."""
 
@@ -78,9 +86,14 @@ class Manifest(_Record):
     tokenizer_hash: str
     splits: dict[Literal["train", "val"], Split]
     sources: list[Source]
+    reading: ReadFrom | None = None
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Manifest:
+        for side, split in self.splits.items():
+            for index, shard in enumerate(split.shards):
+                if shard.name != f"{side}-{index:05d}.bin":
+                    raise ValueError(f"{side} names {shard.name} as its shard {index}: each split has its own, once")
         for shard in itertools.chain.from_iterable(split.shards for split in self.splits.values()):
             if shard.bytes != shard.tokens * ITEM_BYTES[self.dtype]:
                 raise ValueError(f"{shard.name}: {shard.tokens} {self.dtype} tokens do not take {shard.bytes} bytes")

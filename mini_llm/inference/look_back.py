@@ -60,7 +60,9 @@ def alternatives(drawn: Drawn) -> list[Candidate]:
 def shown(tokenizer: Tokenizer, token_id: int) -> str:
     """Return a token so that it can be seen, white space too; a control token by its name."""
     name = next((name for name, i in tokenizer.special_tokens.items() if i == token_id), None)
-    return name or repr(tokenizer.rules.bytes_of(token_id).decode("utf-8", "backslashreplace"))
+    if name and name.isprintable():
+        return name
+    return repr(name) if name else repr(tokenizer.rules.bytes_of(token_id).decode("utf-8", "backslashreplace"))
 
 
 def text_after(tokenizer: Tokenizer, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:

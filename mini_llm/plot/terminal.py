@@ -70,7 +70,7 @@ def curve_lines(runs: Sequence[Run], width: int, x: str = "tokens") -> list[Text
     from rich.text import Text
 
     def places(run: Run, curve: Curve) -> np.ndarray:
-        return curve.steps * (run.tokens_per_step if x == "tokens" else 1)
+        return run.tokens_at(curve.steps) if x == "tokens" else curve.steps
 
     trained = [smooth(run.loss.values) for run in runs]
     later = [values[len(values) // 33 :] for values in trained]  # the first steps fall out at the top

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from mini_llm import __version__
+from mini_llm.errors import UserError
 from mini_llm.serve import inspecting, learning, tokens
 from mini_llm.serve.catalog import Catalog
 from mini_llm.serve.guards import Guard
@@ -106,6 +107,10 @@ def make_app(service: Service) -> Guard:
     async def misunderstood(_http: HttpRequest, problem: RequestValidationError) -> JSONResponse:
         return of_validation(problem).response()
 
+    @app.exception_handler(Exception)  # raised again afterwards: the Guard notes where
+    async def broken(_http: HttpRequest, _problem: Exception) -> JSONResponse:
+        return ApiError(500, "something went wrong in the server", code="internal_error").response()
+
     @app.exception_handler(HTTPException)
     async def not_here(http: HttpRequest, problem: HTTPException) -> JSONResponse:
         hints = {
@@ -147,7 +152,10 @@ def _reading_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def _models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [entry.as_dict() for entry in service.catalog.entries()]})
+        entries = []
+        with contextlib.suppress(UserError, OSError):  # a run whose checkpoints are all gone
+            entries = service.catalog.entries()
+        return JSONResponse({"object": "list", "data": [entry.as_dict() for entry in entries]})
 
     @app.get("/v1/models/{name:path}")
     async def _model(name: str) -> JSONResponse:

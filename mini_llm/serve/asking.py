@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from mini_llm.errors import UserError
+from mini_llm.errors import UsageError, UserError
 from mini_llm.inference.engine.request import Guide, Request
 from mini_llm.inference.sampling.darts import new_seed
 from mini_llm.inference.sampling.params import SamplingParams
@@ -26,7 +26,8 @@ def sampling_of(body: Writing) -> SamplingParams:
     Raises:
         ApiError: a bias of what is no token id.
     """
-    biases, banned = {}, []
+    biases: dict[int, float] = {}
+    banned: list[int] = []
     for word, bias in (body.logit_bias or {}).items():
         if not (word.isascii() and word.isdigit() and len(word) < 10):
             raise ApiError(400, f"logit_bias: '{word[:20]}' is no token id", param="logit_bias")
@@ -34,6 +35,14 @@ def sampling_of(body: Writing) -> SamplingParams:
             banned.append(int(word))
         else:
             biases[int(word)] = min(bias, -BANNED)
+    try:
+        return _sampling(body, biases, tuple(banned))
+    except UsageError as problem:
+        name = problem.message.partition("=")[0]
+        raise ApiError(400, problem.message, param=name, code="invalid_value") from None
+
+
+def _sampling(body: Writing, biases: dict[int, float], banned: tuple[int, ...]) -> SamplingParams:
     return SamplingParams(
         temperature=_or(body.temperature, 1.0),
         top_p=_or(body.top_p, 1.0),
@@ -44,7 +53,7 @@ def sampling_of(body: Writing) -> SamplingParams:
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
         logit_bias=biases,
-        banned_ids=tuple(banned),
+        banned_ids=banned,
     )
 
 
@@ -164,7 +173,7 @@ async def encode_messages(served: Served, body: ChatBody) -> list[int]:
             raise ApiError(400, "continue_final_message needs an assistant's message at the end", param="messages")
 
         def encode_open() -> list[int]:
-            return encode_chat(tokenizer, messages[:-1]) + tokenizer.encode(messages[-1].content)
+            return encode_chat(tokenizer, messages, continue_final_message=True)
 
         return await _beside(n_chars, encode_open, "messages")
     return await _beside(n_chars, lambda: encode_chat(tokenizer, messages, opens), "messages")

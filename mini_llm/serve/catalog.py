@@ -112,7 +112,7 @@ class Catalog:
         try:
             entries = self.entries()
         except (UserError, OSError):
-            raise ApiError(503, "the run has no checkpoint that can be read", code="model_not_loaded") from None
+            raise ApiError(503, "the run has no checkpoint that can be read", code="no_checkpoint") from None
         for entry in entries:
             if entry.id == (name or self.name):
                 return entry
@@ -133,12 +133,16 @@ class Catalog:
                 return known[0]
         async with self._lock:
             for _ in range(TRIES):
-                entry = self.find(name)
                 try:
+                    entry = self.find(name)
                     served = self.loaded.get(entry.folder) or await self._load(entry.folder)
                 except (UserError, OSError):
                     await asyncio.sleep(0.05)
                     continue
+                except ApiError as refusal:
+                    if refusal.code != "no_checkpoint":
+                        raise
+                    break
                 served.bridge.used_at = time.monotonic()
                 if entry.kind in ("latest", "model"):
                     self._last = served

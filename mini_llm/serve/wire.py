@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mini_llm.serve.problems import not_done
+from mini_llm.serve.problems import ApiError, not_done
 from mini_llm.serve.settings import (
     LONGEST_STOP,
     MOST_BIASES,
@@ -54,6 +54,8 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse(cls, values: Any) -> Any:
+        if not _is_unicode(values):
+            raise ApiError(400, "the body holds half of a surrogate pair, which is no text", code="invalid_unicode")
         for field in values if isinstance(values, dict) else ():
             value = values[field]
             if field in REFUSED and field not in cls.model_fields and value not in (None, [], {}, False, ""):
@@ -61,6 +63,17 @@ class Body(BaseModel):
             if field in HARMLESS and value is not None and value not in HARMLESS[field]:
                 raise not_done(field, f"only {' or '.join(map(str, HARMLESS[field]))}")
         return values
+
+
+def _is_unicode(value: Any) -> bool:
+    """Tell whether all texts in a JSON value are Unicode: its escapes can also write halves of characters."""
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
+    if isinstance(value, dict):
+        return all(_is_unicode(key) and _is_unicode(item) for key, item in value.items())
+    if isinstance(value, list) and not (value and isinstance(value[0], int)):
+        return all(map(_is_unicode, value))
+    return True
 
 
 class StreamOptions(BaseModel):

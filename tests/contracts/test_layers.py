@@ -34,6 +34,7 @@ LAYERS = [
             "temporary",
             "threads",
             "user_files",
+            "weights",
         }
     ],
 ]

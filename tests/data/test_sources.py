@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from mini_llm.data import formats, sources
 from mini_llm.data.formats import PIECE_CHARS
+from mini_llm.data.reading import Reading
 from mini_llm.data.sources import Corpus, Piece, find_files, read_documents
 from mini_llm.errors import UserError
 
@@ -162,7 +163,6 @@ def test_no_text_at_all_is_an_error(tmp_path: Path) -> None:
         ('{"Text": "a", "id": 3}', ["no key 'text'", "did you mean 'Text'?", "Text, id", "--text-column"]),
         ("{}", ["no key 'text'", "none"]),
         ('{"text": 3}', ["'text' holds a number"]),
-        ('{"text": null}', ["'text' holds null"]),
         ('{"text": true}', ["'text' holds a truth value"]),
         ('{"text": ["a"]}', ["'text' holds a list"]),
         ("[1]", ["holds a list"]),
@@ -281,7 +281,7 @@ def test_pieces_never_depend_on_where_blocks_end(parts: list[str]) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(formats, "PIECE_CHARS", piece_chars)
             blocks = [text[i : i + block] for i in range(0, len(text), block)]
-            found = whole(list(sources._pieces(formats._plain_texts(blocks))))
+            found = whole(list(sources._pieces(formats._plain_texts(blocks), Reading(), Path("a.txt"))))
             return [document for document in found if document.strip()]
 
     expected = documents(10**6, 10**6)
@@ -320,3 +320,49 @@ def test_progress_counts_the_bytes_on_the_disk(tmp_path: Path, monkeypatch: pyte
     assert seen == sorted(seen)
     assert len(set(seen)) > 20
     assert corpus.done_bytes == corpus.total_bytes == sum(p.stat().st_size for p in tmp_path.iterdir())
+
+
+def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
+    src, other = tmp_path / "src", tmp_path / "other"
+    for folder in (src, src / ".git", other):
+        folder.mkdir()
+    (src / "a.jsonl").write_text('{"text": "one"}\n{"text": null}\n{"text": " "}\n{"text": ""}\nnull\n')
+    parquet_bytes(src / "b.parquet", text=["two", None, "", "three"])
+    (src / "c.txt").write_text("four\n<|endoftext|>\n\n<|endoftext|>\nfive\n<|endoftext|>\n")
+    (src / "empty.txt").write_bytes(b"")
+    (src / "photo.png").write_bytes(b"")
+    (other / "d.txt").write_text("six")
+    os.mkfifo(src / "pipe.txt")
+    (src / "more").symlink_to(other)
+    (src / "again").symlink_to("../other")
+    (src / "loop").symlink_to("..")
+    (src / "gone.txt").symlink_to("nowhere")
+    corpus = Corpus([src])
+    for _ in range(2):  # each pass counts anew
+        assert [p.text.strip() for p in corpus.pieces()] == ["one", "six", "two", "three", "four", "five"]
+        assert (corpus.reading.files, corpus.reading.documents) == (4, 6)
+        assert corpus.reading.left_out == {
+            "hidden": 1,
+            "links in a circle": 1,
+            "links to folders that are read already": 1,
+            "broken links": 1,
+            "pipes and devices": 1,
+            ".png files": 1,
+            "nulls": 3,
+            "blank documents": 4,
+            "files without text": 1,
+        }
+    assert corpus.reading.line().startswith("read 4 files, 6 documents; left out: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["plain words of English", "\u0438 \u0432 \u0442\u0435\u043a\u0441\u0442"],
+)
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_refused(tmp_path: Path, text: str, encoding: str) -> None:
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    message = failure(tmp_path / "a.txt")
+    assert "UTF-16" in message or "not UTF-8" in message
+    (tmp_path / "a.txt").write_bytes(text.encode() + b"\0 and a NUL")
+    assert list(read_documents([tmp_path]))

@@ -273,6 +273,16 @@ def test_eos_ids_of_generation_config_count(make_model: MakeModel, small_tokeniz
         Generator(folder, device="cpu")
 
 
+def test_eos_ids_of_config_count_too(make_model: MakeModel, small_tokenizer: Tokenizer) -> None:
+    letter, other = small_tokenizer.encode("z")[-1], small_tokenizer.encode("q")[-1]
+    folder = make_model(tie_embeddings=False, edit=always(other, after=letter))
+    (folder / "checksums.json").unlink()
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": [2, other]}))
+    assert Generator(folder, device="cpu").generate("a", temperature=0) == "az"
+
+
 @settings(deadline=None, max_examples=20)
 @given(texts=st.lists(st.text("abc ", max_size=30), min_size=1, max_size=4))
 def test_what_was_read_before_changes_no_answer(generator: Generator, make_model: MakeModel, texts: list[str]) -> None:

@@ -46,7 +46,8 @@ def nucleus(weights_V: np.ndarray, p: float) -> np.ndarray:
     enough = p * weights_V.sum(dtype=np.float64)
     for floor in FLOORS:
         falling_C = np.sort(weights_V[weights_V >= floor])[::-1].astype(np.float64)
-        n = int((falling_C.cumsum() - falling_C).searchsorted(enough))  # those before which it is not yet enough
+        before_C = falling_C.cumsum() - falling_C
+        n = max(1, int(before_C.searchsorted(enough)))  # those before which it is not yet enough
         if n < len(falling_C):
             break
     lowest = np.float32(falling_C[n - 1])

@@ -77,7 +77,8 @@ def _keep_fewest(logits: Tensor, probabilities: Tensor, rank: Tensor, p: Number)
     """Keep the tokens of highest `rank` until their probabilities reach `p`; of equals, the lower id goes first."""
     order = rank.sort(descending=True, stable=True, dim=-1).indices
     mass = probabilities.gather(-1, order)
-    outside = torch.empty_like(mass, dtype=torch.bool).scatter_(-1, order, mass.cumsum(-1) - mass >= p)
+    beyond = (mass.cumsum(-1) - mass >= p) & (torch.arange(mass.shape[-1], device=mass.device) > 0)  # one always stays
+    outside = torch.empty_like(mass, dtype=torch.bool).scatter_(-1, order, beyond)
     return logits.masked_fill(outside, -math.inf)
 
 

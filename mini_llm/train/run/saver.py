@@ -16,6 +16,8 @@ from mini_llm.pointers import is_pointer, list_checkpoints, write_pointer
 from mini_llm.threads import Worker, WorkerDied
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
+from mini_llm.train.optim.average import WeightAverage
+from mini_llm.train.run.milestones import milestone_steps, save_milestone
 from mini_llm.train.run.resume import (
     Progress,
     Snapshot,
@@ -58,6 +60,15 @@ class Saver:
             self._writer = Worker(lambda: self._write(snapshot))
         except (RuntimeError, MemoryError):  # no memory, or no permission, for a thread
             self._write(snapshot)
+
+    def mark(self, trainee: Trainee, average: WeightAverage) -> bool:
+        """Write the milestone of this step, where one is due; tell whether it was."""
+        config, step = self.config, trainee.progress.step
+        if not config.milestones or step not in milestone_steps(config.max_iters):
+            return False
+        with average.in_place():
+            save_milestone(self.run, step, trainee.model, self.tokenizer)
+        return True
 
     def mark_best(self, step: int) -> None:
         """Point RUN/best to the checkpoint of `step`, as soon as there is one; there is none of step 0."""

@@ -1,0 +1,33 @@
+"""Milestones: the weights alone, in bfloat16, at steps spaced by powers of two, kept for ever.
+
+Learning goes by the logarithm of the steps, and checkpoints are pruned: without these there is nothing to look back at.
+One takes 2 bytes a parameter, where a checkpoint with AdamW's state takes 12.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mini_llm.checkpoint import save_model
+from mini_llm.model.transformer import Transformer
+from mini_llm.tokenizer.tokenizer import Tokenizer
+
+MOST = 10
+
+
+def milestone_steps(max_iters: int) -> set[int]:
+    """Return the last ten powers of two up to `max_iters`; all of them where there are fewer."""
+    return {2**n for n in range(max_iters.bit_length())[-MOST:]}
+
+
+def save_milestone(run: Path, step: int, model: Transformer, tokenizer: Tokenizer) -> Path:
+    """Write the weights of `step` as a model folder, whole or not at all.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    folder = run / "milestones" / f"step-{step:08d}"
+    save_model(folder, model, tokenizer, dtype=torch.bfloat16)
+    return folder

@@ -1,0 +1,95 @@
+"""A server as the model: its log-probabilities give the scores of the folder behind it, or it is told why not."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mini_llm.errors import UserError
+from mini_llm.eval.evaluate import ask, prepare_questions
+from mini_llm.eval.language_model import LocalModel
+from mini_llm.eval.server import ServerModel
+from mini_llm.eval.task import find_tasks
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """The four answers that an evaluation asks for, computed by a model of this process."""
+
+    model: LocalModel
+    echoes = True
+
+    def do_GET(self) -> None:
+        self._answer({"data": [{"id": "tiny", "max_model_len": self.model.max_length}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tokenize":
+            ids = self.model.tokenizer.encode(body["prompt"])
+            prefix = self.model.prefix_ids if body["add_special_tokens"] else []
+            self._answer({"tokens": [*prefix, *ids], "count": len(ids), "max_model_len": self.model.max_length})
+            return
+        assert body["prompt"]
+        assert all(isinstance(i, int) for i in body["prompt"])
+        if not body.get("echo"):
+            (text,) = self.model.write([body["prompt"]], [body.get("stop") or []], body["max_tokens"])
+            self._answer({"choices": [{"index": 0, "text": text}]})
+            return
+        ids = body["prompt"]
+        logprobs = self.model.model(torch.tensor([ids]))[0].log_softmax(-1)
+        own: list[Any] = [None, *(float(logprobs[i, token]) for i, token in enumerate(ids[1:]))]
+        best: list[Any] = [None, *({"x": float(row.max())} for row in logprobs[:-1])]
+        entry = {"token_logprobs": [*own, -1.0], "top_logprobs": [*best, {"x": -1.0}]}
+        self._answer({"choices": [{"index": 0, "text": "", "logprobs": entry if self.echoes else None}]})
+
+    def _answer(self, value: Any) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def address(local_model: LocalModel) -> Iterator[str]:
+    StandIn.model, StandIn.echoes = local_model, True
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("with_tokenizer", [False, True])
+def test_scores_are_those_of_the_folder(
+    with_tokenizer: bool, address: str, local_model: LocalModel, model_folder: Path, sets: Path
+) -> None:
+    server = ServerModel(address + "/v1", model_folder if with_tokenizer else None)
+    for name in ("piqa", "lambada"):
+        questions = prepare_questions(find_tasks([name], [])[0], [sets], {})
+        here, there = ask(local_model, questions), ask(server, questions)
+        for ours, theirs in zip(here.responses, there.responses, strict=True):
+            for (value, greedy), (other, as_greedy) in zip(ours, theirs, strict=True):
+                assert other == pytest.approx(value, rel=1e-4)
+                assert greedy == as_greedy
+        assert here.scores()["acc,none"] == there.scores()["acc,none"]
+
+
+def test_the_command_line_takes_an_address(address: str, sets: Path, run_cli) -> None:
+    result = run_cli("eval", address, "--tasks", "copa", "--data", sets, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["n-samples"]["copa"]["effective"] == 20
+
+
+def test_a_server_without_log_probabilities_is_told(address: str, sets: Path) -> None:
+    StandIn.echoes = False
+    questions = prepare_questions(find_tasks(["copa"], [])[0], [sets], {})
+    with pytest.raises(UserError, match="echo with logprobs"):
+        ask(ServerModel(address), questions)

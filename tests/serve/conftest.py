@@ -1,0 +1,69 @@
+"""Servers as a user starts them: `mini-llm serve` in a process of its own, on a tiny random model that never ends."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running_server import RunningServer, StartServer, write_model
+
+from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.tokenizer.train import train_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory, sotu_texts: list[str]) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer") / "small"
+    return train_tokenizer(sotu_texts[:5], folder, vocab_size=400, model_type="bpe", sample_bytes=200_000, seed=0)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "tiny", tokenizer)
+
+
+@pytest.fixture(scope="session")
+def endless_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """Return a model that is slow enough to be met at work: its longest text takes minutes."""
+    shape = {"dim": 256, "n_layers": 6, "max_seq_len": 100_000}
+    return write_model(tmp_path_factory.mktemp("endless") / "endless", tokenizer, **shape)
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Return `start_server(folder, "--slots", 2, env={...})`; all servers are gone at the end."""
+    started: list[RunningServer] = []
+
+    def start(folder: Path, *words: object, env: dict[str, str] | None = None) -> RunningServer:
+        log = tmp_path_factory.mktemp("log") / "stderr.txt"
+        command = [sys.executable, "-m", "mini_llm", "serve", str(folder), "--port", "0", *map(str, words)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", **(env or {})}
+        with log.open("w") as errors:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )  # fmt: skip
+        started.append(RunningServer(process, log))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.client.close()
+        server.process.kill()
+        server.process.wait()
+        assert server.process.stdout is not None
+        server.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def server(start_server: StartServer, model_folder: Path) -> RunningServer:
+    return start_server(model_folder)
+
+
+@pytest.fixture(scope="session")
+def busy_server(start_server: StartServer, endless_folder: Path) -> RunningServer:
+    """Return a server of two slots and a queue of two, whose texts are 100,000 tokens long."""
+    return start_server(endless_folder, "--slots", 2, "--queue", 2)

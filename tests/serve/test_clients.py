@@ -1,0 +1,83 @@
+"""Other people's clients: LangChain's, litellm, the Vercel AI SDK; each asks as its users do."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from running_server import RunningServer
+
+ROOT = Path(__file__).resolve().parents[2]
+NODE_FOLDER = ROOT / ".pytest_cache" / "ai-sdk"  # ignored by git, kept between runs
+PACKAGES = ("ai@6", "@ai-sdk/openai@3", "@ai-sdk/openai-compatible@2")
+SCRIPT = """
+import { generateText, streamText } from "ai";
+import { createOpenAI } from "@ai-sdk/openai";
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+const baseURL = process.argv[2], out = {};
+const plain = createOpenAICompatible({ name: "mini", baseURL, includeUsage: true });
+const whole = await generateText({ model: plain("tiny"), prompt: "Hi", maxOutputTokens: 8, seed: 1 });
+out.chat = whole.text; out.usage = whole.usage.outputTokens;
+const stream = streamText({ model: plain("tiny"), prompt: "Hi", maxOutputTokens: 8, seed: 1 });
+out.streamed = ""; for await (const part of stream.textStream) out.streamed += part;
+out.completion = (await generateText({ model: plain.completionModel("tiny"), prompt: "Hi", maxOutputTokens: 8 })).text;
+const responses = createOpenAI({ baseURL, apiKey: "none" });
+out.responses = (await generateText({ model: responses("tiny"), prompt: "Hi", maxOutputTokens: 8 })).text;
+const last = streamText({ model: responses("tiny"), prompt: "Hi", maxOutputTokens: 8 });
+out.events = ""; for await (const part of last.textStream) out.events += part;
+console.log(JSON.stringify(out));
+"""
+
+
+def test_langchain(server: RunningServer) -> None:
+    from langchain_openai import ChatOpenAI, OpenAI
+
+    chat = ChatOpenAI(base_url=server.url, api_key="none", model="tiny", max_tokens=6, seed=1, stream_usage=True)
+    whole = chat.invoke("Hi")
+    streamed = list(chat.stream("Hi"))
+    assert "".join(str(part.content) for part in streamed) == whole.content
+    assert whole.usage_metadata["output_tokens"] == 6
+    plain = OpenAI(base_url=server.url, api_key="none", model="tiny", max_tokens=6)
+    assert len(plain.batch(["a", "b"])) == 2
+
+
+@pytest.mark.skipif(importlib.util.find_spec("litellm") is None, reason="litellm wants an older openai: pip install it "
+                    "into an environment of its own, with pytest and this package, to run this test")  # fmt: skip
+def test_litellm(server: RunningServer) -> None:
+    import litellm
+
+    here = {"api_base": server.url, "api_key": "none", "max_tokens": 6}
+    messages = [{"role": "user", "content": "Hi"}]
+    whole = litellm.completion(model="openai/tiny", messages=messages, seed=1, **here)
+    parts = litellm.completion(model="openai/tiny", messages=messages, seed=1, stream=True, **here)
+    assert "".join(p.choices[0].delta.content or "" for p in parts) == whole.choices[0].message.content
+    assert litellm.text_completion(model="text-completion-openai/tiny", prompt="Hi", **here).choices[0].text
+    assert litellm.responses(model="openai/tiny", input="Hi", api_base=server.url, api_key="none", max_output_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def ai_sdk() -> Path:
+    """Return a folder with the AI SDK, installed by npm once."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("no node and npm here: they run the Vercel AI SDK")
+    NODE_FOLDER.mkdir(parents=True, exist_ok=True)
+    (NODE_FOLDER / "package.json").write_text('{"private": true, "type": "module"}')
+    if not (NODE_FOLDER / "node_modules" / "ai").is_dir():
+        command = ["npm", "install", "--no-audit", "--no-fund", "--silent", *PACKAGES]
+        installed = subprocess.run(command, cwd=NODE_FOLDER, capture_output=True, text=True, timeout=300, check=False)
+        if installed.returncode:
+            pytest.skip(f"npm cannot install the AI SDK here: {installed.stderr[-200:]}")
+    return NODE_FOLDER
+
+
+def test_vercel_ai_sdk(server: RunningServer, ai_sdk: Path) -> None:
+    (ai_sdk / "ask.js").write_text(SCRIPT, encoding="utf-8")
+    command = ["node", "ask.js", server.url]
+    asked = subprocess.run(command, cwd=ai_sdk, capture_output=True, text=True, timeout=120, check=False)
+    assert asked.returncode == 0, asked.stderr[-3000:]
+    found = json.loads(asked.stdout)
+    assert found["chat"] == found["streamed"]
+    assert found["usage"] == 8
+    assert all(found[kind] for kind in ("completion", "responses", "events"))
