@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mini_llm import log, output
-from mini_llm.checkpoint import load_model, read_eos_ids, stored_dtype
+from mini_llm.checkpoint import load_model, read_eos_ids
 from mini_llm.device import has_fast_bfloat16, pick_device, pick_dtype
 from mini_llm.errors import UserError
 from mini_llm.inference.backends.native import find_compiler
