@@ -137,10 +137,11 @@ class Campaign:
 
     def check(self, how: str, is_async: bool, life: Life, was_killed: bool) -> None:
         """Read every checkpoint; count the steps that the next life must repeat; compare a finished run."""
-        from mini_llm.checkpoint import read_tensors, verify_checkpoint
+        from mini_llm.checkpoint import verify_checkpoint
         from mini_llm.errors import UserError
         from mini_llm.pointers import list_checkpoints
         from mini_llm.train.run.metrics import read_metrics
+        from mini_llm.weights import read_tensors
 
         where = f"life {self.count['lives']} ({how})"
         checkpoints = list_checkpoints(self.run)

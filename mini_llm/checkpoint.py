@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from mini_llm.device import DTYPES
+from mini_llm import log
 from mini_llm.errors import UserError
 from mini_llm.files import Kind, new_folder, sha256_of
 from mini_llm.hub import TOKENIZER_FILES
@@ -25,18 +25,16 @@ from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.weights import INDEX, DamagedCheckpoint, read_json, read_weights, weight_files
 
 CHECKSUMS = "checksums.json"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 TRAINING_STATE = "training_state/"  # what training alone needs; see train/run/resume.py
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "README.md", CHECKSUMS, *TOKENIZER_FILES)
 CHECKPOINT_FOLDER = Kind(
     "a checkpoint",
     re.compile("|".join(map(re.escape, MODEL_FILES)) + r"|training_state/((optimizer\.safetensors)|(state\.json))?"),
 )
-
-
-class DamagedCheckpoint(UserError):
-    """A file of a checkpoint is missing, truncated, changed or foreign."""
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -134,24 +132,34 @@ def verify_checkpoint(folder: Path, *, training_state: bool = False) -> None:
     The files that training alone needs are left out, which for writing may be missing, unless `training_state` is true.
 
     Raises:
-        DamagedCheckpoint: a file is missing or differs, by name.
+        DamagedCheckpoint: a file is missing or differs, or is not listed, by name.
     """
     if not (folder / CHECKSUMS).exists():
         return
-    for name, expected in _read_json(folder / CHECKSUMS).items():
-        if name.startswith(TRAINING_STATE) and not training_state:
-            continue
+    listed = read_json(folder / CHECKSUMS)
+    sums = {name: sha for name, sha in listed.items() if training_state or not name.startswith(TRAINING_STATE)}
+    read = [folder / name for name in ("config.json", "tokenizer.json", "generation_config.json", INDEX)]
+    read += [] if "model.safetensors" in sums else weight_files(folder)
+    read += [folder / TRAINING_STATE / name for name in ("state.json", "optimizer.safetensors") if training_state]
+    for path in read:
+        if path.is_file() and path.relative_to(folder).as_posix() not in sums:
+            raise DamagedCheckpoint(f"{folder / CHECKSUMS} does not list {path.name}", _after_damage(folder))
+    for name, expected in sums.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DamagedCheckpoint(f"{folder / CHECKSUMS} lists {name[:200]!r}, which leads out of the folder")
         if not (folder / name).is_file():
             raise DamagedCheckpoint(f"{folder / name} is missing", "use another checkpoint of the same run")
         try:
-            found = sha256_of(folder / name)
+            is_same = sha256_of(folder / name) == expected
         except OSError as problem:
             raise DamagedCheckpoint(f"cannot read {folder / name}: {problem.strerror}") from None
-        if found != expected:
-            raise DamagedCheckpoint(
-                f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}",
-                f"use another checkpoint of the same run, or delete {CHECKSUMS} if you changed the file yourself",
-            )
+        if not is_same:
+            what = f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}"
+            raise DamagedCheckpoint(what, _after_damage(folder))
+
+
+def _after_damage(folder: Path) -> str:
+    return f"use another checkpoint of the same run, or delete {folder / CHECKSUMS} if you changed the file yourself"
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -160,13 +168,23 @@ def read_model_config(folder: Path) -> ModelConfig:
     Raises:
         UserError: config.json is missing, damaged, or of an unsupported architecture.
     """
-    return ModelConfig.from_hf(_read_json(folder / "config.json"), where=str(folder / "config.json"))
+    return ModelConfig.from_hf(read_json(folder / "config.json"), where=str(folder / "config.json"))
 
 
-def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the type that config.json says the weights are stored in; float32 where it says nothing."""
-    values = _read_json(folder / "config.json")
-    return DTYPES.get(str(values.get("dtype") or values.get("torch_dtype")), torch.float32)
+def read_eos_ids(folder: Path) -> list[int]:
+    """Return the ids that end a text by generation_config.json and config.json: a chat model has more than one.
+
+    Raises:
+        UserError: they are neither a number nor a list of numbers.
+    """
+    ids: list[int] = []
+    for path in (folder / "generation_config.json", folder / "config.json"):
+        found = read_json(path).get("eos_token_id") if path.exists() else None
+        listed = found if isinstance(found, list) else [] if found is None else [found]
+        if any(isinstance(i, bool) or not isinstance(i, int) for i in listed):
+            raise UserError(f"{path}: eos_token_id must be a token's id or a list of ids, not {str(found)[:80]!r}")
+        ids += [i for i in listed if i >= 0]
+    return ids
 
 
 def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Transformer:
@@ -177,8 +195,12 @@ def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) 
     """
     verify_checkpoint(folder)
     config, weights = read_model_config(folder), read_weights(folder)
-    if config.tie_embeddings:
-        weights["lm_head.weight"] = weights.get("model.embed_tokens.weight", torch.empty(0))
+    if config.tie_embeddings and _has_own_head(weights):
+        # Frequent after fine-tuning, and what transformers 5 does.
+        log.warn(f"{folder}: config.json ties the head to the embedding, but stores another one: the stored is used")
+        config = config.model_copy(update={"tie_embeddings": False})
+    if config.tie_embeddings and (one := weights.get(EMBEDDING, weights.get(HEAD))) is not None:
+        weights |= {EMBEDDING: one, HEAD: one}
     model = _empty_model(config, len(weights), folder)
     _check_weights(model, weights, folder)
     model.load_state_dict({name: w.to(device, dtype) for name, w in weights.items()}, assign=True)
@@ -187,42 +209,11 @@ def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) 
     return model.requires_grad_(False).eval()
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return all tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists.
-
-    Raises:
-        UserError: there are none.
-        DamagedCheckpoint: a file is missing, truncated or no safetensors file.
-    """
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists():
-        names = ["model.safetensors"]
-    elif index.exists():
-        weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise DamagedCheckpoint(f"{index} is damaged: it has no weight_map of file names")
-        names = sorted(set(weight_map.values()))
-    else:
-        raise UserError(f"no model.safetensors in {folder}", "only safetensors weights are read, never pickles")
-    weights: dict[str, torch.Tensor] = {}
-    for name in names:
-        weights |= read_tensors(folder / Path(name).name)  # .name: no path leads out of the folder
-    # Llama folders of 2023 hold RoPE's angles too; they follow from config.json.
-    return {name: w for name, w in weights.items() if not name.endswith("rotary_emb.inv_freq")}
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of one safetensors file, on the CPU.
-
-    Raises:
-        DamagedCheckpoint: the file is missing, truncated or no safetensors file.
-    """
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"{path} is missing") from None
-    except (SafetensorError, OSError) as problem:
-        raise DamagedCheckpoint(f"{path} is truncated or not a safetensors file ({problem})") from None
+def _has_own_head(weights: dict[str, torch.Tensor]) -> bool:
+    if EMBEDDING not in weights or HEAD not in weights:
+        return False
+    head, embedding = weights[HEAD], weights[EMBEDDING]
+    return head.shape != embedding.shape or not torch.equal(head, embedding.to(head.dtype))
 
 
 def _empty_model(config: ModelConfig, n_tensors: int, folder: Path) -> Transformer:
@@ -250,17 +241,3 @@ def _check_weights(model: Transformer, weights: dict[str, torch.Tensor], folder:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise DamagedCheckpoint(f"the weights in {folder} do not fit: {'; '.join(sorted(problems)[:3])}{more}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing", "this is not a model folder") from None
-    except OSError as problem:
-        raise DamagedCheckpoint(f"cannot read {path}: {problem.strerror}") from None
-    except (ValueError, RecursionError):
-        raise DamagedCheckpoint(f"{path} is damaged: it is not JSON") from None
-    if not isinstance(values, dict):
-        raise DamagedCheckpoint(f"{path} is damaged: it holds no JSON object")
-    return values

@@ -5,14 +5,15 @@ Precedence: default < file < override. A key that nobody knows is an error with 
 
 from __future__ import annotations
 
+import os
 import re
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from mini_llm.errors import UsageError, UserError, did_you_mean
@@ -36,15 +37,22 @@ class Config(BaseModel):
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 MAX_FILE_CHARS = 100_000  # the shipped files have 2,000; PyYAML needs seconds for a megabyte
+MAX_PATH, MAX_NAME = 4095, 255  # Linux's limits; others have the same or less
 _FLOAT = re.compile(r"(?=.*[.eE])[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its traps: 1e-3 is a number, 0123 is not 83, `on` is text, a key stands once, no anchors."""
+    """YAML without its traps: 1e-3 is a number, 0123 is not 83, `on` is text, a key stands once, no anchors or tags."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        line = f"line {event.start_mark.line + 1}"
         if self.check_event(yaml.AliasEvent):  # nine lines of aliases to aliases unfold to gigabytes
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases are not supported")
+            raise yaml.YAMLError(f"{line}: aliases are not supported")
+        if tag := getattr(
+            event, "tag", None
+        ):  # PyYAML lets pass what a tag's function raises, and !!int makes any size
+            raise yaml.YAMLError(f"{line}: tags ({tag[:40]!r}) are not supported: write the value alone")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -134,6 +142,27 @@ def _parse_override(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def expand_path(text: str) -> str:
+    """Return a path with `~` and `$VARIABLES` replaced, as a shell does.
+
+    Raises:
+        ValueError: a variable that is not set, an unknown user, a NUL, or longer than any file system takes.
+    """
+    path = os.path.expanduser(os.path.expandvars(text))
+    if unset := re.search(r"\$(\w+|\{[^}]*\})", path):
+        raise ValueError(f"{unset[0]} is not set in the environment")
+    if path.startswith("~"):
+        raise ValueError("there is no such user; a folder of that name is written ./~NAME")
+    if "\0" in path:
+        raise ValueError("a path cannot hold a NUL")
+    if len(os.fsencode(path)) > MAX_PATH or any(len(os.fsencode(part)) > MAX_NAME for part in Path(path).parts):
+        raise ValueError(f"a path has at most {MAX_PATH:,} bytes, and {MAX_NAME} between two slashes")
+    return path
+
+
+PathText = Annotated[str, AfterValidator(expand_path)]  # a path in a setting
+
+
 def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in values.items():
         key = f"{prefix}{name}"
@@ -190,9 +219,14 @@ def explain(problem: ValidationError, source: str) -> str:
     for item in problem.errors():
         where = ".".join(str(part) for part in item["loc"])
         what = item["msg"].removeprefix("Value error, ")
-        given = f" (given {item['input']!r})" if where and not isinstance(item["input"], dict) else ""
+        given = f" (given {_shortened(item['input'])})" if where and not isinstance(item["input"], dict) else ""
         lines.append(f"{source}: {where + ': ' if where else ''}{what}{given}")
     return "\n".join(lines)
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]} ... of {len(text):,} characters"
 
 
 def shipped_config(name: str) -> Path:

@@ -30,8 +30,8 @@ def resolve_checkpoint(path: Path | str) -> Path:
     """
     path = fetch(path) if is_hub_name(path) else Path(path)
     kind = kind_of(path)
-    if kind == "file" and path.suffix in (".pt", ".pth"):
-        raise UserError(f"{path} is a pickle, not a model folder", f"mini-llm import-seed {path} --out DIR makes one")
+    if kind == "file":
+        _refuse_file(path)
     if kind == "nothing" and not path.is_symlink():  # RUN/latest may lead to nothing
         hint = "train a model first: mini-llm demo, or mini-llm train --config ..."
         raise UserError(f"no such folder: {shown(path)}", hint)
@@ -44,10 +44,22 @@ def resolve_checkpoint(path: Path | str) -> Path:
     for run in (path, path / "run"):  # a run that has lost its pointer
         if checkpoints := list_checkpoints(run):
             return checkpoints[-1][1]
-    raise UserError(
-        f"no model in {path}: neither config.json nor a pointer `latest`",
-        "give a run folder, a checkpoint in RUN/checkpoints/, or a Llama folder",
-    )
+    hint = "give a run folder, a checkpoint in RUN/checkpoints/, or a Llama folder"
+    if (path / "adapter_config.json").exists():
+        hint = "it holds an adapter (LoRA): merge it into its model first, for instance with peft's merge_and_unload"
+    elif any(path.glob("*.gguf")):
+        hint = "GGUF files are for llama.cpp: give the Llama folder that they were made from"
+    raise UserError(f"no model in {path}: neither config.json nor a pointer `latest`", hint)
+
+
+def _refuse_file(path: Path) -> None:
+    """Say of a file that is certainly no pointer what it is."""
+    if path.suffix in (".pt", ".pth"):
+        raise UserError(f"{path} is a pickle, not a model folder", f"mini-llm import-seed {path} --out DIR makes one")
+    if path.suffix == ".gguf":
+        raise UserError(f"{path} is a file for llama.cpp", "give the Llama folder that it was made from")
+    if path.suffix in (".safetensors", ".json"):
+        raise UserError(f"{path} is a file of a model folder", f"give the folder: {path.parent}")
 
 
 def list_checkpoints(run: Path) -> list[tuple[int, Path]]:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mini_llm import log
-from mini_llm.checkpoint import model_weights, read_tensors, write_checksums, write_model_files
+from mini_llm.checkpoint import model_weights, write_checksums, write_model_files
 from mini_llm.config import explain
 from mini_llm.errors import UserError
 from mini_llm.export.seed_reference import seed_logits
@@ -28,6 +28,7 @@ from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.user_files import reason, shown
+from mini_llm.weights import read_tensors
 
 TOLERANCE = 1e-5  # largest difference of two logits, as a share of the largest logit; both sides compute in float64
 PROOF_TOKENS = 128

@@ -6,7 +6,6 @@ Three layers, each usable alone: engine.py (ids), continuation.py (pieces of who
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 
 import torch
 
-from mini_llm import log
-from mini_llm.checkpoint import load_model, stored_dtype
+from mini_llm import log, output
+from mini_llm.checkpoint import load_model, read_eos_ids
 from mini_llm.device import has_fast_bfloat16, pick_device, pick_dtype
 from mini_llm.errors import UserError
 from mini_llm.inference.backends.native import find_compiler
@@ -27,6 +26,7 @@ from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.chat import Message, encode_chat, turn_ends
 from mini_llm.tokenizer.tokenizer import StreamDecoder, Tokenizer
+from mini_llm.weights import stored_dtype
 
 
 class Generator:
@@ -61,14 +61,15 @@ class Generator:
         self.folder = resolve_checkpoint(checkpoint_path)
         self.tokenizer = Tokenizer.load(tokenizer_path or self.folder)
         self.model = load_model(self.folder, device=self.device, dtype=self._pick_dtype(dtype, backend))
-        vocab_size = self.tokenizer.vocab_size
-        if vocab_size > self.model.config.vocab_size:
+        rows = self.model.config.vocab_size
+        if self.tokenizer.text_vocab_size > rows:  # an added token, such as a <pad>, may lie beyond: no text needs it
             raise UserError(
-                f"the tokenizer in {self.tokenizer.folder} has {vocab_size} tokens, "
-                f"the model in {self.folder} knows {self.model.config.vocab_size}",
+                f"the tokenizer in {self.tokenizer.folder} has {self.tokenizer.text_vocab_size} tokens, "
+                f"the model in {self.folder} knows {rows}",
                 "use the tokenizer that the model was trained with",
             )
-        eos_ids = {*self.tokenizer.eos_ids, *_listed_eos_ids(self.folder)}
+        vocab_size = min(self.tokenizer.vocab_size, rows)
+        eos_ids = {i for i in (*self.tokenizer.eos_ids, *read_eos_ids(self.folder)) if i < rows}
         self.engine = Engine(
             self.model,
             vocab_size=vocab_size,
@@ -159,9 +160,9 @@ class Generator:
         started = time.perf_counter()
         try:
             for piece in itertools.chain([prompt], text):
-                print(piece, end="", flush=True)
+                output.write(piece)
         finally:  # after Ctrl-C too, the next prompt of the shell has a line of its own
-            print(flush=True)
+            output.line()
         speed = text.n_tokens / (time.perf_counter() - started)
         log.note(f"{text.n_tokens} tokens, {speed:.1f} tokens/s ({text.finish_reason})")
 
@@ -196,18 +197,3 @@ class Generator:
         if stored == torch.bfloat16 and not compiled and not has_fast_bfloat16(self.device):
             return torch.float32
         return torch.float32 if on_cpu and stored == torch.float16 else stored
-
-
-def _listed_eos_ids(folder: Path) -> list[int]:
-    """Return the eos ids of generation_config.json and config.json: a chat model ends with more than one of them."""
-    ids: list[int] = []
-    for path in (folder / "generation_config.json", folder / "config.json"):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        except FileNotFoundError:
-            continue
-        except (ValueError, AttributeError):
-            hint = "delete it, or use another checkpoint"
-            raise UserError(f"{path} is damaged: it holds no JSON object", hint) from None
-        ids += [i for i in (found if isinstance(found, list) else [found]) if isinstance(i, int)]
-    return ids

@@ -12,14 +12,21 @@ from pydantic import Field, ValidationError, model_validator
 from mini_llm.config import Config, explain
 from mini_llm.errors import UserError
 
+# Far above any model there is; a number beyond is a slip or an attack, and would end in a hang or without memory.
+MOST_DIM = 2**17
+MOST_LAYERS = 1000
+MOST_HEADS = 2**12
+MOST_CONTEXT = 2**27
+MOST_IDS = 2**24
+
 
 class RopeScaling(Config):
     """Llama 3's stretching of RoPE to long contexts ("The Llama 3 Herd of Models", arXiv 2407.21783)."""
 
-    factor: float = Field(default=8.0, gt=0)  # how many times longer than the context of pre-training
-    low_freq_factor: float = Field(default=1.0, gt=0)  # waves longer than original/low are slowed down by `factor`
-    high_freq_factor: float = Field(default=4.0, gt=0)  # waves shorter than original/high stay as they are
-    original_max_position_embeddings: int = Field(default=8192, ge=1)
+    factor: float = Field(default=8.0, ge=1, le=1e6)  # how many times longer than the context of pre-training
+    low_freq_factor: float = Field(default=1.0, ge=1e-6, le=1e6)  # waves longer than original/low are slowed by it
+    high_freq_factor: float = Field(default=4.0, ge=1e-6, le=1e6)  # waves shorter than original/high stay as they are
+    original_max_position_embeddings: int = Field(default=8192, ge=1, le=MOST_CONTEXT)
 
     @model_validator(mode="after")
     def _check(self) -> RopeScaling:
@@ -33,18 +40,18 @@ class RopeScaling(Config):
 class ModelConfig(Config):
     """A decoder-only transformer in the shape of Llama 3 (arXiv 2407.21783)."""
 
-    dim: int = Field(default=384, ge=1)  # D: width of the residual stream
-    n_layers: int = Field(default=16, ge=1)  # L: transformer blocks
-    n_heads: int = Field(default=6, ge=1)  # H: query heads
-    n_kv_heads: int = Field(default=0, ge=1)  # J: key/value heads, each shared by H/J query heads; unset: n_heads
-    head_dim: int = Field(default=0, ge=2)  # K: width of one head; unset: dim / n_heads
-    hidden_dim: int = Field(default=0, ge=1)  # F: inner width of the MLP; unset: 4 * dim, rounded up to multiple_of
-    multiple_of: int = Field(default=32, ge=1)
-    vocab_size: int = Field(default=32000, ge=1)  # V
-    max_seq_len: int = Field(default=2048, ge=1)  # the longest sequence that the model is meant for
+    dim: int = Field(default=384, ge=1, le=MOST_DIM)  # D: width of the residual stream
+    n_layers: int = Field(default=16, ge=1, le=MOST_LAYERS)  # L: transformer blocks
+    n_heads: int = Field(default=6, ge=1, le=MOST_HEADS)  # H: query heads
+    n_kv_heads: int = Field(default=0, ge=1, le=MOST_HEADS)  # J: key/value heads, each for H/J query heads; unset: H
+    head_dim: int = Field(default=0, ge=2, le=MOST_DIM)  # K: width of one head; unset: dim / n_heads
+    hidden_dim: int = Field(default=0, ge=1, le=8 * MOST_DIM)  # F: width inside the MLP; unset: 4 * dim, rounded up
+    multiple_of: int = Field(default=32, ge=1, le=8 * MOST_DIM)  # of what hidden_dim is rounded up to
+    vocab_size: int = Field(default=32000, ge=1, le=MOST_IDS)  # V
+    max_seq_len: int = Field(default=2048, ge=1, le=MOST_CONTEXT)  # the longest sequence that the model is meant for
     dropout: float = Field(default=0.0, ge=0, lt=1)  # on embeddings and residual branches, in training only
-    norm_eps: float = Field(default=1e-5, gt=0)
-    rope_theta: float = Field(default=10000.0, gt=0)
+    norm_eps: float = Field(default=1e-5, ge=1e-30, le=1)
+    rope_theta: float = Field(default=10000.0, ge=1, le=1e15)
     rope_scaling: RopeScaling | None = None
     tie_embeddings: bool = True  # the head shares the embedding's matrix
     qk_norm: bool = False  # RMSNorm on each head's queries and keys, as in Qwen3 (arXiv 2505.09388)
@@ -120,11 +127,9 @@ class ModelConfig(Config):
         kind = values.get("model_type")
         if kind not in ("llama", "qwen3"):
             raise UserError(f"{where}: model_type '{kind}' is not supported", "Mini-LLM reads Llama and Qwen3 folders")
-        for flag in ("attention_bias", "mlp_bias", "use_sliding_window"):
-            if values.get(flag):
-                raise UserError(f"{where}: {flag} is not supported")
-        if values.get("hidden_act", "silu") != "silu":
-            raise UserError(f"{where}: hidden_act '{values['hidden_act']}' is not supported, only 'silu'")
+        from mini_llm.weights import refuse_features
+
+        refuse_features(values, where)
         # transformers 5 writes rope_parameters; 4 wrote rope_theta and rope_scaling.
         rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
         if not isinstance(rope, dict):
@@ -133,7 +138,11 @@ class ModelConfig(Config):
         if rope_type not in ("default", "llama3"):
             raise UserError(f"{where}: RoPE scaling of type '{rope_type}' is not supported, only 'llama3'")
         try:
-            scaling = {name: rope[name] for name in RopeScaling.model_fields} if rope_type == "llama3" else None
+            scaling = None
+            if rope_type == "llama3":
+                context = values.get("max_position_embeddings", 2048)  # where nothing says what the old one was
+                rope = {"original_max_position_embeddings": context, **rope}
+                scaling = RopeScaling.model_validate({key: rope[key] for key in RopeScaling.model_fields}, strict=True)
             return cls.model_validate(
                 {
                     "dim": values["hidden_size"],
@@ -149,7 +158,8 @@ class ModelConfig(Config):
                     "rope_scaling": scaling,
                     "tie_embeddings": values.get("tie_word_embeddings", False),
                     "qk_norm": kind == "qwen3",
-                }
+                },
+                strict=True,  # as transformers 5: "32" and 32.0 are no sizes
             )
         except KeyError as missing:
             raise UserError(f"{where}: the key {missing} is missing") from None

@@ -33,7 +33,8 @@ class Run:
 
     name: str
     folder: Path
-    tokens_per_step: float
+    tokens_per_step: float  # on average
+    tokens: Curve
     loss: Curve
     held_out: Curve
     bits_per_byte: Curve
@@ -46,13 +47,26 @@ class Run:
         """Return the place of the lowest held-out loss."""
         return int(np.argmin(self.held_out.values)) if len(self.held_out) else None
 
+    def tokens_at(self, steps: np.ndarray) -> np.ndarray:
+        """Return how many tokens each step had seen: steps need not all have had the same size."""
+        if not len(self.tokens):
+            return steps * self.tokens_per_step
+        known, seen = (np.concatenate([[0.0], part]) for part in (self.tokens.steps, self.tokens.values))
+        last = (seen[-1] - seen[-2]) / max(1.0, known[-1] - known[-2])  # an evaluation may come after the last line
+        return np.interp(steps, known, seen) + last * np.maximum(0.0, steps - known[-1])
+
+    @property
+    def has_even_steps(self) -> bool:
+        """Tell whether all steps had the same number of tokens."""
+        return bool(np.allclose(self.tokens.values, self.tokens.steps * self.tokens_per_step))
+
     def summary(self) -> dict[str, Any]:
         """Return the numbers that a picture shows, for programs."""
         best = self.best()
         found: dict[str, Any] = {
             "run": str(self.folder),
             "steps": int(self.loss.steps[-1]),
-            "tokens": round(self.loss.steps[-1] * self.tokens_per_step),
+            "tokens": round(float(self.tokens_at(self.loss.steps[-1:])[0])),
             "loss": float(self.loss.values[-1]),
         }
         if best is not None:
@@ -99,6 +113,7 @@ def _read_run(folder: Path, name: str) -> Run:
         name=name,
         folder=folder,
         tokens_per_step=tokens.values[-1] / max(1.0, tokens.steps[-1]) if len(tokens) else 1.0,
+        tokens=tokens,
         loss=loss,
         held_out=_curve(metrics, "val_loss", folder / "metrics.jsonl"),
         bits_per_byte=_curve(metrics, "val_bits_per_byte", folder / "metrics.jsonl"),

@@ -108,7 +108,7 @@ class Ruler:
 
     def __init__(self, runs: Sequence[Run], x: str) -> None:
         self.x = x
-        most = max(run.loss.steps[-1] * run.tokens_per_step for run in runs)
+        most = max(run.tokens_at(run.loss.steps[-1:])[0] for run in runs)
         self.size, unit = (
             next(
                 (size, unit)
@@ -124,7 +124,7 @@ class Ruler:
 
     def __call__(self, run: Run, curve: Curve) -> Any:
         """Return where the points of a curve stand on the axis."""
-        return curve.steps * (run.tokens_per_step / self.size if self.x == "tokens" else 1)
+        return run.tokens_at(curve.steps) / self.size if self.x == "tokens" else curve.steps
 
 
 def _draw_losses(axes: Axes, runs: Sequence[Run], ruler: Ruler) -> None:
@@ -157,8 +157,8 @@ def _draw_losses(axes: Axes, runs: Sequence[Run], ruler: Ruler) -> None:
     title = None if alone else "dots: held out, pale: training"
     legend = axes.legend(loc="upper right", title=title, title_fontsize=7, alignment="right", borderaxespad=0.2)
     legend.get_frame().set(facecolor="white", edgecolor="none", alpha=1)  # no grid line through the text
-    per_step = {run.tokens_per_step for run in runs}
-    if len(per_step) == 1:  # otherwise no second ruler fits all
+    per_step = {run.tokens_per_step if run.has_even_steps else 0.0 for run in runs}
+    if len(per_step) == 1 and 0.0 not in per_step:  # otherwise no second ruler fits all
         factor = per_step.pop() / ruler.size
         steps_above = ruler.x == "tokens"
         to, back = (lambda x: x / factor), (lambda x: x * factor)

@@ -26,6 +26,18 @@ NEVER = -1e6
 NAME_CHARACTERS = "".join(sorted({*"".join(SPECIAL_TOKENS), *"<0x123456789ABCDEF>"}))
 
 
+def older_format(folder: Path) -> str | None:
+    """Return what helps where a model has a tokenizer, but no tokenizer.json: it needs no new one."""
+    if (folder / "tokenizer.model").is_file() or (folder / "vocab.json").is_file():
+        return (
+            "its tokenizer is in an older format; transformers writes the new one into the same folder: python -c "
+            f"\"import transformers as t; t.AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        )
+    if (folder / "config.json").is_file():
+        return "this model came without its tokenizer: give one with --tokenizer DIR, or put its tokenizer.json there"
+    return None
+
+
 def clean_model(model: bytes) -> bytes:
     """Return a SentencePiece model with scores in multiples of 1/64 and without the paths of its training files."""
     from sentencepiece import sentencepiece_model_pb2

@@ -18,18 +18,21 @@ import tokenizers
 
 from mini_llm.errors import UserError
 from mini_llm.hub import TOKENIZER_FILES, fetch, is_hub_name
+from mini_llm.tokenizer.convert import older_format
 from mini_llm.tokenizer.decoding import DecodingRules, TextStream, read_rules
 from mini_llm.tokenizer.markers import END_MARKER
 
 # For folders without a tokenizer_config.json.
 USUAL_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+MOST_IDS, MOST_BYTES = 2**24, 200 * 10**6  # the largest published tokenizers have 2**18 ids and 40 MB
 HOW_TO_TRAIN = "make one with: mini-llm tokenizer train SOURCES --out DIR"
 
 
 class Tokenizer:
     """A loaded tokenizer. `load` is the way to make one.
 
-    `vocab_size` counts the ids, special ones included. `bos_id`, `eos_id` and `pad_id` are None where the tokenizer has
+    `vocab_size` counts the ids, special ones included; `text_vocab_size` those up to the last that is not added.
+    `bos_id`, `eos_id` and `pad_id` are None where the tokenizer has
     none; `eos_ids` are all ids that end a text or a turn; `prefix_ids` is what the tokenizer itself puts before a text.
     `fingerprint` is "sha256:" and the SHA-256 of tokenizer.json: token stores and checkpoints remember it.
     """
@@ -44,6 +47,7 @@ class Tokenizer:
         backend.no_padding()
         backend.encode_special_tokens = True  # "</s>" in a text is four characters, not the end of it
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.text_vocab_size: int = max(backend.get_vocab(with_added_tokens=False).values(), default=-1) + 1
         self.rules = self._read_rules()
         self.bos_id, self.eos_id, self.pad_id = (self._named_id(config, name) for name in USUAL_NAMES)
         ends = (self.eos_id, self.special_id(END_MARKER))
@@ -63,16 +67,22 @@ class Tokenizer:
         if not folder.is_dir():
             raise UserError(f"no tokenizer folder at {folder}", HOW_TO_TRAIN)
         if not path.is_file():
-            raise UserError(f"{folder} has no tokenizer.json", HOW_TO_TRAIN)
+            raise UserError(f"{folder} has no tokenizer.json", older_format(folder) or HOW_TO_TRAIN)
         data = _read(path)
         try:
+            if len(data) > MOST_BYTES:
+                raise ValueError(f"it has {len(data):,} bytes, {MOST_BYTES:,} at most")
             backend = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
             if not backend.get_vocab_size():
                 raise ValueError("it has no tokens")
+            if (last := max(backend.get_vocab(with_added_tokens=True).values())) >= MOST_IDS:
+                raise ValueError(f"it has a token of id {last:,}, beyond any model's {MOST_IDS:,}")
             return cls(folder, backend, _read_config(folder), f"sha256:{hashlib.sha256(data).hexdigest()}")
         except UserError:
             raise
-        except Exception as problem:  # tokenizers raises bare Exceptions
+        except BaseException as problem:  # tokenizers raises bare Exceptions, and a panic is not even that
+            if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+                raise
             raise UserError(f"{path} is not a tokenizer that can be used: {problem}", HOW_TO_TRAIN) from None
 
     def encode(self, text: str) -> list[int]:

@@ -6,25 +6,32 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mini_llm.config import Config
-from mini_llm.model.config import ModelConfig
+from mini_llm.config import Config, PathText
+from mini_llm.model.config import MOST_DIM, ModelConfig
+
+# No run of this decade comes near these; a number above is a slip, and would end in a hang or without memory.
+MOST_STEPS = 10**9
+MOST_ROWS = 2**20
+MOST_TOKENS = 2**28  # of one step
+MOST_RATE = 1e3
+MOST_MINUTES = 1e7
 
 
 class TrainConfig(Config):
     """What `mini-llm train --config FILE KEY=VALUE ...` reads."""
 
     # Files
-    data_dir: str = "data/tokens"  # token store, from `mini-llm prepare`
-    out_dir: str = "runs/default"  # run folder: config.yaml, metrics.jsonl, checkpoints/
+    data_dir: PathText = "data/tokens"  # token store, from `mini-llm prepare`
+    out_dir: PathText = "runs/default"  # run folder: config.yaml, metrics.jsonl, checkpoints/
     resume: bool = True  # go on from the last checkpoint in out_dir
 
     # The batch: a step sees batch_size * gradient_accumulation_steps rows of block_size tokens
-    batch_size: int = Field(16, ge=1)  # rows in memory at once
-    block_size: int = Field(512, ge=1)  # tokens in a row
-    gradient_accumulation_steps: int = Field(1, ge=1)  # micro-batches whose gradients are summed
+    batch_size: int = Field(16, ge=1, le=MOST_ROWS)  # rows in memory at once
+    block_size: int = Field(512, ge=1, le=MOST_TOKENS)  # tokens in a row
+    gradient_accumulation_steps: int = Field(1, ge=1, le=MOST_ROWS)  # micro-batches whose gradients are summed
     auto_batch: bool = False  # out of memory: half the batch_size, twice the accumulation, and try again
-    max_iters: int = Field(10000, ge=1)  # steps in all
-    max_minutes: float | None = Field(None, gt=0)  # stop after so long with a checkpoint; the same command goes on
+    max_iters: int = Field(10000, ge=1, le=MOST_STEPS)  # steps in all
+    max_minutes: float | None = Field(None, gt=0, le=MOST_MINUTES)  # stop with a checkpoint; the same command goes on
     fit_minutes: bool = (
         False  # max_minutes is a budget: at most max_iters steps, cut so that the schedule ends within it
     )
@@ -35,24 +42,24 @@ class TrainConfig(Config):
     # Optimizer
     init_from: str | None = None  # start from this Llama or Qwen3 folder, run or hf://USER/NAME: its shape and weights
     init: Literal["normal", "bigram"] = "normal"  # bigram: embedding and head start from counted pairs of tokens
-    init_tokens: int = Field(20_000_000, ge=1)  # of the training text that are counted: more would change little
+    init_tokens: int = Field(20_000_000, ge=1, le=10**12)  # of the training text, counted: more would change little
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for matrices, AdamW for embeddings and norms
-    learning_rate: float = Field(6e-4, ge=0)  # AdamW's peak
-    base_dim: int | None = Field(None, ge=1)  # model.dim that learning_rate was tuned at; unset: model.dim
-    muon_learning_rate: float = Field(0.02, ge=0)  # Muon's peak; follows the same schedule
+    learning_rate: float = Field(6e-4, ge=0, le=MOST_RATE)  # AdamW's peak
+    base_dim: int | None = Field(None, ge=1, le=MOST_DIM)  # model.dim that learning_rate was tuned at; unset: model.dim
+    muon_learning_rate: float = Field(0.02, ge=0, le=MOST_RATE)  # Muon's peak; follows the same schedule
     muon_momentum: float = Field(0.95, ge=0, lt=1)
-    min_lr: float = Field(6e-5, ge=0)  # where the schedule of learning_rate ends
+    min_lr: float = Field(6e-5, ge=0, le=MOST_RATE)  # where the schedule of learning_rate ends
     lr_schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear cool-down
-    warmup_iters: int = Field(200, ge=0)
-    lr_decay_iters: int | None = Field(None, ge=1)  # step at which min_lr is reached; unset: max_iters
+    warmup_iters: int = Field(200, ge=0, le=MOST_STEPS)
+    lr_decay_iters: int | None = Field(None, ge=1, le=MOST_STEPS)  # step at which min_lr is reached; unset: max_iters
     cooldown_fraction: float = Field(0.4, gt=0, le=1)  # wsd: share of lr_decay_iters spent cooling down
-    weight_decay: float = Field(0.1, ge=0)
+    weight_decay: float = Field(0.1, ge=0, le=MOST_RATE)
     cautious_decay: bool = False  # Muon's matrices: only weights that the step moves towards zero decay
     weight_average: float = Field(0.0, ge=0, lt=1)  # share that the average keeps in a step; 0: the last weights count
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
-    grad_clip: float = Field(1.0, ge=0)  # longest gradient; 0: never shortened
-    skip_spikes: float | None = Field(None, gt=0)  # skip a batch this many standard deviations above the running mean
+    grad_clip: float = Field(1.0, ge=0, le=1e9)  # longest gradient; 0: never shortened
+    skip_spikes: float | None = Field(None, gt=0, le=1e6)  # skip a batch so many standard deviations above the mean
 
     # Machine
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
@@ -61,22 +68,22 @@ class TrainConfig(Config):
     compile: bool = True  # torch.compile; goes on without where it cannot run
 
     # Looking and saving
-    log_interval: int = Field(10, ge=1)  # steps between lines of metrics.jsonl
-    eval_interval: int = Field(500, ge=1)  # steps between evaluations on held-out text
-    eval_iters: int = Field(50, ge=1)  # batches of an evaluation, always the same ones
-    save_interval: int = Field(500, ge=1)  # steps between checkpoints; one is always written at the end
-    save_minutes: float | None = Field(15, gt=0)  # and at the latest so long after the one before; unset: steps alone
+    log_interval: int = Field(10, ge=1, le=MOST_STEPS)  # steps between lines of metrics.jsonl
+    eval_interval: int = Field(500, ge=1, le=MOST_STEPS)  # steps between evaluations on held-out text
+    eval_iters: int = Field(50, ge=1, le=MOST_STEPS)  # batches of an evaluation, always the same ones
+    save_interval: int = Field(500, ge=1, le=MOST_STEPS)  # steps between checkpoints; one is always written at the end
+    save_minutes: float | None = Field(15, gt=0, le=MOST_MINUTES)  # and so long after another; unset: steps alone
     async_save: bool = True  # write while training goes on; takes host memory for one more copy of the state
-    keep_last: int = Field(3, ge=1)  # newest checkpoints that stay; the best one stays too
+    keep_last: int = Field(3, ge=1, le=10**6)  # newest checkpoints that stay; the best one stays too
     always_save_checkpoint: bool = False  # also keep a checkpoint of every evaluation, not only of the best
     milestones: bool = False  # keep weights alone, in bfloat16, of steps 1, 2, 4, 8 ...: the last ten powers of 2
     eval_tasks: list[str] = Field(
         []
     )  # tasks of `mini-llm eval` to ask meanwhile, such as [blimp, lambada, piqa, arc_easy]
-    eval_tasks_interval: int | None = Field(None, ge=1)  # steps between; unset: eval_interval
-    eval_tasks_items: int = Field(500, ge=1)  # of each task, drawn by the seed: always the same ones
+    eval_tasks_interval: int | None = Field(None, ge=1, le=MOST_STEPS)  # steps between; unset: eval_interval
+    eval_tasks_items: int = Field(500, ge=1, le=MOST_STEPS)  # of each task, drawn by the seed: always the same ones
     eval_tasks_data: list[str] = Field([])  # folders that hold the sets, as for `mini-llm eval --data`; unset: the hub
-    sample_interval: int | None = Field(None, ge=1)  # steps between samples of what the model writes
+    sample_interval: int | None = Field(None, ge=1, le=MOST_STEPS)  # steps between samples of what the model writes
     sample_prompt: str = ""  # what they go on from
     profile: bool = False  # trace a few steps into RUN/profile and show where their time goes
     tensorboard: bool = False  # write RUN/tensorboard
@@ -106,6 +113,11 @@ class TrainConfig(Config):
             raise ValueError(f"init={self.init} would overwrite weights of init_from={self.init_from}: leave one out")
         if self.block_size > self.model.max_seq_len:
             raise ValueError(f"block_size={self.block_size} is above model.max_seq_len={self.model.max_seq_len}")
+        if self.tokens_per_step > MOST_TOKENS:
+            raise ValueError(
+                f"batch_size={self.batch_size} * gradient_accumulation_steps={self.gradient_accumulation_steps} * "
+                f"block_size={self.block_size} are {self.tokens_per_step:,} tokens a step, {MOST_TOKENS:,} at most"
+            )
         if self.min_lr > self.learning_rate:
             raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}")
         if self.init == "bigram" and self.model.tie_embeddings:

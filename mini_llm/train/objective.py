@@ -114,6 +114,9 @@ class Objective(Protocol):
     def epoch(self, step: int) -> float:
         """Return how many times all data has been seen before `step`."""
 
+    def continue_at(self, step: int, epochs: float) -> None:
+        """Let `step` begin where all data has been seen `epochs` times: the steps before may have had another size."""
+
 
 class Pretraining:
     """Foretell each next token of a token store."""
@@ -169,7 +172,7 @@ class Pretraining:
 
     def example(self) -> Tensor:
         """Return the first whole rows, before any is shortened."""
-        return self.loader.rows(0)[: self.config.batch_size]
+        return self.loader.rows_from(0)[: self.config.batch_size]
 
     def rows(self, step: int) -> Tensor:
         """Return the rows (R, T+1) of a step, shorter and more of them where `length_warmup` says so."""
@@ -186,6 +189,10 @@ class Pretraining:
     def epoch(self, step: int) -> float:
         """Return how many times all rows have been seen before `step`."""
         return self.loader.epoch(step)
+
+    def continue_at(self, step: int, epochs: float) -> None:
+        """Let `step` begin where all rows have been seen `epochs` times."""
+        self.loader.continue_at(step, epochs)
 
 
 def open_tokenizer(store: TokenStore, config: TrainConfig) -> Tokenizer:

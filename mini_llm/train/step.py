@@ -109,6 +109,8 @@ class Stepper:
         trainee.scaler.update()
         trainee.model.zero_grad(set_to_none=True)
         trainee.progress.step += 1
+        trainee.progress.tokens_seen += config.tokens_per_step
+        trainee.progress.epochs_seen = self.objective.epoch(trainee.progress.step)
         self.average.update(trainee.progress.step)
         return StepResult(loss, lr, norm, skipped)
 

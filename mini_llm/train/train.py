@@ -28,7 +28,7 @@ from mini_llm.train.run.display import Clock, Display, Reading
 from mini_llm.train.run.metrics import MetricsLog
 from mini_llm.train.run.out_of_memory import fit_memory
 from mini_llm.train.run.profiler import StepProfiler
-from mini_llm.train.run.resume import restore_latest
+from mini_llm.train.run.resume import go_on_with_data, restore_latest
 from mini_llm.train.run.run_folder import keep_batch, open_run
 from mini_llm.train.run.saver import Saver
 from mini_llm.train.sample import write_sample
@@ -119,7 +119,7 @@ class Trainer:
         self.saver = Saver(run, config, self.tokenizer, self.metrics.sync)
         if resumed:
             self.stepper.average.restored()
-            log.info(f"resuming {run} at step {self.progress.step:,}")
+            log.info(f"resuming {run} at {go_on_with_data(self.progress, objective, config.tokens_per_step)}")
             self.saver.repair_pointers(self.progress)
         self.profiler = StepProfiler(run, self.stepper.device) if config.profile else None
         self.display, self.clock = Display(), Clock()
@@ -205,7 +205,7 @@ class Trainer:
             seconds_left=seconds * (config.max_iters - step),
         )
         self.display.show(reading, is_log_step=is_log_step)
-        metrics = reading.metrics(config.tokens_per_step)
+        metrics = reading.metrics(self.progress.tokens_seen)
         if result.skipped:
             self.display.show_skipped(step, result.skipped)
             metrics["skipped"] = True

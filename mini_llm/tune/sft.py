@@ -82,6 +82,7 @@ class Answers:
         self.train_rows = PackedRows(sets[0], seed=config.seed, **shape)
         self.held_out = PackedRows(sets[1], seed=config.seed, **shape)
         self.replay = self._replayed_text() if config.replayed_rows else None
+        self.first_step = self.first_row = 0  # see `continue_at`
 
     def _replayed_text(self) -> TrainLoader:
         store = TokenStore.open(self.config.data_dir)
@@ -118,11 +119,11 @@ class Answers:
 
     def example(self) -> ConversationRows:
         """Return a micro-batch."""
-        return self.rows(0)[: self.config.batch_size]
+        return self.rows(self.first_step)[: self.config.batch_size]
 
     def rows(self, step: int) -> ConversationRows:
         """Return the rows of a step: conversations, then replayed text."""
-        chat = self.train_rows.rows(step * self.config.chat_rows, self.config.chat_rows)
+        chat = self.train_rows.rows(self.first_row + step * self.config.chat_rows, self.config.chat_rows)
         if self.replay is None:
             return chat
         return ConversationRows.joined([chat, ConversationRows.of_text(self.replay.rows(step))])
@@ -137,7 +138,14 @@ class Answers:
 
     def epoch(self, step: int) -> float:
         """Return how many times all conversations have been seen before `step`."""
-        return step * self.config.chat_rows / self.train_rows.n_rows
+        return (self.first_row + step * self.config.chat_rows) / self.train_rows.n_rows
+
+    def continue_at(self, step: int, epochs: float) -> None:
+        """Let `step` begin where all conversations have been seen `epochs` times; replayed text goes along."""
+        chat_rows = self.config.chat_rows
+        self.first_step, self.first_row = step, round(epochs * self.train_rows.n_rows) - step * chat_rows
+        if self.replay:
+            self.replay.first_row = round(self.first_row / chat_rows * self.config.replayed_rows)
 
 
 @dataclass(frozen=True)

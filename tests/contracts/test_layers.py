@@ -24,6 +24,8 @@ LAYERS = [
             "device",
             "errors",
             "files",
+            "output",
+            "terminal",
             "hub",
             "log",
             "pointers",
@@ -32,6 +34,7 @@ LAYERS = [
             "temporary",
             "threads",
             "user_files",
+            "weights",
         }
     ],
 ]

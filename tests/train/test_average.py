@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from mini_llm.checkpoint import load_model, read_weights
+from mini_llm.checkpoint import load_model
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.optim.average import WeightAverage
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.step import Stepper
 from mini_llm.train.train import train
+from mini_llm.weights import read_weights
 
 MakeConfig = Callable[..., TrainConfig]
 

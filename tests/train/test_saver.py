@@ -100,7 +100,7 @@ def test_steps_go_on_and_the_checkpoint_holds_its_own(parts: tuple[Saver, Steppe
     assert saved(saver.run) == [1]
     assert os.readlink(saver.run / "latest") == os.readlink(saver.run / "best") == "checkpoints/step-00000001"
     verify_checkpoint(saver.run / "latest")
-    from mini_llm.checkpoint import read_weights
+    from mini_llm.weights import read_weights
 
     for name, weight in read_weights(saver.run / "latest").items():
         assert weight.equal(then[name]), name

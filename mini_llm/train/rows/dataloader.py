@@ -56,6 +56,7 @@ class TrainLoader:
         """
         check_length(split, block_size, "train")
         self.split, self.block_size, self.rows_per_step, self.seed = split, block_size, rows_per_step, seed
+        self.first_row = 0  # of step 0, had all steps the size of today's
         # One row less than would fit, so that each epoch can begin at another offset and cut the text elsewhere.
         self.rows_per_epoch = max(1, split.n_tokens // block_size - 1)
         self.documents = DocumentRows(split, block_size) if align_documents else None
@@ -64,7 +65,11 @@ class TrainLoader:
 
     def rows(self, step: int) -> Tensor:
         """Return the rows (R, T+1), int64, of a step (0, 1, ...)."""
-        rows_R = np.arange(step * self.rows_per_step, (step + 1) * self.rows_per_step)
+        return self.rows_from(self.first_row + step * self.rows_per_step)
+
+    def rows_from(self, first: int) -> Tensor:
+        """Return a step's number of rows, beginning with row `first` of all epochs."""
+        rows_R = np.arange(first, first + self.rows_per_step)
         ids = [
             row
             for epoch in np.unique(rows_R // self.rows_per_epoch)
@@ -74,7 +79,11 @@ class TrainLoader:
 
     def epoch(self, step: int) -> float:
         """Return how many times all rows have been seen before `step`."""
-        return step * self.rows_per_step / self.rows_per_epoch
+        return (self.first_row + step * self.rows_per_step) / self.rows_per_epoch
+
+    def continue_at(self, step: int, epochs: float) -> None:
+        """Let `step` begin where all rows have been seen `epochs` times, however large the steps before it were."""
+        self.first_row = round(epochs * self.rows_per_epoch) - step * self.rows_per_step
 
     def _read(self, epoch: int, index_R: np.ndarray) -> list[np.ndarray]:
         spare = self.split.n_tokens - 1 - self.rows_per_epoch * self.block_size

@@ -33,9 +33,9 @@ class Reading:
     epoch: float
     seconds_left: float
 
-    def metrics(self, tokens_per_step: int) -> dict[str, Any]:
+    def metrics(self, tokens_seen: int) -> dict[str, Any]:
         """Return what the arithmetic decides: the same in every repetition."""
-        return {"tokens": self.step * tokens_per_step, "loss": self.loss, "lr": self.lr, "grad_norm": self.grad_norm}
+        return {"tokens": tokens_seen, "loss": self.loss, "lr": self.lr, "grad_norm": self.grad_norm}
 
     def timing(self) -> dict[str, Any]:
         """Return what the machine decides."""

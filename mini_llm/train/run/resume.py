@@ -7,10 +7,11 @@ Batches and dropout are functions of (seed, step), so there is no loader positio
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,10 +19,7 @@ from mini_llm import log
 from mini_llm.checkpoint import (
     CHECKPOINT_FOLDER,
     CHECKSUMS,
-    DamagedCheckpoint,
     model_weights,
-    read_tensors,
-    read_weights,
     verify_checkpoint,
     write_checksums,
     write_model_files,
@@ -34,7 +32,12 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.pointers import list_checkpoints, write_pointer
 from mini_llm.temporary import temporary_name
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.train.run.state_check import check_optimizer, check_scaler, check_state
 from mini_llm.user_files import reason
+from mini_llm.weights import DamagedCheckpoint, read_tensors, read_weights
+
+if TYPE_CHECKING:
+    from mini_llm.train.objective import Objective
 
 
 @dataclass
@@ -42,6 +45,8 @@ class Progress:
     """How far a run has come."""
 
     step: int = 0  # steps done
+    tokens_seen: int = 0  # by all of them, however large each was
+    epochs_seen: float = 0.0  # how many times all rows; the place in the data
     best_loss: float | None = None  # lowest held-out loss so far
     best_step: int | None = None
     spikes: dict[str, float] = field(default_factory=dict)  # running statistics, see spikes.py
@@ -161,39 +166,69 @@ def restore_latest(run: Path, trainee: Trainee) -> bool:
     return False
 
 
+def go_on_with_data(progress: Progress, objective: Objective, tokens_per_step: int) -> str:
+    """Go on at the same place of the data, whatever size the steps had, and return what was seen, for a person."""
+    even = progress.step * tokens_per_step
+    if progress.tokens_seen < 0:  # an old checkpoint without metrics.jsonl
+        progress.tokens_seen = even
+    if math.isnan(progress.epochs_seen):  # an old checkpoint
+        progress.epochs_seen = objective.epoch(progress.step) * (progress.tokens_seen / even)
+    objective.continue_at(progress.step, progress.epochs_seen)
+    return f"step {progress.step:,}: {progress.tokens_seen:,} tokens seen, epoch {progress.epochs_seen:.2f}"
+
+
 def _restore(folder: Path, step: int, trainee: Trainee) -> None:
     state = folder / "training_state"
     try:
-        values: dict[str, Any] = json.loads((state / "state.json").read_text(encoding="utf-8"))
-        scaler, tokens = values.pop("scaler"), dict(values.pop("tokens", {}))
+        values = check_state(json.loads((state / "state.json").read_text(encoding="utf-8")))
+        scaler, tokens = check_scaler(values.pop("scaler")), values.pop("tokens", {})
+        is_old = "tokens_seen" not in values
         progress = Progress(**values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise DamagedCheckpoint(f"{state / 'state.json'} is missing or damaged") from None
+    except (OSError, ValueError, RecursionError) as problem:
+        reason = "" if isinstance(problem, OSError) else f" ({str(problem)[:200]})"
+        raise DamagedCheckpoint(f"{state / 'state.json'} is missing or damaged{reason}") from None
     if progress.step != step:
         raise DamagedCheckpoint(f"{folder} holds step {progress.step} of some run")
-    _compare_tokens(tokens, trainee.tokens, folder)
+    if is_old:  # of a version that counted step * tokens of a step: what metrics.jsonl says tells how many these were
+        progress.tokens_seen, progress.epochs_seen = _tokens_of(folder.parent.parent, step), math.nan
+    is_other_text = _compare_tokens(tokens, trainee.tokens, folder)
+    if is_other_text and math.isfinite(progress.epochs_seen):
+        progress.epochs_seen = math.ceil(progress.epochs_seen)  # the new text from its first row on
     weights = read_weights(folder)
     tensors = read_tensors(state / "optimizer.safetensors")
     try:
+        check_optimizer(trainee.model, trainee.optimizers, tensors, step)
         if trainee.model.config.tie_embeddings:
             weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
         trainee.model.load_state_dict(weights)
         _load_optimizers(trainee, tensors)
-    except (RuntimeError, KeyError) as problem:
+    except (RuntimeError, KeyError, ValueError) as problem:
         raise DamagedCheckpoint(f"{folder} does not belong to this model ({problem})") from None
     if scaler:  # empty unless the run was in float16
         trainee.scaler.load_state_dict(scaler)
     trainee.progress = progress
 
 
-def _compare_tokens(before: dict[str, str], now: dict[str, str], folder: Path) -> None:
-    """Refuse weights that have learned another tokenizer's ids; warn of those that have learned another text."""
+def _tokens_of(run: Path, step: int) -> int:
+    """Return how many tokens `step` steps saw, by the last line of metrics.jsonl that counts them; -1: unknown."""
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [row for line in lines if '"tokens"' in line and 0 < (row := json.loads(line))["step"] <= step]
+        return int(rows[-1]["tokens"] * step // rows[-1]["step"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return -1
+
+
+def _compare_tokens(before: dict[str, str], now: dict[str, str], folder: Path) -> bool:
+    """Refuse weights that have learned another tokenizer's ids; tell of those that have learned another text."""
     if not (before and now):
-        return
+        return False
     if before.get("tokenizer") != now["tokenizer"]:
         raise DamagedCheckpoint(f"{folder} was trained with another tokenizer than that of data_dir")
     if before.get("text") != now["text"]:
         log.warn(f"{folder} was trained on another text than that of data_dir: from here on it learns the new one")
+        return True
+    return False
 
 
 def _optimizer_tensors(trainee: Trainee) -> dict[str, torch.Tensor]:

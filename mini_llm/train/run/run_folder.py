@@ -162,6 +162,16 @@ def _compare(old: TrainConfig, new: TrainConfig, run: Path) -> None:
         )
     if changed:
         log.info(f"changed since the run began: {', '.join(changed.values())}")
+    if changed.keys() & {"seed", "block_size", "align_documents"}:
+        log.warn("the rows are cut or ordered anew: some of this epoch will be read twice, and some not")
+    elif old.rows_per_step != new.rows_per_step:
+        log.info(f"steps have {new.tokens_per_step:,} tokens where they had {old.tokens_per_step:,}; no row is lost")
+    if changed.keys() & {"batch_size", "eval_iters", "block_size"} and _held_out(old) != _held_out(new):
+        log.warn("evaluations see other held-out text than before: keep batch_size * eval_iters to compare losses")
+
+
+def _held_out(config: TrainConfig) -> tuple[int, int]:
+    return config.batch_size * config.eval_iters, config.block_size
 
 
 @contextmanager
