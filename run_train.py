@@ -2,8 +2,8 @@
 
 import sys
 
-from mini_llm.cli import app, exit_codes
+from mini_llm.cli import exit_codes, run
 
 if __name__ == "__main__":
     with exit_codes():
-        app(["train", *sys.argv[1:]])
+        run(["train", *sys.argv[1:]])

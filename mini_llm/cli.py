@@ -7,18 +7,19 @@ Here the verbs of `commands/` are put in the line's order. They import what they
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from mini_llm import __version__, log
+from mini_llm import __version__, log, output
 from mini_llm.commands import evaluation, exchange, serving, text, tour, training, tuning, writing
 from mini_llm.errors import Interrupted, UserError
+from mini_llm.signals import end_at_once_while_importing
+from mini_llm.terminal import visible
 from mini_llm.user_files import reason, shown
 
 
@@ -71,7 +72,7 @@ app.command(rich_help_panel=EXCHANGE)(exchange.import_seed)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"mini-llm {__version__}")
+        output.line(f"mini-llm {__version__}")
         raise typer.Exit()
 
 
@@ -89,31 +90,53 @@ def _root(
 def main() -> None:
     """Run the command line, as `mini-llm` and `python -m mini_llm` do."""
     with exit_codes():
-        app()
+        run(sys.argv[1:])
+
+
+def run(words: Sequence[str]) -> None:
+    """Run one command; a wrong word ends with the command's usage and exit code 2.
+
+    typer would print the word as it is, with the terminal's codes in it: it is made visible here first.
+    """
+    try:
+        code = app(list(words), prog_name="mini-llm", standalone_mode=False)
+    except typer.Abort:
+        sys.exit(130)
+    except typer.TyperException as problem:
+        from typer.rich_utils import rich_format_error
+
+        message = visible(problem.format_message())
+        problem.format_message = lambda: message  # type: ignore[method-assign]
+        with contextlib.suppress(OSError):  # a stderr that is full
+            rich_format_error(problem)  # type: ignore[arg-type]
+        sys.exit(problem.exit_code)
+    if isinstance(code, int) and code:
+        sys.exit(code)
 
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn what goes wrong in the block into a message and an exit code.
 
-    0 done, 1 it failed, 2 the command was wrong, 130 Ctrl-C, 143 SIGTERM.
+    0 done, 1 it failed, 2 the command was wrong, 130 Ctrl-C, 141 the reader of a pipe has gone, 143 SIGTERM.
     """
-    for stream in (sys.stdin, sys.stdout):  # bytes that are not UTF-8 come in, or a narrow terminal cannot show a 😀
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    code: Any
+    output.open_streams()
     try:
-        yield
+        with end_at_once_while_importing():
+            yield
+            output.flush()
     except UserError as problem:
         log.error(problem.message, problem.hint)
-        sys.exit(problem.exit_code)
+        code = problem.exit_code
     except Interrupted as stop:
-        log.info(stop.message)
-        sys.exit(stop.exit_code)
+        if stop.message:
+            log.info(stop.message)
+        code = stop.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:  # `mini-llm generate ... | head`
-        sys.stderr.close()
-        sys.exit(141)
+        code = 141
     except (OSError, ValueError, RuntimeError) as problem:  # what a disk or a name can do where no verb expects it
         is_name = "null byte" in str(problem) or "ymlink loop" in str(problem)
         if not (isinstance(problem, OSError) or is_name):
@@ -122,4 +145,11 @@ def exit_codes() -> Iterator[None]:
         log.error(
             f"{shown(os.fsdecode(name))}: {reason(problem)}" if isinstance(name, str | bytes) else reason(problem)
         )
-        sys.exit(1)
+        code = 1
+    except SystemExit as end:
+        code = end.code
+    else:
+        code = None
+    output.settle(quiet=code == 141)
+    if code is not None:
+        sys.exit(code)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mini_llm import log
+from mini_llm import log, output
 from mini_llm.config import load_config, shipped_config
 from mini_llm.data.prepare import prepare
 from mini_llm.data.sources import find_files, read_documents
@@ -162,8 +162,8 @@ def show_results(run: Path, store: TokenStore, prompts: tuple[str, ...], seed: i
     )
     generator = Generator(run)
     for i, prompt in enumerate(prompts):
-        print(f"\n--- sample {i + 1} ---")
-        print(generator.generate(prompt, max_new_tokens=120, temperature=0.8, top_p=0.95, seed=seed + i))
+        output.line(f"\n--- sample {i + 1} ---")
+        output.line(generator.generate(prompt, max_new_tokens=120, temperature=0.8, top_p=0.95, seed=seed + i))
     for path in write_report(run, samples=False):
         log.info(f"report: {path}")
     command = command_line()

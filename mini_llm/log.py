@@ -9,6 +9,8 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
+from mini_llm.terminal import safe_console
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -18,9 +20,7 @@ LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 @cache
 def console() -> Console:
     """Return the console for messages. It is made on first use: importing rich costs 50 ms."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    return safe_console(stderr=True)
 
 
 def info(message: str) -> None:

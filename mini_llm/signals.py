@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -46,3 +47,32 @@ def handle_signals(handler: Handler) -> Iterator[None]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+@contextmanager
+def end_at_once_while_importing() -> Iterator[None]:
+    """Inside the block Ctrl-C raises `KeyboardInterrupt`, but during an import it ends the process, with exit code 130.
+
+    Libraries that are only half there take an exception badly, and nothing can be lost yet. After the block Ctrl-C
+    ends at once too: Python waits for threads on its way out, and would show a traceback.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                os._exit(128 + number)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    ignored = before == signal.SIG_IGN  # nohup, or a job in the background of a script
+    if not ignored:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if not ignored:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mini_llm import log
+from mini_llm import log, output
 from mini_llm.commands.arguments import Device
 
 
@@ -81,7 +81,7 @@ def evaluate(
         run_task_code=run_task_code,
     )
     found = run_evaluation(wishes)
-    print(json.dumps(found, default=str) if as_json else show(found))
+    output.line(json.dumps(found, default=str) if as_json else show(found))
 
 
 def report(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mini_llm import log
+from mini_llm import log, output
 from mini_llm.commands.arguments import SourcesArgument, TextColumn
 from mini_llm.errors import UserError
 from mini_llm.files import write_text
@@ -80,7 +80,7 @@ def tokenizer_report(
             raise UserError(f"cannot write {out}: {problem.strerror}", "choose another --out") from None
         log.info(f"report: {out}")
     if json_output:
-        print(json.dumps(as_json(found, source)))
+        output.line(json.dumps(as_json(found, source)))
     elif not out:
         print_report(subjects, found, source)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mini_llm import log
+from mini_llm import log, output
 from mini_llm.commands.arguments import ConfigOption, SettingsArgument
 from mini_llm.errors import UsageError
 
@@ -46,7 +46,7 @@ def plan(
 
     made = make_plan(resolved, gpu=gpu and gpu.value, gpus=gpus, mfu=mfu, price=price, tokens=tokens)
     if as_json:
-        print(json.dumps(made.as_dict()))
+        output.line(json.dumps(made.as_dict()))
     else:
         show(made)
 
@@ -73,12 +73,12 @@ def train(
     names_out_dir = any(word.lstrip("-").startswith("out_dir=") for word in overrides)
     resolved = follow_moved(resolved, config, is_given=names_out_dir)
     if print_config:
-        print(dump_config(resolved), end="")
+        output.write(dump_config(resolved))
         return
     if dry_run:
         from mini_llm.train.dry_run import dry_run as rehearse
 
-        print(rehearse(resolved))
+        output.line(rehearse(resolved))
         return
     from mini_llm.eval.while_training import task_probe
     from mini_llm.train.train import train as run
@@ -120,7 +120,7 @@ def plot(
     found = read_runs(runs or [newest_run("metrics.jsonl")])
     paths = picture_paths(out or (found[0].folder / "plots" / "curves" if len(found) == 1 else Path("plots/compare")))
     if json_output:
-        print(json.dumps({"runs": [run.summary() for run in found]}))
+        output.line(json.dumps({"runs": [run.summary() for run in found]}))
     else:
         print_curve(found, x)
     if terminal:

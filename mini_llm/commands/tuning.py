@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mini_llm import output
 from mini_llm.commands.arguments import ConfigOption, SettingsArgument
 
 
@@ -41,7 +42,7 @@ def sft(
     words += ["merge_turns=true"] if merge_turns else []
     resolved = load_config(SftConfig, config, words)
     if print_config:
-        print(dump_config(with_base(resolved)), end="")
+        output.write(dump_config(with_base(resolved)))
         return
     if show:
         from mini_llm.tune.show import show as print_conversations
@@ -55,6 +56,6 @@ def sft(
         from mini_llm.train.dry_run import dry_run as rehearse
 
         full, sets = prepared(resolved)
-        print(rehearse(full, lambda fitting: Answers(fitting, sets)))
+        output.line(rehearse(full, lambda fitting: Answers(fitting, sets)))
         return
     run(resolved)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +22,7 @@ from mini_llm.commands.arguments import (
 from mini_llm.commands.options import with_sampling
 from mini_llm.errors import UsageError
 from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.output import read_stdin
 
 
 def _prepare_for(device: str, backend: BackendName) -> None:
@@ -52,7 +52,7 @@ def generate(
     from mini_llm.inference.generate import Generator
 
     if prompt == "-":
-        prompt = sys.stdin.read()
+        prompt = read_stdin()
     generator = Generator(run, tokenizer, device=device, dtype=dtype, backend=backend)
     generator.print_continuation(
         prompt,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mini_llm import log
+from mini_llm import log, output
 from mini_llm.checkpoint import load_model, read_eos_ids
 from mini_llm.device import has_fast_bfloat16, pick_device, pick_dtype
 from mini_llm.errors import UserError
@@ -160,9 +160,9 @@ class Generator:
         started = time.perf_counter()
         try:
             for piece in itertools.chain([prompt], text):
-                print(piece, end="", flush=True)
+                output.write(piece)
         finally:  # after Ctrl-C too, the next prompt of the shell has a line of its own
-            print(flush=True)
+            output.line()
         speed = text.n_tokens / (time.perf_counter() - started)
         log.note(f"{text.n_tokens} tokens, {speed:.1f} tokens/s ({text.finish_reason})")
 

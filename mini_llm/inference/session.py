@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mini_llm import log
+from mini_llm import log, output
 from mini_llm.errors import UsageError, UserError, did_you_mean
 from mini_llm.files import write_text
 from mini_llm.inference.chat import Conversation
@@ -79,18 +79,18 @@ class Session:
 
     def _show(self, answer: Any, before: str = "") -> str:
         said = before
-        print(before, end="", flush=True)
+        output.write(before)
         try:
             with contextlib.suppress(KeyboardInterrupt):
                 for piece in answer:
-                    print(piece, end="", flush=True)
+                    output.write(piece)
                     said += piece
         except UserError:
-            print(flush=True)
+            output.line()
             self.conversation.turns.pop()  # the question, which has no answer
             raise
         answer.cancel()
-        print(flush=True)
+        output.line()
         if answer.finish_reason in ("length", "context"):
             log.note(f"cut off after {answer.n_tokens} tokens")
         return said

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from mini_llm import output
 from mini_llm.plan.report import Plan, fits
 
 PARTS = {
@@ -26,7 +26,7 @@ PARTS = {
 
 def show(plan: Plan) -> None:
     """Print the plan to stdout."""
-    console = Console(highlight=False, emoji=False)
+    console = output.console(soft_wrap=False)
     if not console.is_terminal:
         console.width = 120  # whole lines for a pipe
     for table in (run_table(plan), memory_table(plan), time_table(plan)):

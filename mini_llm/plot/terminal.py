@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 
 from mini_llm.plot.curves import Curve, Run, smooth
+from mini_llm.terminal import safe_console
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -94,11 +95,10 @@ def curve_lines(runs: Sequence[Run], width: int, x: str = "tokens") -> list[Text
 
 def print_curve(runs: Sequence[Run], x: str = "tokens", file: TextIO | None = None) -> None:
     """Print the curve to stdout: in colours on a terminal, plain in a pipe, as ASCII where there is no UTF-8."""
-    from rich.console import Console
     from rich.text import Text
 
     file = file or sys.stdout
-    console = Console(file=file, highlight=False, soft_wrap=True, emoji=False)
+    console = safe_console(file=file)
     has_unicode = (file.encoding or "utf-8").lower().replace("-", "") == "utf8"
     for line in curve_lines(runs, console.width, x):
         if not has_unicode:

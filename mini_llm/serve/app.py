@@ -39,7 +39,9 @@ PROBLEM: dict[str, Any] = {
         }}}}
     },
 }  # fmt: skip
-PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 405, 413, 422, 429, 500, 503), PROBLEM)
+PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys(
+    (400, 401, 403, 404, 405, 413, 422, 429, 431, 500, 503), PROBLEM
+)
 STREAMED: dict[int | str, dict[str, Any]] = {
     **PROBLEMS, 200: {"description": "The answer.", "content": {"application/json": {}, "text/event-stream": {}}}
 }  # fmt: skip

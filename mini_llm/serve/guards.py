@@ -96,6 +96,8 @@ class Guard:
         try:
             path = http.url.path
             is_api = path.startswith(API_PATHS)
+            if sum(len(name) + len(value) for name, value in http.scope["headers"]) > self.settings.header_bytes:
+                raise ApiError(431, "the headers are too large", code="headers_too_large")  # h11 looks at parts alone
             self._check_source(http)
             if self._is_preflight(http):
                 return Response(status_code=204), receive

@@ -17,7 +17,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mini_llm import log
+from mini_llm import log, output
 from mini_llm.errors import Interrupted, UserError
 from mini_llm.serve.app import Service, make_app
 from mini_llm.serve.settings import LOOPBACK, ServeSettings
@@ -173,7 +173,7 @@ async def _announce(service: Service, address: str, settings: ServeSettings) -> 
         await asyncio.sleep(0.02)
     catalog = service.catalog
     log.info(f"serving {catalog.name} ({len(catalog.entries())} models by name) at")
-    print(address, flush=True)
+    output.line(address)
     log.note(f"the page opens there; clients take {address}v1 as base URL. Ctrl-C ends.")
     if settings.key is None and settings.host not in LOOPBACK:
         log.warn("everybody who reaches this address may use it: no key is set")

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from mini_llm.errors import UserError
+from mini_llm.terminal import safe_console
 from mini_llm.tokenizer.decoding import BYTE_PIECE
 from mini_llm.tokenizer.samples import SAMPLES
 from mini_llm.tokenizer.tokenizer import Tokenizer
@@ -183,11 +184,10 @@ def print_report(
     subjects: Sequence[Subject], found: Sequence[Measures], source: str, file: TextIO | None = None
 ) -> None:
     """Print the table and the examples: each token on its own colour on a terminal, between bars in a pipe."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=file or sys.stdout, highlight=False, emoji=False)
+    console = safe_console(file=file or sys.stdout, soft_wrap=False)
     table = Table(title=f"Measured on {source}", title_justify="left", box=None, pad_edge=False)
     head, *body = rows(found)
     for place, name in enumerate(head):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from mini_llm import log
+from mini_llm import log, output
 from mini_llm.data.sources import find_files
 from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.markers import END_MARKER, ROLE_MARKERS
@@ -34,7 +34,7 @@ def show(config: SftConfig, n: int) -> None:
             if found is None:
                 log.note(f"{conversation.place}: left out, its first answer does not fit into a row")
                 continue
-            print(f"--- {conversation.place}{' (shortened)' if found[2] else ''}")
+            output.line(f"--- {conversation.place}{' (shortened)' if found[2] else ''}")
             _print(_parts(tokenizer, found[0], found[1]))
 
 
@@ -62,9 +62,7 @@ def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 
 def _print(parts: list[tuple[str, bool]]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
+    console = output.console()
     text = Text()
     for part, flag in parts:
         plain = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in part)

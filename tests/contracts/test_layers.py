@@ -24,6 +24,8 @@ LAYERS = [
             "device",
             "errors",
             "files",
+            "output",
+            "terminal",
             "hub",
             "log",
             "pointers",

@@ -1,6 +1,7 @@
 """What the server refuses, so that it may run on a laptop: each line a way in that others have left open."""
 
 import contextlib
+import re
 import socket
 import time
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_large_bodies_are_refused(server: RunningServer, chunked: bool) -> None:
 
 def test_large_headers_are_refused(server: RunningServer) -> None:
     answer = raw(server, b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: " + b"x" * 20_000 + b"\r\n\r\n")
-    assert b" 400 " in answer.split(b"\r\n")[0]
+    assert re.search(rb" 4(00|31) ", answer.split(b"\r\n")[0])
 
 
 @pytest.mark.parametrize(

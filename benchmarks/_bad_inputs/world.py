@@ -1,0 +1,185 @@
+"""What is sound: a corpus, tokenizer, store, run and model; and each verb's sound command with its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from _bad_inputs.case import Check, Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = "river stone bread quiet morning lamp walks under seven bright doors and children count boats while rain falls"
+TRAIN = """\
+data_dir: tokens
+out_dir: run
+batch_size: 2
+block_size: 32
+max_iters: 4
+eval_interval: 4
+eval_iters: 1
+save_interval: 2
+log_interval: 1
+warmup_iters: 1
+min_lr: 0
+keep_last: 9
+device: cpu
+dtype: float32
+compile: false
+model: {dim: 32, n_layers: 2, n_heads: 4, vocab_size: 400, max_seq_len: 64}
+"""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A sound command: its words, the things of the world that it needs, what it makes, and where its result is.
+
+    A new verb joins the areas flags, streams, limits and escapes by one more entry in `verbs`.
+    """
+
+    name: str
+    words: list[str]
+    needs: tuple[str, ...]
+    results: tuple[str, ...] = ()  # files that must be the same bytes; with `says`, standard output too
+    says: bool = False
+    changes: tuple[str, ...] = ("out", "out/*")
+    stdin: str = "null"
+    typed: bytes = b""  # for stdin: the file `typed`
+    seconds: float = 1.0  # about so long; long ones are tried less often
+    reads_stdin: bool = False
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Return the words that name the verb: `tokenizer train`."""
+        return tuple(self.words[: 2 if self.words[0] == "tokenizer" else 1])
+
+
+RUN = ("run", "run/*")
+GREEDY = ["--temperature", "0", "--max-new-tokens", "12", "--device", "cpu"]
+
+
+def verbs() -> list[Verb]:
+    """Return every verb's sound command."""
+    made = ("out/model.safetensors", "out/config.json")
+    return [
+        Verb("tokenizer train", ["tokenizer", "train", "corpus", "--out", "out", "--vocab-size", "400"], ("corpus",),
+             ("out/tokenizer.json", "out/tokenizer.model")),
+        Verb("tokenizer report", ["tokenizer", "report", "tok"], ("tok",)),
+        Verb("prepare", ["prepare", "corpus", "--tokenizer", "tok", "--out", "out", "--val-fraction", "0.1"],
+             ("corpus", "tok"), ("out/train-00000.bin", "out/val-00000.bin", "out/train.idx")),
+        Verb("plan", ["plan", "--config", "train.yaml", "--gpu", "h100"], ("train.yaml",), says=True),
+        Verb("train --print-config", ["train", "--config", "train.yaml", "--print-config"], ("train.yaml",), says=True),
+        Verb("train --dry-run", ["train", "--config", "train.yaml", "--dry-run"], ("train.yaml", "tokens")),
+        Verb("train", ["train", "--config", "train.yaml"], ("train.yaml", "tokens"),
+             ("run/metrics.jsonl", "run/latest/model.safetensors"), changes=RUN),
+        Verb("resume", ["train", "--config", "train.yaml", "max_iters=6"], ("train.yaml", "tokens", "run"),
+             ("run/metrics.jsonl", "run/latest/model.safetensors"), changes=RUN),
+        Verb("plot", ["plot", "run", "--terminal"], ("run",), says=True),
+        Verb("plot --out", ["plot", "run", "--out", "out.svg"], ("run",), says=True, changes=("out.svg",), seconds=3),
+        Verb("generate", ["generate", "run", "--prompt", "river stone", *GREEDY], ("run",), says=True),
+        Verb("generate -", ["generate", "run", "--prompt", "-", *GREEDY], ("run",), says=True, stdin="typed",
+             typed=b"river stone", reads_stdin=True),
+        Verb("chat", ["chat", "run", *GREEDY], ("run",), says=True, stdin="typed", typed=b"bright doors\n/exit\n",
+             reads_stdin=True),
+        Verb("import-seed", ["import-seed", "seed.pt", "--out", "out"], ("seed.pt",), made),
+        Verb("export", ["export", "model", "--to", "gguf", "--type", "f16", "--out", "out"], ("model",), ("out",)),
+        Verb("eval", ["eval", "model", "--text", "corpus/d00.txt", "--out", "out", "--device", "cpu"],
+             ("model", "corpus")),
+        Verb("demo", ["demo", "--corpus", "corpus", "--out", "out", "--minutes", "0.05"], ("corpus",), seconds=20),
+    ]  # fmt: skip
+
+
+@dataclass
+class World:
+    """The folder of sound things, and what each verb makes of them."""
+
+    home: Path
+    verbs: dict[str, Verb] = field(default_factory=lambda: {verb.name: verb for verb in verbs()})
+    results: dict[str, str] = field(default_factory=dict)
+
+    def bring(self, folder: Path, *names: str) -> None:
+        """Copy sound things into a case's folder."""
+        for name in names:
+            source = self.home / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, symlinks=True)
+            else:
+                shutil.copyfile(source, folder / name)
+
+    def make(self, verb: Verb, then: Callable[[Path], None] | None = None) -> Callable[[Path], None]:
+        """Return what fills a folder with all that `verb` needs, and then spoils it."""
+
+        def make(folder: Path) -> None:
+            self.bring(folder, *verb.needs)
+            if verb.typed:
+                (folder / "typed").write_bytes(verb.typed)
+            if then:
+                then(folder)
+
+        return make
+
+    def same(self, name: str) -> Check:
+        """Return a check that the command's result is the one of sound inputs."""
+
+        def check(outcome: Outcome) -> str | None:
+            found = result_of(self.verbs[name], outcome)
+            return None if found == self.results[name] else "another result than without the fault, and not a word"
+
+        return check
+
+
+def result_of(verb: Verb, outcome: Outcome) -> str:
+    """Return the hash of what a verb has made."""
+    digest = hashlib.sha256(outcome.stdout if verb.says else b"")
+    for name in verb.results:
+        path = outcome.folder / name
+        digest.update(path.read_bytes() if path.is_file() else b"none")
+    return digest.hexdigest()
+
+
+def write_raw(home: Path) -> None:
+    """Write what no command makes: the corpus, the settings and a checkpoint of the seed's shape."""
+    dice = random.Random(3)
+    (home / "corpus").mkdir(parents=True)
+    for n in range(24):
+        text = "\n".join(" ".join(dice.choice(WORDS.split()) for _ in range(9)) + "." for _ in range(60)) + "\n"
+        (home / "corpus" / f"d{n:02}.txt").write_text(text, encoding="utf-8")
+    (home / "train.yaml").write_text(TRAIN, encoding="utf-8")
+
+
+def write_seed(path: Path) -> None:
+    """Write a checkpoint in the seed's format, with one layer."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        "tok_embeddings.emb": (400, 32),
+        "norm": (32,),
+        "layers.0.attention_norm": (32,),
+        "layers.0.ffn_norm": (32,),
+    }
+    shapes |= {f"layers.0.attention.w{letter}": (32, 32) for letter in "qkvo"}
+    shapes |= {
+        "layers.0.feed_forward.w1": (64, 32),
+        "layers.0.feed_forward.w2": (32, 64),
+        "layers.0.feed_forward.w3": (64, 32),
+    }
+    weights = {f"{name}.weight": torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()}
+    weights["output.weight"] = weights["tok_embeddings.emb.weight"]
+    args = {"dim": 32, "n_layers": 1, "n_heads": 4, "n_kv_heads": 4, "vocab_size": 400, "max_seq_len": 64}
+    torch.save({"model": weights, "model_args": args}, path)
+
+
+if __name__ == "__main__":  # in a process of its own: the campaign itself does without torch
+    sys.path.insert(0, str(ROOT))
+    write_seed(Path(sys.argv[1]))
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Return a JSON file's object."""
+    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
