@@ -134,7 +134,7 @@ export class Writer {
     const draw = () => {
       drawn = false;
       if (!fresh) return;
-      body.append(fresh);
+      body.lastChild.appendData(fresh);
       fresh = "";
       this.log.scrollTop = this.log.scrollHeight;
       this.tell(node);
