@@ -39,7 +39,7 @@ export class Layers {
       known && [h("td", {}, layer.rank), h("td", {}, percent(Math.exp(layer.logprob))), h("td", {}, bits(layer.logprob).toFixed(1))],
       h("td", {}, (layer.entropy / Math.LN2).toFixed(2))));
     return [h("h2", {}, title), h("p", { class: "quiet" }, "Each row reads the state after one layer through the model's last norm and head. The last row is the model's answer."),
-      h("div", { class: "wide" }, h("table", { class: "lens" }, h("caption", {}, "What each layer would have said"),
+      h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "What each layer would have said" }, h("table", { class: "lens" }, h("caption", {}, "What each layer would have said"),
         h("thead", {}, h("tr", {}, h("th", {}, "Layer"), h("th", { colspan: found.layers[0].top.length }, "Its five likeliest"),
           known && [h("th", {}, "Rank of it"), h("th", {}, "Its probability"), h("th", {}, "Bits")], h("th", {}, "Entropy, bits"))),
         h("tbody", {}, rows)))];

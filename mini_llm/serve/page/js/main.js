@@ -58,3 +58,11 @@ const go = tabs(document.getElementById("tabs"), document.getElementById("panels
 go("chat");
 start().then((run) => go(run && !run.learnt_dialogue ? "complete" : "chat"));
 document.addEventListener("server-back", start);
+document.addEventListener("keydown", (event) => {
+  const writer = [chat, complete].find((one) => one.element.offsetParent);
+  if (!writer || !(event.ctrlKey || event.metaKey)) return;
+  const does = event.key === "k" ? () => writer.side.find() : event.shiftKey && event.key === "O" ? () => writer.side.fresh() : null;
+  if (!does) return;
+  event.preventDefault();
+  does();
+});
