@@ -25,7 +25,7 @@ export function compare() {
     const settings = asked();
     told.textContent = `Seed ${settings.seed} for all.`;
     const texts = names.map(() => h("div", { class: "text" }));
-    columns.replaceChildren(...names.map((name, n) => h("section", { "aria-label": name }, h("h3", {}, name), texts[n])));
+    columns.replaceChildren(...names.map((name, n) => h("section", { "aria-label": name }, h("h3", { class: "who" }, name), texts[n])));
     await Promise.all(names.map(async (model, n) => {
       try {
         await stream("/v1/completions", { ...settings, prompt: field.value, model },

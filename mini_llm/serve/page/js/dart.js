@@ -7,7 +7,7 @@ const WIDTH = 600;
 /** Return the drawing of the line, and what it shows in words. */
 export function dartLine(entry) {
   if (entry.dart === null || entry.dart === undefined) return h("p", { class: "quiet" }, "No dart was thrown: temperature 0 takes the likeliest.");
-  const found = [...entry.top.filter((one) => one.token_id !== entry.token_id), entry].filter((one) => one.kept && one.start !== null);
+  const found = [...(entry.top || []).filter((one) => one.token_id !== entry.token_id), entry].filter((one) => one.kept && one.start !== null);
   const pieces = found.map((one) => svg("rect", { x: one.start * WIDTH, y: 18, width: Math.max(one.p_sampled * WIDTH, 1), height: 26,
     class: one.token_id === entry.token_id ? "piece chosen" : "piece" }, svg("title", {}, `${visible(one)} ${percent(one.p_sampled)}`)));
   const names = found.filter((one) => one.p_sampled * WIDTH > 8 * visible(one).length + 4).map((one) =>

@@ -6,9 +6,11 @@ import { state } from "./state.js";
 
 const decoder = new TextDecoder();
 
-/** Return the text of tokens by their bytes. */
-export function textOf(entries) {
-  return decoder.decode(Uint8Array.from(entries.flatMap((entry) => entry.bytes || [])));
+/** Return the text of an answer whose tokens are `entries`, which begin as those of `node`. */
+export function textOf(node, entries) {
+  const text = decoder.decode(Uint8Array.from(entries.flatMap((entry) => entry.bytes || [])));
+  const padded = text.startsWith(" ") && !node.prefix && !node.text.startsWith(" "); // a tokenizer's own first space
+  return (node.prefix || "") + (padded ? text.slice(1) : text);
 }
 
 function request(kind, node, before, settings) {
@@ -29,6 +31,7 @@ function request(kind, node, before, settings) {
 export async function generate(kind, node, before, settings, { signal, changed, queued }) {
   const [path, body] = request(kind, node, before, settings);
   const byText = !node.promptIds && Boolean(node.text);
+  if (byText) node.prefix = node.text; // its tokens belong to the prompt
   let first = 0;
   let written = 0;
   node.ids ??= [];
@@ -60,5 +63,4 @@ export async function generate(kind, node, before, settings, { signal, changed, 
     if (problem.name !== "AbortError") node.problem = problem.message;
   }
   node.wait = first ? first - began : null;
-  if (byText) node.startedByText = true;
 }

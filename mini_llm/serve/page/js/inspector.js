@@ -28,6 +28,7 @@ export function inspector(entry, act) {
   h("dl", {}, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
   h("div", { class: "tools" }, act.branch && button("Branch here", act.branch), act.layers && button("Layers", act.layers)),
   entry.p_sampled !== undefined && [h("h2", {}, "The dart"), dartLine(entry)],
+  entry.top === undefined && h("p", { class: "quiet" }, "The browser kept no candidates of this token."),
   rows.length > 0 && h("div", { class: "wide" }, h("table", {}, h("caption", {}, "The likeliest tokens", act.take ? "; keys 1 to 9 take one" : ""),
     h("thead", {}, h("tr", {}, h("th", {}, "#"), h("th", {}, "Token"), h("th", {}, "Model"), rows[0].cells.length > 4 && h("th", {}, "Drawn from"), act.take && h("th", {}, "Instead"))),
     h("tbody", {}, rows))));

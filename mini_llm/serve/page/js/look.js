@@ -13,10 +13,18 @@ export class Look {
     this.text = h("div", {}, h("p", { class: "quiet" }, "Write something in Chat or Complete; the answer is taken apart here."));
     this.detail = h("div", { class: "detail" });
     this.element = h("div", { class: "two" }, h("div", {}, legend(), this.text), this.detail);
-    document.addEventListener("answer", (event) => this.show(event.detail.writer, event.detail.node));
+    document.addEventListener("answer", (event) => {
+      this.pending = event.detail;
+      if (this.element.offsetParent) this.opened();
+    });
+  }
+
+  opened() {
+    if (this.pending) this.show(this.pending.writer, this.pending.node);
   }
 
   show(writer, node) {
+    this.pending = null;
     if (!node.inspect?.length) return;
     Object.assign(this, { writer, node });
     this.detail.replaceChildren(h("p", { class: "quiet" }, "Choose a token."));
@@ -40,7 +48,8 @@ export class Look {
   branch(ids, inspect, more) {
     const { writer, node } = this;
     if (writer.running) return;
-    const fresh = add(writer.conversation, node.parent, "assistant", textOf(inspect), { promptIds: node.promptIds, ids, inspect });
+    const fresh = add(writer.conversation, node.parent, "assistant", textOf(node, inspect), { promptIds: node.promptIds, prefix: node.prefix, ids, inspect });
+    this.detail.replaceChildren(h("p", { class: "quiet", role: "status" }, "Writing the branch …"));
     writer.write(fresh, more);
   }
 }

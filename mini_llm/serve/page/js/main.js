@@ -15,7 +15,8 @@ const theme = document.getElementById("theme");
 
 function setTheme(name) {
   document.documentElement.dataset.theme = name;
-  theme.textContent = `Theme: ${name}`;
+  theme.textContent = `◐ ${name}`;
+  theme.setAttribute("aria-label", `Theme: ${name}`);
   keep("mini-llm-theme", name);
 }
 
@@ -49,7 +50,7 @@ const complete = new Writer("complete", lookAt);
 const go = tabs(document.getElementById("tabs"), document.getElementById("panels"), [
   ["chat", "Chat", chat.element, () => chat.show()],
   ["complete", "Complete", complete.element, () => complete.show()],
-  ["look", "Look inside", look.element],
+  ["look", "Look inside", look.element, () => look.opened()],
   ["read", "Read", reader(layers)],
   ["layers", "Layers", inside.element],
   ["learn", "Learn", learning.element, learning.opened],
@@ -57,3 +58,11 @@ const go = tabs(document.getElementById("tabs"), document.getElementById("panels
 go("chat");
 start().then((run) => go(run && !run.learnt_dialogue ? "complete" : "chat"));
 document.addEventListener("server-back", start);
+document.addEventListener("keydown", (event) => {
+  const writer = [chat, complete].find((one) => one.element.offsetParent);
+  if (!writer || !(event.ctrlKey || event.metaKey)) return;
+  const does = event.key === "k" ? () => writer.side.find() : event.shiftKey && event.key === "O" ? () => writer.side.fresh() : null;
+  if (!does) return;
+  event.preventDefault();
+  does();
+});

@@ -4,10 +4,10 @@ import { button, h, notice } from "./dom.js";
 import { conversations, exportAll, importText, remove } from "./store.js";
 import { newConversation } from "./tree.js";
 
-/** Return the column of a writer, and how to draw it anew. */
+/** Return the column of a writer, and what can be done with it: draw it anew, begin anew, search. */
 export function side(writer) {
   const list = h("ul", { class: "conversations" });
-  const search = h("input", { type: "search", "aria-label": "Search conversations", placeholder: "Search", input: () => show() });
+  const search = h("input", { type: "search", "aria-label": "Search conversations", placeholder: "Search (Ctrl+K)", input: () => show() });
   const file = h("input", { type: "file", accept: ".json,application/json", hidden: true, change: async () => {
     if (file.files[0]) notice(importText(await file.files[0].text()));
     file.value = "";
@@ -24,8 +24,10 @@ export function side(writer) {
         if (one === writer.conversation) writer.open(newConversation(writer.kind)); else show();
       }, { "aria-label": `Delete ${one.title || "Untitled"}` }))));
   };
+  const fresh = () => { writer.open(newConversation(writer.kind)); writer.field.focus(); };
+  const find = () => { element.open = true; search.focus(); };
   const element = h("details", { class: "side", open: window.innerWidth >= 900 }, h("summary", {}, "Conversations"),
-    button("New", () => { writer.open(newConversation(writer.kind)); writer.field.focus(); }), search, list,
+    button("New", fresh, { title: "Ctrl+Shift+O" }), search, list,
     h("div", { class: "tools" }, button("Export", exportAll), button("Import", () => file.click()), file));
-  return { element, show };
+  return { element, show, fresh, find };
 }

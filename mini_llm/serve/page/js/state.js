@@ -2,8 +2,8 @@
 
 import { get } from "./api.js";
 
-/** The card of the run (GET /run), the chosen model's name, and the answer in view. */
-export const state = { run: null, model: "", looked: null };
+/** The card of the run (GET /run), the chosen model's name, and the checkpoints. */
+export const state = { run: null, model: "", checkpoints: [] };
 
 /** Read the card and the checkpoints; fills the menu of models. */
 export async function readRun() {

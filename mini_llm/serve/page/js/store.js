@@ -30,14 +30,37 @@ const found = kept(CONVERSATIONS, []);
 export const conversations = (Array.isArray(found) ? found : []).filter((one) => checked(one));
 
 const slim = (conversation) => ({ ...conversation, nodes: conversation.nodes.map(({ inspect, ...node }) => node) });
+const NEWEST = 20; // conversations whose tokens stay explained
+const WITH_CANDIDATES = 600; // tokens whose candidates stay: 2 kB each, and the browser gives 5 MB
 
-/** Keep all conversations; how tokens were drawn is kept for the newest only, as far as there is room. */
-export function save() {
-  const tries = [20, 5, 1, 0].map((full) => () => conversations.map((one, n) => (n < full ? one : slim(one))));
-  if (!tries.some((make) => keep(CONVERSATIONS, make()))) {
-    notice("The browser's storage is full: export the conversations, then delete some.");
-  }
+/** Return a conversation whose newest answers keep their candidates, as far as `budget.left` goes, and the others their tokens. */
+function lean(conversation, budget) {
+  const nodes = conversation.nodes.toReversed().map((node) => {
+    if (!node.inspect?.length) return node;
+    budget.left -= node.inspect.length;
+    return budget.left >= 0 ? node : { ...node, inspect: node.inspect.map(({ top, ...entry }) => entry) };
+  });
+  return { ...conversation, nodes: nodes.reverse() };
 }
+
+function write() {
+  waiting = 0;
+  for (const left of [WITH_CANDIDATES, 0]) {
+    const budget = { left };
+    if (keep(CONVERSATIONS, conversations.map((one, n) => (n < NEWEST ? lean(one, budget) : slim(one))))) return;
+  }
+  if (keep(CONVERSATIONS, conversations.map(slim))) return;
+  notice("The browser's storage is full: export the conversations, then delete some.");
+}
+
+let waiting = 0;
+
+/** Keep all conversations, when the page has time; at the latest when it is left. */
+export function save() {
+  waiting ||= setTimeout(write, 200);
+}
+
+window.addEventListener("pagehide", () => { if (waiting) write(); });
 
 /** Forget a conversation. */
 export function remove(conversation) {

@@ -78,7 +78,7 @@ export class Writer {
     const ends = { length: node.stopReason === "context" ? "the context is full" : "the most tokens are reached", stopped: "stopped" };
     const note = node.problem ? h("p", { class: "problem", role: "alert" }, node.problem, " ", button("Retry", () => this.write(node)))
       : ends[node.finish] && h("p", { class: "quiet" }, `— ${ends[node.finish]}`);
-    const element = h("article", { class: node.role, "aria-label": this.words[node.role] }, h("h3", {}, this.words[node.role]), body, note, tools);
+    const element = h("article", { class: node.role, "aria-label": this.words[node.role] }, h("h2", { class: "who" }, this.words[node.role]), body, note, tools);
     return element;
   }
 
@@ -134,7 +134,7 @@ export class Writer {
     const draw = () => {
       drawn = false;
       if (!fresh) return;
-      body.append(fresh);
+      body.lastChild.appendData(fresh);
       fresh = "";
       this.log.scrollTop = this.log.scrollHeight;
       this.tell(node);

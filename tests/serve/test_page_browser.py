@@ -1,0 +1,185 @@
+"""The page in a real Chromium: every tab, hostile texts, the keyboard; nothing in the console, no request elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running_server import RunningServer, StartServer
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install playwright")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here: apt-get install chromium")
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
+         "--disable-component-update", "--disable-quic"]  # fmt: skip
+SIZES = {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
+TABS = ["chat", "complete", "look", "read", "layers", "learn"]
+HOSTILE = [
+    "<script>document.title = 'owned'</script>", "<img src=x onerror=\"document.title='owned'\">",
+    "</textarea><svg onload=document.title='owned'>", "javascript:document.title='owned'",
+    "[x](javascript:document.title='owned')", "![x](http://elsewhere.invalid/x.png)", "\u202eabc\u2066",
+    "{{7*7}} ${7*7}",
+    "<style>body{display:none}</style>", "&lt;b&gt;\x1b[31m",
+]  # fmt: skip
+IDLE = "section[role=tabpanel]:not([hidden]) .log:not([aria-busy])"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    with playwright.sync_playwright() as tool:
+        chromium = tool.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=[("desktop", "light"), ("phone", "dark")], ids=lambda pair: "-".join(pair))
+def page(request: pytest.FixtureRequest, browser: playwright.Browser, server: RunningServer) -> Iterator:
+    size, theme = request.param
+    context = browser.new_context(viewport=SIZES[size], color_scheme=theme)
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda problem: said.append(str(problem)))
+    page.on("request", lambda one: asked.append(one.url))
+    page.goto(server.address)
+    page.wait_for_selector("#model option", state="attached")
+    yield page
+    context.close()
+    assert said == []
+    assert {url for url in asked if not url.startswith((server.address, "data:", "blob:"))} == set()
+
+
+def complete(page: playwright.Page, text: str, n: int = 24) -> None:
+    page.evaluate(f"localStorage.setItem('mini-llm-settings', '{json.dumps({'max_tokens': n, 'seed': 3})}')")
+    page.reload()
+    page.wait_for_selector("#model option", state="attached")
+    page.click("#tab-complete")
+    page.fill("#complete-field", text)
+    page.press("#complete-field", "Enter")
+    page.wait_for_selector("#panel-complete article.assistant >> text=Regenerate")
+    page.wait_for_selector("#panel-complete article.assistant >> text=the most tokens")
+    page.wait_for_selector(IDLE)
+
+
+def test_a_text_is_written_regenerated_continued_edited_and_kept(page: playwright.Page):
+    complete(page, "The city of")
+    first = page.inner_text("article.assistant .text")
+    assert first
+
+    page.click("#panel-complete >> text=Regenerate")
+    page.wait_for_selector(".branches >> text=2/2")
+    page.wait_for_selector("#panel-complete article.assistant >> text=the most tokens")
+    assert page.inner_text("article.assistant .text") == first  # the same seed
+    page.click("#panel-complete >> text=Continue")
+    page.wait_for_timeout(200)
+    page.wait_for_selector(IDLE)
+    assert len(page.inner_text("article.assistant .text")) > len(first)
+    page.click("[aria-label='Earlier branch']")
+    assert page.inner_text("article.assistant .text") == first
+    page.click("article.user >> text=Edit")
+    page.fill("article textarea", "The town of")
+    page.click("text=Keep as a new branch")
+    page.wait_for_selector("article.user .branches >> text=2/2")
+    page.wait_for_selector("#panel-complete article.assistant >> text=the most tokens")
+    page.reload()
+    page.click("#tab-complete")
+    page.wait_for_selector("article.user >> text=The town of")
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_texts_are_texts(page: playwright.Page, text: str):
+    complete(page, text, n=2)
+    assert page.text_content("article.user .text") == text
+    page.click("#tab-read")
+    page.fill("#read-field", text)
+    page.click("#panel-read button.main")
+    page.wait_for_selector("#panel-read .cuts")
+    page.click("#tab-layers")
+    page.fill("#layers-field", text)
+    page.click("text=Take apart")
+    page.wait_for_selector(".lens")
+    assert "owned" not in page.title()
+    assert page.locator("main script, main img, main style, main a").count() == 0
+
+
+def test_a_token_is_explained_and_replaced_by_ids(page: playwright.Page):
+    complete(page, "The city of")
+    page.click("#panel-complete >> text=Look inside")
+    tokens = page.locator("#panel-look .tokens .token")
+    assert tokens.count() == 24
+    before = [tokens.nth(n).text_content() for n in range(5)]
+    tokens.nth(5).focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    assert "The dart fell at" in page.inner_text("#panel-look .detail")
+    assert "Probability in the model" in page.inner_text("#panel-look .detail")
+    row = page.locator("#panel-look tbody tr:not(.chosen)").first
+    other = row.locator("td").nth(1).inner_text()
+    row.locator("text=Take").click()
+    page.wait_for_selector("#panel-look >> text=The answer, 29 tokens")
+    assert [tokens.nth(n).text_content() for n in range(4)] == before[:4]
+    assert other.strip("␣↵") in (tokens.nth(4).text_content() or "")
+    page.click("#tab-complete")
+    page.wait_for_selector(".branches >> text=2/2")
+
+
+def test_each_tab_opens_by_keyboard(page: playwright.Page):
+    page.focus("#tab-chat")
+    page.click("#tab-chat")
+    for name in [*TABS[1:], TABS[0]]:
+        page.keyboard.press("ArrowRight")
+        page.wait_for_selector(f"#panel-{name}:not([hidden])")
+        assert page.locator("[role=tabpanel]:not([hidden])").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+
+
+def test_reading_and_layers(page: playwright.Page):
+    page.click("#tab-read")
+    page.fill("#read-field", "The city of the north")
+    page.click("#panel-read button.main")
+    page.wait_for_selector("#panel-read >> text=bits per byte")
+    page.click("#panel-read ol button >> nth=0")
+    page.click("#panel-read .detail >> text=Layers")
+    page.wait_for_selector("#panel-layers >> text=Rank of it")
+    assert page.locator(".lens tbody tr").count() == 2
+    assert page.locator(".grid tbody td").count() == 2 * 4
+
+
+def test_conversations_go_out_and_come_back(page: playwright.Page, tmp_path: Path):
+    complete(page, "The city of", n=4)
+    side = page.locator("#panel-complete .side")
+    if side.get_attribute("open") is None:
+        side.locator("summary").click()
+    with page.expect_download() as saving:
+        side.locator("text=Export").click()
+    file = tmp_path / "all.json"
+    saving.value.save_as(file)
+    side.locator("[aria-label^=Delete]").click()
+    assert side.locator("li").count() == 0
+    side.locator("input[type=file]").set_input_files(file)
+    page.wait_for_selector("#notice >> text=1 imported")
+    file.write_text("{}")
+    side.locator("input[type=file]").set_input_files(file)
+    page.wait_for_selector("#notice >> text=nothing was imported")
+
+
+def test_a_server_that_goes_away_loses_nothing(
+    browser: playwright.Browser, start_server: StartServer, model_folder: Path
+):
+    server = start_server(model_folder)
+    page = browser.new_page()
+    page.goto(server.address)
+    page.wait_for_selector("#model option", state="attached")
+    page.click("#tab-complete")
+    server.stop()
+    page.fill("#complete-field", "The city of")
+    page.press("#complete-field", "Enter")
+    page.wait_for_selector("article.assistant [role=alert] >> text=Retry")
+    assert page.text_content("article.user .text") == "The city of"
+    page.close()
