@@ -238,7 +238,7 @@ def test_missing_truncated_and_in_the_way(write: Write, tmp_path: Path) -> None:
         read_seed(tmp_path / "half.pt")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("x")
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="not replaced"):
         import_seed(path, tmp_path / "mine")
 
 
