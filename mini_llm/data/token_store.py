@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import mmap
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -116,7 +117,7 @@ class TokenStore:
             UserError: no store there, a version or key that this Mini-LLM does not know, a file missing or cut short.
         """
         store = cls(Path(folder), _read_manifest(Path(folder)))
-        for path, size, _ in store._files():
+        for path, size, _ in store.files():
             store._check_size(path, size)
         return store
 
@@ -147,14 +148,15 @@ class TokenStore:
             raise UserError(f"{self.folder} has no {name} split", PREPARE.format(self.folder) + hint)
         return TokenSplit(self.folder, name, self.manifest.splits[name], self.manifest.dtype, self.manifest.vocab_size)
 
-    def verify(self) -> None:
-        """Read every file and compare its SHA-256, with a progress bar: `open` would take too long for that.
+    def verify(self, *, quiet: bool = False) -> None:
+        """Read every file and compare its SHA-256, with a progress bar unless `quiet`: `open` would take too long.
 
         Raises:
             UserError: a file cannot be read or is not as it was written; the message names it.
         """
-        files, done = self._files(), 0
-        with log.byte_progress(f"checking {self.folder}", sum(size for _, size, _ in files)) as update:
+        files, done = self.files(), 0
+        total = sum(size for _, size, _ in files)
+        with nullcontext(lambda _: None) if quiet else log.byte_progress(f"checking {self.folder}", total) as update:
             for path, size, expected in files:
                 try:
                     found = sha256_of(path)
@@ -165,8 +167,8 @@ class TokenStore:
                 done += size
                 update(done)
 
-    def _files(self) -> list[tuple[Path, int, str]]:
-        """Every file of the store with its size in bytes and SHA-256."""
+    def files(self) -> list[tuple[Path, int, str]]:
+        """Return every file of the store with its size in bytes and SHA-256."""
         files = []
         for name, split in self.manifest.splits.items():
             files += [(self.folder / shard.name, shard.bytes, shard.sha256) for shard in split.shards]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mini_llm import log
+from mini_llm.data.store_check import StoreCheck
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.model.transformer import Transformer
@@ -150,6 +151,10 @@ class Pretraining:
         """Held-out rows, as `Evaluator.of` chooses them."""
         return Evaluator.of(self.config, self.store, self.tokenizer)
 
+    @cached_property
+    def _check(self) -> StoreCheck:
+        return StoreCheck(self.store)
+
     def verify(self) -> None:
         """Compare every byte with its checksum.
 
@@ -175,7 +180,12 @@ class Pretraining:
         return self.loader.rows_from(0)[: self.config.batch_size]
 
     def rows(self, step: int) -> Tensor:
-        """Return the rows (R, T+1) of a step, shorter and more of them where `length_warmup` says so."""
+        """Return the rows (R, T+1) of a step, shorter and more of them where `length_warmup` says so.
+
+        Raises:
+            UserError: the store was changed after it was written. A large one is read meanwhile.
+        """
+        self._check.poll(wait=step + 1 >= self.config.max_iters)
         return shorten(self.loader.rows(step), row_parts(step, self.config))
 
     def loss_sum(self, model: Transformer, rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,52 @@
+"""Every byte of a store is compared with its checksum once, while training begins; again when a file changes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+from mini_llm.data.token_store import TokenStore
+from mini_llm.threads import Worker
+
+SMALL_BYTES = 2**28  # read in a quarter of a second: training waits for it
+
+
+class StoreCheck:
+    """Begins to read the store in the background, unless the same files were found sound before.
+
+    What is remembered is an empty file in the user's cache folder, named by path, size, mtime, inode and checksum of
+    all files of the store.
+    """
+
+    def __init__(self, store: TokenStore) -> None:
+        self._sound = _cache_folder() / _fingerprint(store)
+        self._waits = store.n_bytes <= SMALL_BYTES
+        self._worker = None if self._sound.exists() else Worker(lambda: store.verify(quiet=True))
+
+    def poll(self, *, wait: bool = False) -> None:
+        """Look whether it has ended; a small store, or `wait`, is waited for.
+
+        Raises:
+            UserError: a file is not as it was written; it is named.
+        """
+        if self._worker is None or not (wait or self._waits or not self._worker.is_alive()):
+            return
+        self._worker.result()
+        self._worker = None
+        with contextlib.suppress(OSError):
+            self._sound.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._sound.touch()
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mini-llm" / "sound-stores"
+
+
+def _fingerprint(store: TokenStore) -> str:
+    digest = hashlib.sha256()
+    for path, size, expected in store.files():
+        found = path.stat()
+        digest.update(f"{path.resolve()}\0{size}\0{found.st_mtime_ns}\0{found.st_ino}\0{expected}\n".encode())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,32 @@
+"""A changed token is found before it is learned, and a sound store is read once."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mini_llm.data.store_check import StoreCheck
+from mini_llm.data.token_store import TokenStore
+from mini_llm.errors import UserError
+
+
+@pytest.fixture
+def store(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Path(shutil.copytree(tiny_store, tmp_path / "store"))
+
+
+@pytest.mark.parametrize("name", ["train-00000.bin", "val-00000.bin", "train.idx"])
+def test_a_changed_byte_is_refused_by_name(store: Path, name: str) -> None:
+    StoreCheck(TokenStore.open(store)).poll()
+    data = bytearray((store / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (store / name).write_bytes(data)
+    with pytest.raises(UserError, match=name):
+        StoreCheck(TokenStore.open(store)).poll()
+
+
+def test_what_was_sound_is_not_read_again(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    StoreCheck(TokenStore.open(store)).poll()
+    monkeypatch.setattr(TokenStore, "verify", lambda *_, **__: pytest.fail("was read again"))
+    StoreCheck(TokenStore.open(store)).poll(wait=True)
