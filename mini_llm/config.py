@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, mod
 from pydantic.fields import FieldInfo
 
 from mini_llm.errors import UsageError, UserError, did_you_mean
+from mini_llm.user_files import refuse_special
 
 
 class Config(BaseModel):
@@ -106,6 +107,7 @@ def dump_config(config: Config) -> str:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    refuse_special(path)
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_FILE_CHARS + 1)

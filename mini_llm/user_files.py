@@ -79,6 +79,16 @@ def what_is(path: Path | str) -> str:
     return KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "a file")
 
 
+def refuse_special(path: Path | str) -> None:
+    """Refuse pipes, devices and sockets, which may keep a reader waiting for ever; what is missing passes.
+
+    Raises:
+        UserError: it is one of them, or cannot be looked at.
+    """
+    if kind_of(path) == "other":
+        raise UserError(f"{shown(path)} is {what_is(path)}, not a file")
+
+
 def open_file(path: Path | str, hint: str | None = None) -> IO[bytes]:
     """Open a regular file for reading. Pipes, devices and folders are refused by name, so that nothing waits.
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from mini_llm.device import DTYPES
 from mini_llm.errors import UserError
+from mini_llm.user_files import refuse_special
 
 INDEX = "model.safetensors.index.json"
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -34,6 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: it is missing.
         DamagedCheckpoint: it cannot be read, is too long, or holds something else.
     """
+    refuse_special(path)
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MOST_JSON + 1)
@@ -111,6 +113,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         DamagedCheckpoint: the file is missing, truncated or no safetensors file.
     """
+    refuse_special(path)
     try:
         return load_file(path)
     except FileNotFoundError:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mini_llm import log
 from mini_llm.errors import UserError
 from mini_llm.files import sha256_of
+from mini_llm.user_files import kind_of, read_file
 
 FORMAT_VERSION = 1
 ITEM_BYTES = {"uint16": 2, "uint32": 4}
@@ -260,13 +261,10 @@ def _read_mapped(path: Path, offset: int, count: int) -> bytes:
 
 def _read_manifest(folder: Path) -> Manifest:
     path, hint = folder / "manifest.json", PREPARE.format(folder)
-    try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        what = "there is no such folder" if not folder.exists() else "it has no manifest.json"
-        raise UserError(f"{folder} is not a token store: {what}", hint) from None
-    except OSError as problem:
-        raise UserError(f"cannot read {path}: {problem.strerror}") from None
+    if kind_of(path) == "nothing":
+        what = "there is no such folder" if kind_of(folder) == "nothing" else "it has no manifest.json"
+        raise UserError(f"{folder} is not a token store: {what}", hint)
+    text = read_file(path, hint)
     try:
         values: Any = json.loads(text)
         version = values["format_version"]

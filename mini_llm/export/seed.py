@@ -7,9 +7,11 @@ Letters: B batch, T tokens, D width, H query heads, J key/value heads, K head wi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,9 @@ def read_seed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _unpickle(path: Path) -> dict[Any, Any]:
     try:
+        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:  # torch checks no checksums
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {damaged} is wrong")
         with torch.serialization.safe_globals([(ModelArgs, "model.config.ModelArgs")]):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:

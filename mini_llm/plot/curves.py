@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from mini_llm.errors import UserError
+from mini_llm.user_files import refuse_special
 
+MOST = 1e30  # of a step or a value
 HOW_TO_TRAIN = "give a run folder, as `mini-llm train` and `mini-llm demo` write them"
 
 
@@ -137,6 +139,7 @@ def _tasks(rows: list[tuple[int, dict[str, Any]]], path: Path) -> dict[str, Curv
 
 def _read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """Return (line number, object). A last line that is half written, as a running run's may be, is left out."""
+    refuse_special(path)
     try:
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
     except (OSError, UnicodeDecodeError) as problem:
@@ -165,6 +168,8 @@ def _curve(rows: list[tuple[int, dict[str, Any]]], key: str, path: Path) -> Curv
         for name, found in (("step", step), (key, value)):
             if isinstance(found, bool) or not isinstance(found, (int, float)):
                 raise UserError(f"{path}, line {number}: '{name}' is {json.dumps(found)[:50]}, not a number")
+            if found > MOST and found != math.inf:  # an integer of 400 digits is no float, and no picture is so high
+                raise UserError(f"{path}, line {number}: '{name}' is beyond {MOST:g}", "remove the line")
         if math.isfinite(value) and math.isfinite(step):
             points[float(step)] = float(value)
     steps = sorted(points)

@@ -21,6 +21,7 @@ from mini_llm.hub import TOKENIZER_FILES, fetch, is_hub_name
 from mini_llm.tokenizer.convert import older_format
 from mini_llm.tokenizer.decoding import DecodingRules, TextStream, read_rules
 from mini_llm.tokenizer.markers import END_MARKER
+from mini_llm.user_files import refuse_special
 
 # For folders without a tokenizer_config.json.
 USUAL_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
@@ -201,6 +202,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> bytes:
+    refuse_special(path)
     try:
         return path.read_bytes()
     except OSError as problem:

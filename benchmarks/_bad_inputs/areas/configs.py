@@ -217,6 +217,8 @@ def _kept(key: str, value: str) -> Check:
                 )
             except ValueError:
                 return f"{given!r} became {printed!r}"
+        if isinstance(printed, list) and not isinstance(given, list):  # one thing is a list of one
+            return None if printed == [str(given)] or printed == [value] else f"{value} became {printed!r}"
         if isinstance(printed, str) or given is None or isinstance(given, (dict, list)):
             return None  # text stays text; null is the default
         return (

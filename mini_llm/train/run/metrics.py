@@ -20,6 +20,7 @@ from mini_llm.config import dump_config
 from mini_llm.errors import UserError
 from mini_llm.files import write_text
 from mini_llm.train.config import TrainConfig
+from mini_llm.user_files import refuse_special
 
 
 class MetricsLog:
@@ -87,11 +88,12 @@ def read_metrics(run: Path, name: str = "metrics") -> list[dict[str, Any]]:
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """Return the sound lines, and the numbers of the others: a kill or a bad disk spoils a line, not a run."""
+    refuse_special(path)
     rows, damaged = [], []
     for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
         try:
             row = json.loads(line)
-            if not isinstance(row["step"], int):
+            if not isinstance(row["step"], int) or abs(row["step"]) >= 2**63:
                 raise TypeError
             rows.append(row)
         except (ValueError, KeyError, TypeError, RecursionError):

@@ -122,6 +122,8 @@ def _is_run(run: Path) -> bool:
     """Tell whether `run` holds a record that training wrote (all settings, nothing else), or a checkpoint."""
     if list_checkpoints(run) or any((run / name / CHECKSUMS).is_file() for name in ("latest", "best")):
         return True
+    if kind_of(run / "config.yaml") != "file":
+        return False
     try:
         text = (run / "config.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError):
