@@ -148,11 +148,7 @@ class TokenStore:
         return TokenSplit(self.folder, name, self.manifest.splits[name], self.manifest.dtype, self.manifest.vocab_size)
 
     def verify(self) -> None:
-        """Read every file and compare its SHA-256, with a progress bar: `open` would take too long.
-
-        Raises:
-            UserError: a file cannot be read or is not as it was written; the message names it.
-        """
+        """`verify_file` for every file, with a progress bar: `open` would take too long for that."""
         files, done = self.files(), 0
         with log.byte_progress(f"checking {self.folder}", sum(size for _, size, _ in files)) as update:
             for path, size, expected in files:
@@ -161,7 +157,7 @@ class TokenStore:
                 update(done)
 
     def verify_file(self, path: Path, expected: str) -> None:
-        """Compare one file's SHA-256; raises as `verify`."""
+        """Compare a file's SHA-256; UserError: it cannot be read or is not as it was written."""
         try:
             found = sha256_of(path)
         except OSError as problem:
