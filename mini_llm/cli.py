@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
@@ -98,6 +99,8 @@ def run(words: Sequence[str]) -> None:
 
     typer would print the word as it is, with the terminal's codes in it: it is made visible here first.
     """
+    if hasattr(signal, "SIGPIPE") and (not words or {"-h", "--help"} & {*words}):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # rich ends with 1 where the reader of a page has gone
     try:
         code = app(list(words), prog_name="mini-llm", standalone_mode=False)
     except typer.Abort:

@@ -80,6 +80,8 @@ def judge(case: Case, outcome: Outcome) -> tuple[str, str]:
     said = outcome.said
     if outcome.timed_out:
         return "hang", f"still at work after {case.deadline:.0f} s"
+    if outcome.code == -signal.SIGPIPE and 141 in case.codes:  # a shell calls it 141
+        outcome.code = 141
     ended_by = -outcome.code if outcome.code < 0 else 0
     if ended_by and not (case.kill and ended_by == case.kill[0]):
         return "abort", f"ended by {signal.Signals(ended_by).name}"

@@ -121,6 +121,7 @@ def _read_into(shown: bytearray, terminal: int) -> bool:
 
 
 def _become(job: dict[str, Any], terminal: tuple[int, int] | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as until the command line is imported
     os.chdir(job["folder"])
     os.environ.update(job["env"])
     if terminal:

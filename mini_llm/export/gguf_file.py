@@ -61,7 +61,7 @@ def export_gguf(folder: Path, out: Path, kind: str, *, name: str) -> None:
         vocabulary = read_vocabulary(Tokenizer.load(folder), config.vocab_size)
     else:
         log.warn(f"{folder} holds no tokenizer: {out} will take and give ids alone")
-    if out.exists() and (not out.is_file() or _magic(out) not in (b"GGUF", b"")):
+    if (out.exists() or out.is_symlink()) and (not out.is_file() or _magic(out) not in (b"GGUF", b"")):
         raise UserError(f"{out} exists and is no GGUF file", "give another --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,6 @@ class Tokenizer:
         self._backend = backend
         self._with_markers: tokenizers.Tokenizer | None = None
         backend.no_truncation()
-        backend.no_padding()
         backend.encode_special_tokens = True  # "</s>" in a text is four characters, not the end of it
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.text_vocab_size: int = max(backend.get_vocab(with_added_tokens=False).values(), default=-1) + 1
@@ -76,6 +75,7 @@ class Tokenizer:
                 raise ValueError(f"it has {len(data):,} bytes, {MOST_BYTES:,} at most")
             with no_stderr():
                 backend = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+                backend.no_padding()
                 backend.encode("A word, 1 more")  # some parts fail only at work
             if not backend.get_vocab_size():
                 raise ValueError("it has no tokens")

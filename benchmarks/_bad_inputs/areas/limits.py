@@ -106,7 +106,7 @@ def cases(world: World, dice: random.Random) -> list[Case]:
                         verb.words,
                         world.make(verb, put),
                         changes=("out", "out/*") if name in MINE else (),
-                        accept="folder" in name or "dangling" in name,
+                        accept=name in MINE,
                         may_litter=True,
                     )
                 )
