@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -127,11 +127,11 @@ def exit_codes() -> Iterator[None]:
             yield
             output.flush()
     except UserError as problem:
-        log.error(problem.message, problem.hint)
+        _say(log.error, problem.message, problem.hint)
         code = problem.exit_code
     except Interrupted as stop:
         if stop.message:
-            log.info(stop.message)
+            _say(log.info, stop.message)
         code = stop.exit_code
     except KeyboardInterrupt:
         code = 130
@@ -142,8 +142,9 @@ def exit_codes() -> Iterator[None]:
         if not (isinstance(problem, OSError) or is_name):
             raise
         name = getattr(problem, "filename", None)
-        log.error(
-            f"{shown(os.fsdecode(name))}: {reason(problem)}" if isinstance(name, str | bytes) else reason(problem)
+        _say(
+            log.error,
+            f"{shown(os.fsdecode(name))}: {reason(problem)}" if isinstance(name, str | bytes) else reason(problem),
         )
         code = 1
     except SystemExit as end:
@@ -153,3 +154,9 @@ def exit_codes() -> Iterator[None]:
     output.settle(quiet=code == 141)
     if code is not None:
         sys.exit(code)
+
+
+def _say(how: Callable[..., None], *words: str | None) -> None:
+    """Say it, if anybody hears."""
+    with contextlib.suppress(Interrupted):
+        how(*words)

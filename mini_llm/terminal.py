@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mini_llm.errors import Interrupted, UserError
@@ -40,6 +40,19 @@ def leave(stream: TextIO, number: int) -> None:
         os.close(nowhere)
     with contextlib.suppress(OSError, ValueError):
         stream.flush()
+
+
+@contextlib.contextmanager
+def no_stderr() -> Iterator[None]:
+    """Drop what a library itself writes to descriptor 2: Rust tells of a panic there before it raises one."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def safe_console(**options: Any) -> Console:

@@ -174,6 +174,7 @@ def _redirect(number: int, to: str) -> None:
     if opened != number:
         os.dup2(opened, number)
         os.close(opened)
+    os.set_inheritable(number, True)  # for a new interpreter
 
 
 def _sit_at(terminal: tuple[int, int], stdin: str) -> None:

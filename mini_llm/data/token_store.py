@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import json
 import mmap
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -148,24 +147,23 @@ class TokenStore:
             raise UserError(f"{self.folder} has no {name} split", PREPARE.format(self.folder) + hint)
         return TokenSplit(self.folder, name, self.manifest.splits[name], self.manifest.dtype, self.manifest.vocab_size)
 
-    def verify(self, *, quiet: bool = False) -> None:
-        """Read every file and compare its SHA-256, with a progress bar unless `quiet`: `open` would take too long.
-
-        Raises:
-            UserError: a file cannot be read or is not as it was written; the message names it.
-        """
+    def verify(self) -> None:
+        """`verify_file` for every file, with a progress bar: `open` would take too long for that."""
         files, done = self.files(), 0
-        total = sum(size for _, size, _ in files)
-        with nullcontext(lambda _: None) if quiet else log.byte_progress(f"checking {self.folder}", total) as update:
+        with log.byte_progress(f"checking {self.folder}", sum(size for _, size, _ in files)) as update:
             for path, size, expected in files:
-                try:
-                    found = sha256_of(path)
-                except OSError as problem:
-                    raise UserError(f"cannot read {path}: {problem.strerror}", PREPARE.format(self.folder)) from None
-                if found != expected:
-                    raise UserError(f"{path} {CHANGED}", PREPARE.format(self.folder))
+                self.verify_file(path, expected)
                 done += size
                 update(done)
+
+    def verify_file(self, path: Path, expected: str) -> None:
+        """Compare a file's SHA-256; UserError: it cannot be read or is not as it was written."""
+        try:
+            found = sha256_of(path)
+        except OSError as problem:
+            raise UserError(f"cannot read {path}: {problem.strerror}", PREPARE.format(self.folder)) from None
+        if found != expected:
+            raise UserError(f"{path} {CHANGED}", PREPARE.format(self.folder))
 
     def files(self) -> list[tuple[Path, int, str]]:
         """Return every file of the store with its size in bytes and SHA-256."""

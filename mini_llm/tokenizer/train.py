@@ -126,7 +126,7 @@ def _train(sample: list[bytes], vocab_size: int, model_type: str) -> bytes:
         elif too_few:
             size, message = int(too_few[1]), "bytes, markers and the text's characters need {:,} tokens, not {:,}"
         else:
-            raise
+            raise UserError(f"SentencePiece cannot learn from this text: {str(problem).splitlines()[0]}") from None
     raise WrongVocabSize(message.format(size, vocab_size), size)
 
 

@@ -28,5 +28,5 @@ def test_a_changed_byte_is_refused_by_name(store: Path, name: str) -> None:
 
 def test_what_was_sound_is_not_read_again(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     StoreCheck(TokenStore.open(store)).poll()
-    monkeypatch.setattr(TokenStore, "verify", lambda *_, **__: pytest.fail("was read again"))
+    monkeypatch.setattr(TokenStore, "verify_file", lambda *_: pytest.fail("was read again"))
     StoreCheck(TokenStore.open(store)).poll(wait=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import sys
 from pathlib import Path
 
 from _bad_inputs.case import Case
 from _bad_inputs.hostile import strange_files
 from _bad_inputs.world import World
+
+MINE = ("an empty folder", "an empty file", "a dangling link")  # nothing is lost with them
 
 
 def cases(world: World, dice: random.Random) -> list[Case]:
@@ -77,17 +81,18 @@ def cases(world: World, dice: random.Random) -> list[Case]:
                     **keep,
                 )
             )
-        found.append(
-            Case(
-                "limits",
-                f"{verb.name}: as a user without rights",
-                verb.words,
-                world.make(verb, _lock),
-                nobody=True,
-                may_litter=True,
-                **keep,
+        if _is_for_all():
+            found.append(
+                Case(
+                    "limits",
+                    f"{verb.name}: as a user without rights",
+                    verb.words,
+                    world.make(verb, _lock),
+                    nobody=True,
+                    may_litter=True,
+                    **keep,
+                )
             )
-        )
         if "out" in verb.words:
             for name, make in strange_files().items():
 
@@ -100,7 +105,7 @@ def cases(world: World, dice: random.Random) -> list[Case]:
                         f"{verb.name}: --out is {name}",
                         verb.words,
                         world.make(verb, put),
-                        changes=("out", "out/*") if name == "an empty folder" else (),
+                        changes=("out", "out/*") if name in MINE else (),
                         accept="folder" in name or "dangling" in name,
                         may_litter=True,
                     )
@@ -130,3 +135,9 @@ def _lock(folder: Path) -> None:
         if path.is_file() and not path.is_symlink() and path.stat().st_size < 200:
             path.chmod(0o600)
     folder.chmod(0o755)
+
+
+def _is_for_all() -> bool:
+    """Tell whether another user could run this Python at all."""
+    folders = [Path(sys.base_prefix), *Path(sys.base_prefix).parents]
+    return os.geteuid() == 0 and all(folder.stat().st_mode & 0o001 for folder in folders)
