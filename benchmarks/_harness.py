@@ -297,8 +297,8 @@ def command_line() -> str:
 def finish(benchmark: str, result: dict[str, Any], *, as_json: bool, device: str = "cpu", keep: bool = True) -> None:
     """Write the result and its command to a file if `keep`, and with `as_json` print it as the last line."""
     result = {"command": command_line(), **result}
-    about = result["machine"]
     if is_gpu(device):
+        about = result["machine"]
         print(f"\n{about['gpu']}, clocks {about['gpu_clocks']}, torch {about['torch']}, CUDA {about['cuda']}")
     if keep or KEPT:
         note(f"  written: {write_result(benchmark, result, device).name}")

@@ -193,7 +193,7 @@ def _restore(folder: Path, step: int, trainee: Trainee) -> None:
         progress.tokens_seen, progress.epochs_seen = _tokens_of(folder.parent.parent, step), math.nan
     is_other_text = _compare_tokens(tokens, trainee.tokens, folder)
     if is_other_text and math.isfinite(progress.epochs_seen):
-        progress.epochs_seen = math.ceil(progress.epochs_seen)  # the new text from its first row on
+        progress.epochs_seen = float(math.ceil(progress.epochs_seen))  # the new text from its first row on
     weights = read_weights(folder)
     tensors = read_tensors(state / "optimizer.safetensors")
     try:

@@ -25,7 +25,7 @@ class _State(_Strict):
     epochs_seen: float = Field(0.0, ge=0, le=1e15)
     best_loss: float | None = None
     best_step: Count | None = None
-    spikes: dict[str, float] = {}
+    spikes: dict[str, int | float] = {}  # a count stays a count, so that a resumed run writes the same bytes
     scaler: dict[str, Any]
     tokens: dict[str, str] = {}
 
