@@ -123,3 +123,12 @@ def test_a_library_that_is_missing_is_named(key: str, make_config: MakeConfig, m
     with pytest.raises(UserError, match=f"{key}=true needs") as problem:
         train(make_config(**{key: True}))
     assert "pip install" in (problem.value.hint or "")
+
+
+def test_wandb_without_a_key_is_told(settings, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "wandb.py").write_text("def init(**_): raise RuntimeError('No API key configured')\n")
+    result = run_cli("train", *settings(wandb_log=True), env={"PYTHONPATH": str(tmp_path / "modules")})
+    assert result.returncode == 1
+    assert "error: Weights & Biases does not start: No API key configured\nwandb login" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -125,18 +125,24 @@ def _open_tensorboard(run: Path, step: int) -> Any:
 def _open_wandb(run: Path, config: TrainConfig) -> Any:
     try:
         import wandb
-    except ImportError:
-        raise UserError("wandb_log=true needs Weights & Biases", "pip install 'mini-llm[log]'") from None
+    except ImportError as problem:
+        if problem.name in (None, "wandb"):
+            raise UserError("wandb_log=true needs Weights & Biases", "pip install 'mini-llm[log]'") from None
+        raise UserError(f"wandb is installed but cannot be imported: {problem}", "pip install -U wandb") from None
     import yaml
 
     id_file = run / "wandb_id.txt"  # a resumed run goes on in its own curve, whatever other runs are called
     if not id_file.exists():
         write_text(id_file, secrets.token_hex(8))
-    return wandb.init(
-        project=config.wandb_project,
-        name=config.wandb_run_name or run.name,
-        config=yaml.safe_load(dump_config(config)),
-        dir=str(run),
-        id=id_file.read_text(encoding="utf-8"),
-        resume="allow",
-    )
+    try:
+        return wandb.init(
+            project=config.wandb_project,
+            name=config.wandb_run_name or run.name,
+            config=yaml.safe_load(dump_config(config)),
+            dir=str(run),
+            id=id_file.read_text(encoding="utf-8"),
+            resume="allow",
+        )
+    except Exception as problem:  # no key, no network: its errors have no common class
+        hint = "wandb login, or without an account: WANDB_MODE=offline, or wandb_log=false"
+        raise UserError(f"Weights & Biases does not start: {problem}", hint) from None
