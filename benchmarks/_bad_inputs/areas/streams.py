@@ -17,7 +17,7 @@ def cases(world: World, dice: random.Random) -> list[Case]:
         if verb.seconds > 5:
             continue
         same = world.same(verb.name)
-        writes = verb.says or verb.name in ("tokenizer report", "train --dry-run")
+        writes = verb.says or verb.name in ("tokenizer report", "train --dry-run", "eval")
         fresh = dice.random() < 0.3
 
         def add(name: str, verb: Verb = verb, fresh: bool = fresh, **more: object) -> None:
