@@ -7,10 +7,12 @@ import hashlib
 import os
 from pathlib import Path
 
+from mini_llm import log
 from mini_llm.data.token_store import TokenStore
 from mini_llm.threads import Worker
 
 SMALL_BYTES = 2**28  # read in a quarter of a second: training waits for it
+MOST_WAITED_BYTES = 10**10  # read in some seconds to a minute: the end of training waits for it
 
 
 class StoreCheck:
@@ -22,17 +24,24 @@ class StoreCheck:
 
     def __init__(self, store: TokenStore) -> None:
         self._sound = _cache_folder() / _fingerprint(store)
-        self._waits = store.n_bytes <= SMALL_BYTES
+        self._store, self._waits = store, store.n_bytes <= SMALL_BYTES
         self._worker = None if self._sound.exists() else Worker(lambda: _read(store))
 
     def poll(self, *, wait: bool = False) -> None:
-        """Look whether it has ended; a small store, or `wait`, is waited for.
+        """Look whether it has ended. A small store is waited for, with `wait` also a larger one; the largest never is.
 
         Raises:
             UserError: a file is not as it was written; it is named.
         """
-        if self._worker is None or not (wait or self._waits or not self._worker.is_alive()):
+        if self._worker is None:
             return
+        if self._worker.is_alive():
+            if wait and self._store.n_bytes > MOST_WAITED_BYTES:
+                log.warn(f"training ended before all {self._store.n_bytes / 1e9:,.0f} GB of its tokens were checked")
+                self._worker = None
+                return
+            if not (wait or self._waits):
+                return
         self._worker.result()
         self._worker = None
         with contextlib.suppress(OSError):
