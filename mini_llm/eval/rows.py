@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from mini_llm.data.formats import COMPRESSIONS, INSTALL, unpacked
 from mini_llm.errors import UserError
 
 Row = dict[str, Any]
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow", ".txt")
-PACKED = (".gz", ".xz", ".zst")
 MOST_BYTES = 2**30  # of a file, unpacked: the largest set in use has 70 MB
-INSTALL = "install it: pip install 'mini-llm[data]'"
 
 
 def kind_of(path: Path) -> str | None:
     """Return ".jsonl" and so on by the name of a file; None: it holds no rows."""
-    name = path.name.lower()
-    for packed in PACKED:
-        name = name.removesuffix(packed)
+    name = path.name.lower().removesuffix(_compression(path))
     return next((kind for kind in KINDS if name.endswith(kind)), None)
 
 
@@ -42,7 +38,7 @@ def read_rows(path: Path) -> list[Row]:
         if kind in (".parquet", ".arrow"):
             rows = _table_rows(path, kind)
         else:
-            rows = list(_text_rows(_unpacked(path), kind, path))
+            rows = list(_text_rows(_text_of(path), kind, path))
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise UserError(f"cannot read {path}: {reason}", "get it again") from None
@@ -51,21 +47,13 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _unpacked(path: Path) -> str:
-    name = path.name.lower()
+def _compression(path: Path) -> str:
+    return next((packed for packed in COMPRESSIONS if path.name.lower().endswith(packed)), "")
+
+
+def _text_of(path: Path) -> str:
     with path.open("rb") as file:
-        stream: IO[bytes] = file
-        if name.endswith(".gz"):
-            stream = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
-        elif name.endswith(".xz"):
-            stream = lzma.LZMAFile(file)  # noqa: SIM115
-        elif name.endswith(".zst"):
-            try:
-                import zstandard
-            except ImportError:
-                raise UserError(".zst files need the package zstandard", INSTALL) from None
-            stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        data = stream.read(MOST_BYTES + 1)
+        data = unpacked(file, _compression(path)).read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise UserError(f"{path} is no data set: it is larger than {MOST_BYTES >> 30} GB")
     try:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,20 @@ def test_broken_rows_are_named(name: str, text: str, said: str, tmp_path: Path) 
     with pytest.raises(UserError) as problem:
         items("piqa", tmp_path)
     assert said in str(problem.value)
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "zst"])
+@pytest.mark.parametrize("damage", ["cut short", "overwritten"])
+def test_a_damaged_packed_file_is_named(kind: str, damage: str, sets: Path, tmp_path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    pack = {"gz": gzip.compress, "xz": lzma.compress, "zst": zstandard.compress}[kind]
+    path, packed = tmp_path / f"piqa.jsonl.{kind}", pack((sets / "piqa.jsonl").read_bytes())
+    path.write_bytes(packed)
+    assert read_rows(path) == read_rows(sets / "piqa.jsonl")
+    middle = len(packed) // 2
+    path.write_bytes(packed[:middle] + b"\xff" * (len(packed) - middle if damage == "overwritten" else 0))
+    with pytest.raises(UserError, match="cannot read .*piqa"):
+        read_rows(path)
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
