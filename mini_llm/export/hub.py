@@ -7,7 +7,6 @@ shape and tokenizer: the card is for people to edit.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from mini_llm import log
@@ -18,6 +17,7 @@ from mini_llm.export.hf_folder import refuse_full
 from mini_llm.export.model_card import model_card, read_record, run_of
 from mini_llm.hub import TOKENIZER_FILES, fetch, in_words, parse_name
 from mini_llm.pointers import resolve_checkpoint
+from mini_llm.temporary import temporary_folder
 
 LOGS = ("config.yaml", "metrics.jsonl", "timing.jsonl", "samples.jsonl")
 
@@ -47,8 +47,7 @@ def push(
         check_kind(gguf)
     folder = resolve_checkpoint(model)
     verify_checkpoint(folder)
-    with tempfile.TemporaryDirectory(prefix="mini-llm-push-") as temporary:
-        staged = Path(temporary)
+    with temporary_folder() as staged:
         stage(folder, staged, repository, license=license, gguf=gguf, logs=logs)
         total = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
         log.info(f"sending {total / 1e6:,.1f} MB to {repository}")

@@ -197,7 +197,8 @@ def _caveats(config: ModelConfig, record: RunRecord, tokens: int | None, license
 
 
 def _evaluations(record: RunRecord) -> list[tuple[int, float, float | None]]:
-    return [(m["step"], m["val_loss"], m.get("val_bpb")) for m in record.metrics if _is_number(m.get("val_loss"))]
+    rows = (row for row in record.metrics if _is_number(row.get("val_loss")))
+    return [(row["step"], row["val_loss"], row.get("val_bits_per_byte")) for row in rows]
 
 
 def _tokens(record: RunRecord) -> int | None:

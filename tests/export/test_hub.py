@@ -101,7 +101,8 @@ def test_the_card_is_made_of_the_run(run: Path, hub: FakeHub, ask: Ask, tiny_sto
     front = yaml.safe_load(card.split("---")[1])
     assert (front["license"], front["library_name"], "mini-llm" in front["tags"]) == ("mit", "transformers", True)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert f"{[line['val_loss'] for line in lines if 'val_loss' in line][-1]:.4f}" in card
+    last = [line for line in lines if "val_loss" in line][-1]
+    assert f"| {last['step']} | {last['val_loss']:.4f} | {last['val_bits_per_byte']:.4f} |" in card
     assert "Seen in training: 2,560 tokens." in card  # 40 steps of 2 rows of 32
     assert "hf://alice/mine" in card
     assert "| piqa | acc | 0.5250 | 0.0117 |" in card
