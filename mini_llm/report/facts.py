@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-import lzma
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +11,8 @@ from typing import Any, TypeVar
 from mini_llm import log
 from mini_llm.checkpoint import read_model_config
 from mini_llm.config import load_config
+from mini_llm.data.formats import format_of
+from mini_llm.data.records import read_records
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UserError
 from mini_llm.eval.run import read_results
@@ -125,18 +124,12 @@ def _is_number(value: Any) -> bool:
 
 def _licences(path: Path) -> list[str]:
     """Return what the first 1,000 rows of a jsonl source name as their licence."""
-    name, found = path.name.lower(), set()
-    if ".jsonl" not in name or not path.is_file():
+    if (format_of(path) or ("",))[0] not in (".jsonl", ".ndjson") or not path.is_file():
         return []
     try:
-        with path.open("rb") as file:
-            stream: Any = gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file
-            stream = lzma.LZMAFile(file) if name.endswith(".xz") else stream  # noqa: SIM115
-            lines = io.BufferedReader(stream) if stream is not file else file
-            for _, line in zip(range(1000), lines, strict=False):
-                row = json.loads(line)
-                found.add(str(row.get("license") or row.get("licence") or "")[:60])
-    except (OSError, ValueError, AttributeError, EOFError, RecursionError):
+        rows = itertools.islice(read_records(path), 1000)
+        found = {str(row.get("license") or row.get("licence") or "")[:60] for _, row in rows}
+    except UserError:
         return []
     return sorted(found - {""})
 
