@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mini_llm.errors import UsageError, UserError
 
@@ -46,7 +46,13 @@ def parse_name(text: Path | str) -> HubName:
     return HubName(found["id"], found["revision"])
 
 
-def fetch(name: Path | str, files: Sequence[str] = MODEL_FILES, into: Path | None = None) -> Path:
+def fetch(
+    name: Path | str,
+    files: Sequence[str] = MODEL_FILES,
+    into: Path | None = None,
+    *,
+    repo_type: Literal["model", "dataset"] = "model",
+) -> Path:
     """Return the folder of a name's files, downloaded where the hub's cache lacks them, or to the folder `into`.
 
     Raises:
@@ -54,16 +60,18 @@ def fetch(name: Path | str, files: Sequence[str] = MODEL_FILES, into: Path | Non
         UserError: it does not exist, is not open to this user, or cannot be reached.
     """
     id, revision = parse_name(name)
-    with in_words(id, revision):
+    with in_words(id if repo_type == "model" else f"datasets/{id}", revision):
         from huggingface_hub import snapshot_download
 
-        folder = snapshot_download(id, revision=revision, allow_patterns=list(files), local_dir=into)
+        folder = snapshot_download(
+            id, repo_type=repo_type, revision=revision, allow_patterns=list(files), local_dir=into
+        )
     return Path(folder)
 
 
 @contextmanager
 def in_words(id: str, revision: str | None = None) -> Iterator[None]:
-    """Turn what huggingface_hub raises inside the block into a UserError."""
+    """Turn what huggingface_hub raises inside the block into a UserError; `id` as in the repository's address."""
     try:
         import huggingface_hub.errors as hub
     except ImportError:
