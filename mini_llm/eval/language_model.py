@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -113,14 +114,18 @@ class LoadedModel(LocalModel):
     folder: Path
     options: dict[str, Any]
 
+    @cached_property
+    def generator(self) -> Generator:
+        """The engine: it holds the weights once more, so that it is loaded when something is to be written."""
+        return Generator(self.folder, **self.options)
+
     def write(self, contexts: Sequence[list[int]], stops: Sequence[list[str]], max_new_tokens: int) -> list[str]:
         """Return the likeliest continuation of each context, up to its first stop string, many at once."""
-        generator = Generator(self.folder, **self.options)
         room = self.max_length - max_new_tokens
         if room < 1:
             raise UserError(f"{max_new_tokens} new tokens leave no room for a prompt in a context of {self.max_length}")
         texts = [
-            generator.continue_ids(
+            self.generator.continue_ids(
                 context[-room:], sampling=SamplingParams(temperature=0), stop=stop, max_new_tokens=max_new_tokens
             )
             for context, stop in zip(contexts, stops, strict=True)

@@ -8,6 +8,8 @@ it once and never reload it: lm-eval refuses a name that is registered twice.
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +83,17 @@ class MiniLM(TemplateLM):
         Raises:
             UserError: a request wants to draw at random.
         """
-        written = []
+        asked: list[tuple[int, list[int], list[str]]] = []
         for context, options in (request.args for request in requests):
             if options.get("do_sample"):
                 raise UserError("only the likeliest text is evaluated", "do_sample: false in the task")
             until = options.get("until") or []
             stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
-            most = int(options.get("max_gen_toks", MAX_NEW_TOKENS))
-            written += self.inner.write([self.tok_encode(context)], [stops], most)
+            asked.append((int(options.get("max_gen_toks", MAX_NEW_TOKENS)), self.tok_encode(context), stops))
+        written: list[str] = []
+        for most, alike in groupby(asked, key=itemgetter(0)):  # those of a task, written many at once
+            _, contexts, stops_of_each = zip(*alike, strict=True)
+            written += self.inner.write(contexts, stops_of_each, most)
         return written
 
 
