@@ -21,7 +21,7 @@ HEAD = ("Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stde
 
 def as_json(results: Sequence[TaskResult], *, model: str, options: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Return all results in the shape of lm-eval's results file; what it does not know is under `mini_llm`."""
-    found = {result.task.task: result for result in results}
+    found, table = {result.task.task: result for result in results}, lines(results)
     grouped = groups(results)
     values = {
         name: _numbers(result.task.task_alias or name, result.scores(), len(result.items))
@@ -50,7 +50,7 @@ def as_json(results: Sequence[TaskResult], *, model: str, options: dict[str, Any
         "model_name": model,
         "date": time.time(),
         "total_evaluation_time_seconds": str(round(seconds, 3)),
-        "mini_llm": {"version": __version__, "lines": lines(results), "mean_centred": mean_centred(results)},
+        "mini_llm": {"version": __version__, "lines": table, "mean_centred": mean_centred(table)},
     }
 
 
@@ -154,13 +154,13 @@ def _overlap(members: Sequence[TaskResult]) -> dict[str, int] | None:
     return {"found": sum(known), "checked": len(known), "too_short": n_items - len(known)}
 
 
-def mean_centred(results: Sequence[TaskResult]) -> float | None:
-    """Return the mean of the centred values, one a task: acc_norm where there is one, else its other share.
+def mean_centred(table: Sequence[dict[str, Any]]) -> float | None:
+    """Return the mean of the centred values of `lines`, one a task: acc_norm where there is one, else its other share.
 
     It is CORE's way to average (DCLM), not CORE, which has 22 tasks with examples.
     """
     best: dict[str, float] = {}
-    for line in lines(results):
+    for line in table:
         if line["centred"] is not None and (line["task"] not in best or line["metric"] == "acc_norm"):
             best[line["task"]] = line["centred"]
     return sum(best.values()) / len(best) if best else None

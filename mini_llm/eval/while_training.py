@@ -55,15 +55,15 @@ class TaskProbe:
         device = model.lm_head.weight.device
         dtype = pick_dtype(self.config.dtype, device)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            results = [ask(inner, questions) for questions in self.questions]
+            table = lines([ask(inner, questions) for questions in self.questions])
         found: dict[str, float] = {}
-        for line in lines(results):
+        for line in table:
             if line["filter"] == "none":
                 key = f"tasks/{line['task']}/{line['metric']}"
                 found[key] = line["value"]
                 if line["stderr"] is not None:
                     found[f"{key}_stderr"] = line["stderr"]
-        if (mean := mean_centred(results)) is not None:
+        if (mean := mean_centred(table)) is not None:
             found["tasks/mean_centred"] = mean
         return found
 
