@@ -152,18 +152,13 @@ class Prompts:
         return render(self.task.gen_prefix or "", row)
 
     def _text(self, row: Row) -> Any:
-        template = self.task.doc_to_text
-        if callable(template):
-            return template(row)
-        if not isinstance(template, str):
-            return template
-        if template in row:
-            return row[template]
-        text = render(template, row)
-        return int(text) if text.isdigit() and self.task.doc_to_choice is not None else text
+        return self._value(self.task.doc_to_text, row)
 
     def _target(self, row: Row) -> Any:
-        template = self.task.doc_to_target
+        return self._value(self.task.doc_to_target, row, may_be_list=True)
+
+    def _value(self, template: Any, row: Row, *, may_be_list: bool = False) -> Any:
+        """Return what a function, a column's name or a template gives; a number is the place of a choice."""
         if callable(template):
             return template(row)
         if not isinstance(template, str):
@@ -173,7 +168,8 @@ class Prompts:
         text = render(template, row)
         if text.isdigit() and self.task.doc_to_choice is not None:
             return int(text)
-        return _literal(text) if len(text) >= 2 and (text[0], text[-1]) == ("[", "]") else text
+        is_list = may_be_list and len(text) >= 2 and (text[0], text[-1]) == ("[", "]")
+        return _literal(text) if is_list else text
 
     def _choices(self, row: Row) -> list[str]:
         template = self.task.doc_to_choice
