@@ -34,9 +34,9 @@ class Tree:
                 return n
         return min(len(self.path), len(inputs))
 
-    def add(self, number: int, inputs: list[int], targets: list[int]) -> None:
-        """Add a text; `targets` are the ids that follow its last tokens."""
-        shared, start = self.shares(inputs), len(self.ids)
+    def add(self, number: int, inputs: list[int], targets: list[int], shared: int) -> None:
+        """Add a text; `targets` are the ids that follow its last tokens, `shared` is what `shares` says of it."""
+        start = len(self.ids)
         parent = self.path[shared - 1] if shared else -1
         self.ids += inputs[shared:]
         self.depths += range(shared, len(inputs))
@@ -77,7 +77,8 @@ def plant(pairs: Sequence[Pair], max_length: int) -> list[Tree]:
         fits = trees and len(trees[-1].ids) + len(inputs) - shared <= MOST_NODES
         if not fits or 2 * shared < len(inputs):
             trees.append(Tree())
-        trees[-1].add(number, inputs, targets)
+            shared = 0
+        trees[-1].add(number, inputs, targets, shared)
     return sorted(trees, key=lambda tree: -len(tree.ids))
 
 
