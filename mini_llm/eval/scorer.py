@@ -17,7 +17,7 @@ from mini_llm.eval.trees import Pair, Tree, batches, plant
 from mini_llm.model.rope import rope_tables
 from mini_llm.model.transformer import Transformer
 
-CPU_TOKENS, GPU_TOKENS = 2048, 32768  # of a batch; on a CPU a larger one leaves the cache (docs/LOG.md)
+CPU_TOKENS, GPU_TOKENS = 2048, 32768  # of a batch; chosen, not measured
 MOST_SCORES = 2**24  # that exist at a time: 64 MB in float32
 
 
