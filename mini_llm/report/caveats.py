@@ -40,13 +40,11 @@ def _of_tasks(facts: Facts) -> Iterator[str]:
 
 def _of_training(facts: Facts) -> Iterator[str]:
     run = facts.curves
-    if run is None:
+    if run is None or facts.tokens is None:
         return
-    tokens = float(run.loss.steps[-1] * run.tokens_per_step)
-    if facts.parameters and tokens < TOKENS_PER_PARAMETER * facts.parameters:
-        yield (
-            f"It saw {tokens / facts.parameters:.1f} tokens a parameter; {TOKENS_PER_PARAMETER} are the usual measure."
-        )
+    if facts.parameters and facts.tokens < TOKENS_PER_PARAMETER * facts.parameters:
+        each = facts.tokens / facts.parameters
+        yield f"It saw {each:.1f} tokens a parameter; {TOKENS_PER_PARAMETER} are the usual measure."
     best = run.best()
     if best is not None and best < len(run.held_out) - 1:
         last, lowest = run.held_out.values[-1], run.held_out.values[best]
@@ -66,15 +64,14 @@ def _of_data(facts: Facts) -> Iterator[str]:
     val = facts.store.manifest.splits.get("val")
     if val and val.text_bytes < 100_000:
         yield f"The held-out text has {val.text_bytes:,} bytes: its loss is a rough number."
-    if facts.curves and facts.config:
+    if facts.tokens and facts.config:
         train = facts.store.manifest.splits.get("train")
-        if train and (epochs := facts.curves.loss.steps[-1] * facts.curves.tokens_per_step / train.tokens) > 4:
+        if train and (epochs := facts.tokens / train.tokens) > 4:
             yield f"Each token was seen {epochs:.1f} times; beyond four, repetition teaches little (arXiv 2305.16264)."
 
 
 def compute(facts: Facts) -> float | None:
     """Return the operations of the whole run, in FLOP."""
-    if facts.shape is None or facts.curves is None or facts.config is None:
+    if facts.shape is None or facts.tokens is None or facts.config is None:
         return None
-    tokens = float(facts.curves.loss.steps[-1] * facts.curves.tokens_per_step)
-    return tokens * flops_per_token(facts.shape, facts.config.block_size)
+    return facts.tokens * flops_per_token(facts.shape, facts.config.block_size)

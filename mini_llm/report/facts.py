@@ -54,6 +54,11 @@ class Facts:
     missing: list[str] = field(default_factory=list)  # what could not be read, and why
 
     @property
+    def tokens(self) -> float | None:
+        """How many tokens the run has seen."""
+        return None if self.curves is None else float(self.curves.tokens_at(self.curves.loss.steps[-1:])[0])
+
+    @property
     def missing_sentences(self) -> list[str]:
         """What could not be read, for the caveats."""
         return [f"Missing here: {what}" for what in self.missing]
@@ -113,9 +118,8 @@ def _read_timing(facts: Facts) -> None:
     facts.memory_gb = max((float(row["memory_gb"]) for row in rows if _is_number(row.get("memory_gb"))), default=None)
     shares = sorted(float(row["mfu"]) for row in rows if _is_number(row.get("mfu")))
     facts.mfu = shares[len(shares) // 2] if shares else None
-    if facts.curves and facts.tokens_per_second:
-        tokens = facts.curves.loss.steps[-1] * facts.curves.tokens_per_step
-        facts.hours = float(tokens) / facts.tokens_per_second / 3600
+    if facts.tokens and facts.tokens_per_second:
+        facts.hours = facts.tokens / facts.tokens_per_second / 3600
 
 
 def _is_number(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def _curves(facts: Facts) -> Iterator[Block]:
     yield Heading("Curves")
 
     def line(name: str, curve: Any, factor: float = 1.0) -> Line:
-        return Line(name, curve.steps * run.tokens_per_step / 1e6, curve.values * factor)
+        return Line(name, run.tokens_at(curve.steps) / 1e6, curve.values * factor)
 
     losses = [line("training", run.loss)] + ([line("held out", run.held_out)] if len(run.held_out) else [])
     yield Picture("loss (nats a token)", "million tokens", losses)
@@ -93,7 +94,7 @@ def _tasks(facts: Facts) -> Iterator[Block]:
     if (mean := facts.results["mini_llm"].get("mean_centred")) is not None:
         yield Words(f"Mean centred value: {mean:+.3f} (0 is guessing, 1 is all right).")
     if any(row[-1] for row in rows[1:]):
-        sources = json.loads(REFERENCES.read_text(encoding="utf-8"))["sources"].values()
+        sources = _references()["sources"].values()
         yield Words(
             f"Published scores are shown where task, measure and number of examples agree: {'; '.join(sources)}."
         )
@@ -104,9 +105,14 @@ def published(line: dict[str, Any]) -> str:
     if line["filter"] != "none" or line["items"] < line["of"]:
         return ""
     keys = ("task", "metric", "shots")
-    scores = json.loads(REFERENCES.read_text(encoding="utf-8"))["scores"]
-    fitting = [score for score in scores if all(score[key] == line[key] for key in keys)]
+    fitting = [score for score in _references()["scores"] if all(score[key] == line[key] for key in keys)]
     return ", ".join(f"{score['model']} {score['value']:.1f}" for score in fitting)
+
+
+@cache
+def _references() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(REFERENCES.read_text(encoding="utf-8"))
+    return found
 
 
 def _samples(facts: Facts) -> Iterator[Block]:
@@ -161,8 +167,7 @@ def changes(config: TrainConfig) -> list[str]:
 def _cost(facts: Facts) -> Iterator[Block]:
     rows = []
     if facts.curves is not None:
-        tokens = facts.curves.loss.steps[-1] * facts.curves.tokens_per_step
-        rows.append(["tokens seen", f"{tokens:,.0f} in {facts.curves.loss.steps[-1]:,.0f} steps"])
+        rows.append(["tokens seen", f"{facts.tokens:,.0f} in {facts.curves.loss.steps[-1]:,.0f} steps"])
     if (flops := compute(facts)) is not None:
         rows.append(["computation", f"{flops:.2e} FLOP"])
     if facts.tokens_per_second:
