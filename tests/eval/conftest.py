@@ -1,6 +1,6 @@
 """A tiny model with random weights, and twenty items of our own in each set's published format."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,6 @@ import torch
 
 from mini_llm.checkpoint import save_model
 from mini_llm.eval.language_model import LocalModel
-from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.train import train_tokenizer
 
@@ -30,18 +29,15 @@ def sets() -> Path:
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory, sotu_texts: list[str]) -> Path:
+def model_folder(
+    tmp_path_factory: pytest.TempPathFactory, sotu_texts: list[str], random_model: Callable[..., Transformer]
+) -> Path:
     """Return a model folder with 600 tokens and a context of 96, which some of the items do not fit into."""
     folder = tmp_path_factory.mktemp("eval")
     tokenizer = train_tokenizer(
         sotu_texts[:5], folder / "tokenizer", vocab_size=600, model_type="bpe", sample_bytes=200_000, seed=0
     )
-    shape = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 600, "max_seq_len": 96}
-    model = Transformer(ModelConfig(**shape)).requires_grad_(False)
-    random = torch.Generator().manual_seed(3)
-    for weight in model.parameters():  # wide enough that each token depends on all before it
-        weight.copy_(torch.randn(weight.shape, generator=random) * (0.3 if weight.ndim > 1 else 1))
-    save_model(folder / "model", model, tokenizer)
+    save_model(folder / "model", random_model(seed=3, vocab_size=600, max_seq_len=96), tokenizer)
     return folder / "model"
 
 

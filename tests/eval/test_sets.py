@@ -182,7 +182,7 @@ def test_a_damaged_packed_file_is_named(kind: str, damage: str, sets: Path, tmp_
     assert read_rows(path) == read_rows(sets / "piqa.jsonl")
     middle = len(packed) // 2
     path.write_bytes(packed[:middle] + b"\xff" * (len(packed) - middle if damage == "overwritten" else 0))
-    with pytest.raises(UserError, match="cannot read .*piqa"):
+    with pytest.raises(UserError, match=r"cannot read .*piqa"):
         read_rows(path)
 
 

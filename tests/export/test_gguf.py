@@ -16,7 +16,6 @@ from mini_llm.errors import UserError
 from mini_llm.export import gguf_file
 from mini_llm.export.gguf_file import export_gguf
 from mini_llm.export.gguf_vocabulary import REST, Kind, read_vocabulary
-from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
@@ -49,7 +48,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def make_folder(tmp_path_factory: pytest.TempPathFactory, tiny_store: Path) -> MakeFolder:
+def make_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_store: Path, random_model: Callable[..., Transformer]
+) -> MakeFolder:
     """Return `make_folder(tokenizer=None, **shape)`: it writes a model with random weights, sharp enough to differ."""
     made: dict[str, Path] = {}
 
@@ -57,13 +58,8 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory, tiny_store: Path) -> M
         tokenizer = tokenizer or Tokenizer.load(tiny_store.parent / "tokenizer")
         key = f"{tokenizer.folder} {shape}"
         if key not in made:
-            values = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 520, "max_seq_len": 128}
-            model = Transformer(ModelConfig.model_validate({**values, **shape})).requires_grad_(False)
-            draw = torch.Generator().manual_seed(0)
-            for weight in model.parameters():
-                weight.copy_(torch.randn(weight.shape, generator=draw) * (0.3 if weight.ndim > 1 else 1))
             made[key] = tmp_path_factory.mktemp("model") / "folder"
-            save_model(made[key], model, tokenizer)
+            save_model(made[key], random_model(**{"dim": 64, "vocab_size": 520, **shape}), tokenizer)
         return made[key]
 
     return make

@@ -12,7 +12,6 @@ from hypothesis import settings
 
 from mini_llm.checkpoint import save_model
 from mini_llm.inference.generate import Generator
-from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tokenizer.train import train_tokenizer
@@ -39,7 +38,9 @@ def small_tokenizer(tmp_path_factory: pytest.TempPathFactory, sotu_texts: list[s
 
 
 @pytest.fixture(scope="session")
-def make_model(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokenizer) -> MakeModel:
+def make_model(
+    tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokenizer, random_model: Callable[..., Transformer]
+) -> MakeModel:
     """Return `make_model(seed=0, dtype=..., edit=..., **shape)`: it writes a model folder and returns it.
 
     `edit(model)` may change the weights before they are written.
@@ -51,11 +52,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokeni
         edit: Callable[[Transformer], None] | None = None,
         **shape: object,
     ) -> Path:
-        values = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 400, "max_seq_len": 128}
-        model = Transformer(ModelConfig(**{**values, **shape})).requires_grad_(False)
-        generator = torch.Generator().manual_seed(seed)
-        for weight in model.parameters():  # wide enough that the next token depends on all that came before
-            weight.copy_(torch.randn(weight.shape, generator=generator) * (0.3 if weight.ndim > 1 else 1))
+        model = random_model(seed, **shape)
         if edit:
             edit(model)
         folder = tmp_path_factory.mktemp("model") / "folder"
