@@ -9,6 +9,7 @@ from typing import TypeVar
 from mini_llm.errors import UsageError, UserError
 from mini_llm.inference.engine.request import Guide, Request
 from mini_llm.inference.sampling.darts import new_seed
+from mini_llm.inference.sampling.history import check_ids
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.serve.catalog import Served
 from mini_llm.serve.problems import ApiError
@@ -76,6 +77,10 @@ def requests_of(
     if n * len(prompts) > capacity:
         raise ApiError(400, f"{n * len(prompts)} texts in one request, and the server holds {capacity}", param="n")
     sampling, seed = sampling_of(body), body.seed if body.seed is not None else new_seed() >> 1
+    try:
+        check_ids(sampling, served.vocab_size)
+    except UserError as problem:
+        raise ApiError(400, problem.message, param="logit_bias") from None
     score = echo and logprobs is not None
     requests = []
     for number, ids in enumerate(prompts):
@@ -85,6 +90,7 @@ def requests_of(
                 400, f"the prompt has {len(ids)} tokens and the context {served.context}: no room to go on",
                 param=param, code="context_length_exceeded",
             )  # fmt: skip
+        check_prompt(served, ids, param)
         for choice in range(n):
             requests.append(
                 Request(
@@ -99,24 +105,17 @@ def requests_of(
                     guide=guide_of(served, body),
                 )
             )
-    check(served, requests[:1] if len(prompts) == 1 else requests, param)
     return requests
 
 
-def check(served: Served, requests: list[Request], param: str) -> None:
+def check_prompt(served: Served, ids: list[int], param: str) -> None:
     """Refuse ids that do not exist before anything is queued.
 
     Raises:
         ApiError: one does not.
     """
-    vocab_size = served.generator.tokenizer.vocab_size
-    for request in requests:
-        if max(request.prompt_ids) >= vocab_size:
-            raise ApiError(400, f"token ids go from 0 to {vocab_size - 1}", param=param)
-        try:
-            request.check(served.generator.model.config, vocab_size)
-        except UserError as problem:
-            raise ApiError(400, problem.message, param="logit_bias") from None
+    if max(ids) >= served.vocab_size:
+        raise ApiError(400, f"token ids go from 0 to {served.vocab_size - 1}", param=param)
 
 
 def guide_of(served: Served, body: Writing) -> Guide | None:
@@ -140,7 +139,7 @@ def guide_of(served: Served, body: Writing) -> Guide | None:
         schema = wish.json_schema.json_schema if wish.json_schema else None
         if schema is None:
             raise ApiError(400, "json_schema.schema is missing", param="response_format.json_schema.schema")
-    return SchemaGuide(served.guide_tokenizer, schema, served.generator.tokenizer.vocab_size)
+    return SchemaGuide(served.guide_tokenizer, schema, served.vocab_size)
 
 
 async def encode(served: Served, text: str) -> list[int]:

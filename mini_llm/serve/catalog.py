@@ -64,6 +64,11 @@ class Served:
         return self.generator.model.config.max_seq_len
 
     @property
+    def vocab_size(self) -> int:
+        """Ids from here on do not exist: the model has no row for them, or the tokenizer no token."""
+        return self.generator.engine.vocab_size
+
+    @property
     def step(self) -> int | None:
         """The step of training that it is from, if it is a run's."""
         return step_of(self.folder)
