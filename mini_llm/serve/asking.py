@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Sequence
 
 from mini_llm.errors import UsageError, UserError
 from mini_llm.inference.engine.request import Guide, Request
@@ -13,12 +12,11 @@ from mini_llm.inference.sampling.history import check_ids
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.serve.catalog import Served
 from mini_llm.serve.problems import ApiError
-from mini_llm.serve.wire import ChatBody, ChatMessage, Writing
+from mini_llm.serve.wire import ChatMessage, Writing
 from mini_llm.tokenizer.chat import Message, encode_chat
 
 LONG_TEXT = 20_000  # characters: encoded beside the event loop
 BANNED = -100.0  # a bias from here down rules a token out
-Result = TypeVar("Result")
 
 
 def sampling_of(body: Writing) -> SamplingParams:
@@ -148,37 +146,42 @@ async def encode(served: Served, text: str) -> list[int]:
     Raises:
         ApiError: it is empty and the tokenizer has no token to start from.
     """
-    return await _beside(len(text), lambda: served.generator.encode_prompt(text), "prompt")
+    return await _refusing(_encode(served, text), "prompt")
 
 
-async def encode_messages(served: Served, body: ChatBody) -> list[int]:
+async def _encode(served: Served, text: str) -> list[int]:
+    work = served.generator.encode_prompt
+    return await asyncio.to_thread(work, text) if len(text) > LONG_TEXT else work(text)
+
+
+async def encode_messages(
+    served: Served, said: Sequence[ChatMessage], *, opens: bool | None = None, continues: bool | None = None
+) -> list[int]:
     """Return the ids of a conversation that ends where the model shall speak.
+
+    Args:
+        opens: the client's `add_generation_prompt`; None: where the last message is not to be continued.
+        continues: its `continue_final_message`.
 
     Raises:
         ApiError: the tokenizer has no template, or the messages do not fit it.
     """
-    messages = messages_of(body.messages)
-    n_chars = sum(len(message.content) for message in messages)
-    tokenizer = served.generator.tokenizer
-    opens = body.add_generation_prompt is not False
-    if body.continue_final_message:
-        if body.add_generation_prompt:
-            raise ApiError(
-                400,
-                "continue_final_message and add_generation_prompt exclude each other",
-                param="add_generation_prompt",
-            )
-        if messages[-1].role != "assistant":
-            raise ApiError(400, "continue_final_message needs an assistant's message at the end", param="messages")
+    messages = messages_of(said)
+    if continues and opens:
+        raise ApiError(
+            400, "continue_final_message and add_generation_prompt exclude each other", param="add_generation_prompt"
+        )
+    if continues and messages[-1].role != "assistant":
+        raise ApiError(400, "continue_final_message needs an assistant's message at the end", param="messages")
 
-        def encode_open() -> list[int]:
-            return encode_chat(tokenizer, messages, continue_final_message=True)
+    def encode() -> list[int]:
+        tokenizer = served.generator.tokenizer
+        return encode_chat(tokenizer, messages, opens is not False, continue_final_message=bool(continues))
 
-        return await _beside(n_chars, encode_open, "messages")
-    return await _beside(n_chars, lambda: encode_chat(tokenizer, messages, opens), "messages")
+    return await _refusing(asyncio.to_thread(encode), "messages")  # a template of others is rendered by a process
 
 
-def messages_of(messages: list[ChatMessage]) -> list[Message]:
+def messages_of(messages: Sequence[ChatMessage]) -> list[Message]:
     """Return the messages with plain contents; a developer speaks as the system.
 
     Raises:
@@ -197,10 +200,9 @@ def messages_of(messages: list[ChatMessage]) -> list[Message]:
     return plain
 
 
-async def _beside(n_chars: int, work: Callable[[], Result], param: str) -> Result:
-    """Do the work here, or beside the event loop where it takes long."""
+async def _refusing(ids: Awaitable[list[int]], param: str) -> list[int]:
     try:
-        return await asyncio.to_thread(work) if n_chars > LONG_TEXT else work()
+        return await ids
     except UserError as problem:
         if "/" in problem.message:  # names a folder
             raise ApiError(

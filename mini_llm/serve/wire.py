@@ -179,10 +179,9 @@ class ChatBody(Writing):
     continue_final_message: bool | None = None
 
 
-class InputMessage(BaseModel):
+class InputMessage(ChatMessage):
     """A message of the input of a response."""
 
-    role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
 
 

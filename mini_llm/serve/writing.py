@@ -122,7 +122,9 @@ async def chat_completions(catalog: Catalog, body: ChatBody, http: HttpRequest) 
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     served = await catalog.get(body.model)
-    ids = await asking.encode_messages(served, body)
+    ids = await asking.encode_messages(
+        served, body.messages, opens=body.add_generation_prompt, continues=body.continue_final_message
+    )
     most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     requests = asking.requests_of(served, body, [ids], most=most, logprobs=logprobs, param="messages")

@@ -262,6 +262,12 @@ def test_responses_come_in_nine_kinds_of_events(server: RunningServer) -> None:
     assert server.post("/v1/responses", input="Hi", previous_response_id="x").json()["error"]["param"]
 
 
+def test_instructions_come_on_top_of_the_most_messages(server: RunningServer) -> None:
+    said = [{"role": "user", "content": "x"}] * 1000
+    refused = server.post("/v1/responses", input=said, instructions="Be brief.")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
 def test_addresses_we_do_not_have_say_where_to_go(server: RunningServer) -> None:
     for path in ("/v1/embeddings", "/api/chat", "/v1/messages", "/nothing"):
         response = server.post(path)
