@@ -8,11 +8,10 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from typing import Any
 
 from mini_llm.errors import UsageError, UserError
-from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.sampling.params import SamplingParams, knobs
 from mini_llm.tokenizer.chat import Message
 
 SECONDS = 600  # of silence; a long prompt is read before the first word comes
@@ -107,8 +106,8 @@ class RemoteConversation:
         """Return the answer as it grows; what is not the default of ours is asked for, too."""
         messages = [vars(message) for message in [*self.system, *self.turns, Message("user", question)]]
         wishes = {name: getattr(sampling, name) for name in USUAL}
-        usual = {field.name: field.default for field in fields(SamplingParams) if "help" in field.metadata}
-        wishes |= {name: getattr(sampling, name) for name in usual if getattr(sampling, name) != usual[name]}
+        given = [(knob, getattr(sampling, knob.name)) for knob in knobs()]
+        wishes |= {knob.name: value for knob, value in given if value != knob.default}
         wishes |= {"seed": seed + self.n_asked} if seed is not None else {}
         wishes |= {"stop": list(stop)} if stop else {}
         body = {"model": self.model, "messages": messages, "stream": True, "max_tokens": max_new_tokens, **wishes}
