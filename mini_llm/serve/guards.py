@@ -24,6 +24,7 @@ from mini_llm.serve.metrics import Metrics
 from mini_llm.serve.problems import ApiError
 from mini_llm.serve.settings import ServeSettings
 from mini_llm.serve.shapes import new_id
+from mini_llm.serve.streams import ClientGone
 
 OPEN_PATHS = ("/health",)
 API_PATHS = ("/v1/", "/run", "/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/inspect", "/openapi.json")
@@ -75,8 +76,6 @@ class Guard:
                 late = ApiError(503, "the request took too long", code="timeout")
                 await late.response()(scope, receive, send_with_headers)
         except Exception as problem:
-            from mini_llm.serve.streams import ClientGone
-
             if isinstance(problem, ClientGone):
                 status = 499
             else:

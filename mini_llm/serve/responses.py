@@ -32,8 +32,8 @@ async def responses(catalog: Catalog, body: ResponseBody, http: HttpRequest) -> 
     http.state.texts = texts
     answer = Answer(text, body, body.model or catalog.name)
     if body.stream:
-        return EventStream(answer.events(served.bridge.settings.heartbeat_seconds), texts, http)
-    return JSONResponse(await until_gone(http, texts, answer.whole()))
+        return EventStream(answer.events(served.bridge.settings.heartbeat_seconds), texts)
+    return JSONResponse(await until_gone(http.receive, texts, answer.whole()))
 
 
 class Answer:

@@ -158,8 +158,8 @@ async def _answer(
     head = {"id": new_id(shape.kind), "created": now(), "model": entry_id, "system_fingerprint": None}
     http.state.texts = texts  # for the log
     if body.stream:
-        return EventStream(_stream(served, body, shape, texts, head), texts, http)
-    choices = await until_gone(http, texts, asyncio.gather(*(_whole(shape, body, text) for text in texts)))
+        return EventStream(_stream(served, body, shape, texts, head), texts)
+    choices = await until_gone(http.receive, texts, asyncio.gather(*(_whole(shape, body, text) for text in texts)))
     return JSONResponse({**head, "object": shape.whole, "choices": choices, "usage": usage_of(texts)})
 
 
