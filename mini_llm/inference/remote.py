@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mini_llm.errors import UsageError, UserError
+from mini_llm.inference.chat import Messages
 from mini_llm.inference.sampling.params import SamplingParams, knobs
 from mini_llm.tokenizer.chat import Message
 
@@ -66,7 +67,7 @@ class RemoteAnswer(Iterator[str]):
             raise UserError(f"the server sends no answer in OpenAI's form: {data[:200]}") from None
 
 
-class RemoteConversation:
+class RemoteConversation(Messages):
     """As `Conversation`, with the model at `url`; `model` is its name there, by default the first that it lists.
 
     A key is taken from the environment, MINI_LLM_API_KEY or OPENAI_API_KEY, and sent to `url` alone.
@@ -82,16 +83,6 @@ class RemoteConversation:
         self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
         self.model = model or self._first_model()
         self.start(system)
-
-    def start(self, system: str | None = None) -> None:
-        """Begin anew, with or without a system message."""
-        self.system = [] if system is None else [Message("system", system)]
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew, under the same system message."""
-        self.turns: list[Message] = []
-        self.n_asked = 0
 
     def ask(
         self,
@@ -115,10 +106,6 @@ class RemoteConversation:
         self.turns.append(Message("user", question))
         self.n_asked += 1
         return answer
-
-    def hear(self, answer: str) -> None:
-        """Make what was answered part of the conversation."""
-        self.turns.append(Message("assistant", answer))
 
     def _first_model(self) -> str:
         with self._open("models") as response:
