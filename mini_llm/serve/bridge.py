@@ -20,7 +20,7 @@ from mini_llm.inference.engine.request import FinishReason, Request
 from mini_llm.inference.engine.scores import Logprob
 from mini_llm.inference.generate import Generator
 from mini_llm.serve.metrics import Metrics
-from mini_llm.serve.problems import ApiError
+from mini_llm.serve.problems import ApiError, shutting_down
 from mini_llm.serve.settings import ServeSettings
 
 
@@ -103,17 +103,12 @@ class Text:
         return found
 
     def _finish(self) -> None:
-        if self.dropped:
-            self._end("cancelled")
-            raise (
-                ApiError(503, "the server is shutting down", code="shutting_down")
-                if self.dropped == "drain"
-                else (ApiError(503, "the text was dropped: nobody read it", code="not_read"))
-            )
         reason = self.handle.finish_reason or "length"
-        if reason == "cancelled":  # the engine was closed
+        if self.dropped or reason == "cancelled":  # by us, or the engine was closed
             self._end("cancelled")
-            raise ApiError(503, "the server is shutting down", code="shutting_down")
+            if self.dropped == "unread":
+                raise ApiError(503, "the text was dropped: nobody read it", code="not_read")
+            raise shutting_down()
         self.tail = self._text.finish()
         self._end("stop" if self._text.ended else reason)
 
