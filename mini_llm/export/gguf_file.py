@@ -48,7 +48,7 @@ def export_gguf(folder: Path, out: Path, kind: str, *, name: str) -> None:
 
     Raises:
         UsageError: `kind` is none of them; for a K-quant the message has the commands that make one.
-        UserError: something in the folder that llama.cpp lacks, by name; a full disk; `out` is there and is no GGUF file.
+        UserError: something in the folder that llama.cpp lacks, by name; a full disk; `out` is another kind of file.
     """
     gguf = _import_gguf()
     check_kind(kind)
