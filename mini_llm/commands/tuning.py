@@ -55,7 +55,7 @@ def sft(
     if dry_run:
         from mini_llm.train.dry_run import dry_run as rehearse
 
-        full, sets = prepared(resolved)
-        output.line(rehearse(full, lambda fitting: Answers(fitting, sets)))
+        full, packed = prepared(resolved)
+        output.line(rehearse(full, lambda fitting: Answers(fitting, packed)))
         return
     run(resolved)
