@@ -91,7 +91,7 @@ def theirs(args: argparse.Namespace) -> Any:
         from lm_eval.models.huggingface import HFLM
     except ImportError:
         raise Skipped("pip install 'mini-llm[eval]'") from None
-    from mini_llm.checkpoint import resolve_checkpoint
+    from mini_llm.pointers import resolve_checkpoint
 
     folder, asked = resolve_checkpoint(args.model), questions(args)
     model = HFLM(pretrained=str(folder), dtype="float32", device=args.device, batch_size=args.batch_size)

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mini_llm.config import load_config
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UserError
 from mini_llm.model.accounting import count_parameters
 from mini_llm.serve.catalog import Catalog, Served, has_learnt_dialogue
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.metrics import read_metrics
+from mini_llm.train.run.run_folder import read_settings
 
 MOST_LINES = 2000  # of a curve: more than a screen has pixels
 LIVE_SECONDS = 60.0  # a run that has written so lately trains
@@ -97,7 +97,7 @@ def _settings(run: Path | None) -> TrainConfig | None:
     if run is None:
         return None
     try:
-        return load_config(TrainConfig, run / "config.yaml")
+        return read_settings(run)
     except UserError:
         return None
 
