@@ -80,14 +80,24 @@ for _tag, _pattern, _first in (
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
-def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
+def load_config(
+    cls: type[ConfigT],
+    path: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    more_keys: bool = False,
+) -> ConfigT:
     """Read `path` (YAML), apply `overrides` such as `model.n_layers=4`, and return a validated `cls`.
+
+    With `more_keys` the file may be of a larger kind of settings; what `cls` lacks is left out.
 
     Raises:
         UserError: the file is missing or is not YAML.
         UsageError: an unknown key (with the nearest known one), a value of the wrong type or out of range.
     """
     values = _read_yaml(Path(path)) if path is not None else {}
+    if more_keys:
+        values = {key: value for key, value in values.items() if key in cls.model_fields}
     for key in _flatten(values):
         _check_key(cls, key, source=str(path))
     for override in overrides:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mini_llm.errors import UserError
 from mini_llm.temporary import leftovers, lock, remove_leftovers, temporary_name
-from mini_llm.user_files import kind_of, reason, shown, what_is
+from mini_llm.user_files import kind_of, open_file, reason, shown, what_is
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 NOT_OURS = "choose another --out, or move what is there"
@@ -86,23 +86,23 @@ def check_replaceable(path: Path, kind: Kind | None) -> None:
         raise UserError(f"{shown(path)} is there and is not {name}: not replaced", NOT_OURS)
 
 
-def check_replaceable_file(path: Path, mark: bytes) -> None:
-    """Refuse to replace the file at `path`, unless there is none, or an empty one, or one that holds `mark`.
+def check_replaceable_file(path: Path, mark: bytes, name: str) -> None:
+    """Refuse to replace the file at `path`, unless there is none, or an empty one, or one that begins with `mark`.
+
+    `name` is what such a file is called: "GGUF file".
 
     Raises:
         UserError: the file is somebody else's, or is no file.
     """
     found = kind_of(path)
-    if found == "nothing":
+    if found == "nothing" and not path.is_symlink():
         return
     if found != "file":
-        raise UserError(f"{shown(path)} is {what_is(path)}, not a file: not replaced", NOT_OURS)
-    try:
-        is_ours = not path.stat().st_size or mark in path.read_bytes()
-    except OSError as problem:
-        raise UserError(f"cannot read {shown(path)}: {reason(problem)}") from None
-    if not is_ours:
-        raise UserError(f"{shown(path)} was not made by this command: not replaced", NOT_OURS)
+        what = "a link that leads to nothing" if found == "nothing" else what_is(path)
+        raise UserError(f"{shown(path)} is {what}, not a file: not replaced", NOT_OURS)
+    with open_file(path) as file:
+        if file.read(len(mark)) not in (mark, b""):
+            raise UserError(f"{shown(path)} is there and is no {name}: not replaced", NOT_OURS)
 
 
 def free_name(path: Path) -> Path:

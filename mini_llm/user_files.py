@@ -7,10 +7,11 @@ be read for a missing one; opening a pipe waits for ever. Here each of these is 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from mini_llm.errors import UserError
 
@@ -118,3 +119,12 @@ def read_file(path: Path | str, hint: str | None = None) -> bytes:
             return file.read()
         except OSError as problem:
             raise UserError(f"cannot read {shown(path)}: {reason(problem)}") from None
+
+
+def json_object(path: Path | str) -> dict[str, Any]:
+    """Return the JSON object in a file; an empty one where there is none, or it cannot be read."""
+    try:
+        found = json.loads(read_file(path))
+    except (UserError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

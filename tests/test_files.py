@@ -140,14 +140,17 @@ def test_modes_follow_the_umask_whatever_library_wrote(mask: int, tmp_path: Path
 def test_a_file_of_others_and_what_is_no_file_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     os.mkfifo(tmp_path / "pipe")
-    for name in ("mine", "pipe", ""):
+    (tmp_path / "later").write_text("has the mark, but not where ours have it")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("mine", "pipe", "", "later", "link"):
         with pytest.raises(UserError, match="not replaced"):
-            check_replaceable_file(tmp_path / name, b"mark")
+            check_replaceable_file(tmp_path / name, b"mark", "marked file")
     with pytest.raises(UserError, match="not replaced"):
-        check_replaceable_file(Path("/dev/null"), b"mark")
-    (tmp_path / "ours").write_text("has the mark")
-    check_replaceable_file(tmp_path / "ours", b"mark")
-    check_replaceable_file(tmp_path / "new", b"mark")
+        check_replaceable_file(Path("/dev/null"), b"mark", "marked file")
+    (tmp_path / "ours").write_text("mark of ours")
+    (tmp_path / "empty").touch()
+    for name in ("ours", "empty", "new"):
+        check_replaceable_file(tmp_path / name, b"mark", "marked file")
 
 
 def test_bad_names_are_sentences(tmp_path: Path) -> None:

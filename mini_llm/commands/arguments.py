@@ -20,6 +20,13 @@ SettingsArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings over the file's, e.g. learning_rate=1e-3 model.dim=256."),
 ]
+Resume = Annotated[
+    bool | None, typer.Option("--resume/--no-resume", help="Go on from the run's last checkpoint (the default).")
+]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved settings and exit.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Do one step at full size, say what the run would take, write nothing.")
+]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML file; the shipped ones are in configs/.")]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mini_llm import log, output
-from mini_llm.commands.arguments import ConfigOption, SettingsArgument
+from mini_llm.commands.arguments import ConfigOption, DryRun, PrintConfig, Resume, SettingsArgument
 from mini_llm.errors import UsageError
 
 
@@ -54,13 +54,9 @@ def plan(
 def train(
     settings: SettingsArgument = None,
     config: ConfigOption = None,
-    resume: Annotated[
-        bool | None, typer.Option("--resume/--no-resume", help="Go on from the run's last checkpoint (the default).")
-    ] = None,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved settings and exit.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Do one step at full size, say what the run would take, write nothing.")
-    ] = False,
+    resume: Resume = None,
+    print_config: PrintConfig = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a model. Stopped anywhere, the same command goes on, exactly where it was."""
     from mini_llm.config import dump_config, load_config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -18,20 +17,14 @@ from mini_llm.data.token_store import Manifest, ReadFrom, Shard, Source, Split, 
 from mini_llm.files import Kind, new_folder, sha256_of
 from mini_llm.hub import TOKENIZER_FILES
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.user_files import kind_of
+from mini_llm.user_files import json_object
 
 SHARD_BYTES = 2**30
 READ_TOKENS = 2**22  # copy this many at a time
 
 
 def _is_store(folder: Path) -> bool:
-    if kind_of(folder / "manifest.json") != "file":
-        return False
-    try:
-        values = json.loads((folder / "manifest.json").read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and {"format_version", "tokenizer_hash", "splits"} <= values.keys()
+    return {"format_version", "tokenizer_hash", "splits"} <= json_object(folder / "manifest.json").keys()
 
 
 STORE_FOLDER = Kind(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mini_llm import log
-from mini_llm.config import load_config
 from mini_llm.data.sources import read_documents
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
@@ -23,7 +22,7 @@ from mini_llm.eval.server import ServerModel
 from mini_llm.eval.sets import parse_data
 from mini_llm.eval.task import find_tasks
 from mini_llm.eval.text_loss import loss_of_documents, loss_of_store
-from mini_llm.train.config import TrainConfig
+from mini_llm.train.run.run_folder import read_settings
 
 MOST_TOKENS = 500_000_000  # of a store that is searched for overlap unasked: about five minutes
 
@@ -108,7 +107,7 @@ def _store(wishes: Wishes, run: Path | None) -> TokenStore | None:
     if run is None:
         return None
     try:
-        return TokenStore.open(load_config(TrainConfig, run / "config.yaml").data_dir)
+        return TokenStore.open(read_settings(run).data_dir)
     except UserError:
         return None
 

@@ -19,7 +19,7 @@ from mini_llm import log
 from mini_llm.checkpoint import load_model, model_weights
 from mini_llm.errors import UsageError, UserError
 from mini_llm.export.gguf_vocabulary import Vocabulary, read_vocabulary
-from mini_llm.files import new_file
+from mini_llm.files import check_replaceable_file, new_file
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.rope import rope_frequencies
 from mini_llm.tokenizer.tokenizer import Tokenizer
@@ -48,10 +48,11 @@ def export_gguf(folder: Path, out: Path, kind: str, *, name: str) -> None:
 
     Raises:
         UsageError: `kind` is none of them; for a K-quant the message has the commands that make one.
-        UserError: something in the folder that llama.cpp lacks, by name; a full disk; `out` exists and is no GGUF file.
+        UserError: something in the folder that llama.cpp lacks, by name; a full disk; `out` is another kind of file.
     """
     gguf = _import_gguf()
     check_kind(kind)
+    check_replaceable_file(out, b"GGUF", "GGUF file")
     model = load_model(folder, device="cpu", dtype=torch.float32)
     config = model.config
     if config.qk_norm and config.rope_scaling:
@@ -61,8 +62,6 @@ def export_gguf(folder: Path, out: Path, kind: str, *, name: str) -> None:
         vocabulary = read_vocabulary(Tokenizer.load(folder), config.vocab_size)
     else:
         log.warn(f"{folder} holds no tokenizer: {out} will take and give ids alone")
-    if (out.exists() or out.is_symlink()) and (not out.is_file() or _magic(out) not in (b"GGUF", b"")):
-        raise UserError(f"{out} exists and is no GGUF file", "give another --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with new_file(out) as temporary:
@@ -108,11 +107,6 @@ def _import_gguf() -> Any:
     except ImportError:
         raise UserError("GGUF files need the gguf package", "pip install 'mini-llm[gguf]'") from None
     return gguf
-
-
-def _magic(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4)
 
 
 def _architecture(config: ModelConfig) -> str:

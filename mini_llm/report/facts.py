@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from mini_llm import log
 from mini_llm.checkpoint import read_model_config
-from mini_llm.config import load_config
 from mini_llm.data.formats import format_of
 from mini_llm.data.records import read_records
 from mini_llm.data.token_store import TokenStore
@@ -24,6 +23,7 @@ from mini_llm.pointers import resolve_checkpoint
 from mini_llm.report.baselines import ngram_bits_per_byte, xz_bits_per_byte
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.metrics import read_metrics
+from mini_llm.train.run.run_folder import read_settings
 
 PROMPTS = ("", "The people of", "In the year", "The capital of France is", "Once upon a time", "Water boils when")
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def gather(run: Path, *, price: float | None = None, samples: bool = True) -> Fa
     if not folder.is_dir():
         raise UserError(f"no such run: {run}", "give a run folder, as `mini-llm train` and `mini-llm demo` write them")
     facts = Facts(folder.parent.name if folder.name == "run" else folder.name, folder, price=price)
-    facts.config = _try(facts, "settings", lambda: load_config(TrainConfig, folder / "config.yaml"))
+    facts.config = _try(facts, "settings", lambda: read_settings(folder))
     facts.curves = _try(facts, "curves", lambda: read_runs([folder])[0])
     checkpoint = _try(facts, "checkpoint", lambda: resolve_checkpoint(folder))
     if facts.config is None and facts.curves is None and checkpoint is None:

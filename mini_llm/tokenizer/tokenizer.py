@@ -197,7 +197,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(_read(path).decode("utf-8"))
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise UserError(f"{path} is not valid JSON: {problem}", HOW_TO_TRAIN) from None
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a JSON object, not {type(config).__name__}", HOW_TO_TRAIN)

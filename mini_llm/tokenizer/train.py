@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import io
-import json
 import random
 import re
 import time
@@ -27,7 +26,7 @@ from mini_llm.tokenizer.convert import (
     write_hugging_face,
 )
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.user_files import reason, shown
+from mini_llm.user_files import json_object, reason, shown
 
 # Pieces of a document that are sampled as one, cut before white space where there is any.
 CHUNK_CHARACTERS = 4096
@@ -36,11 +35,7 @@ CHUNK = re.compile(rf"(?s).{{1,{CHUNK_CHARACTERS}}}(?=\s|\Z)|.{{1,{CHUNK_CHARACT
 
 
 def _is_trained_here(folder: Path) -> bool:
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and config.get("extra_special_tokens") == CHAT_MARKERS
+    return json_object(folder / "tokenizer_config.json").get("extra_special_tokens") == CHAT_MARKERS
 
 
 TOKENIZER_FOLDER = Kind("a tokenizer", re.compile("|".join(map(re.escape, TOKENIZER_FILES))), _is_trained_here)

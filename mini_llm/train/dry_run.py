@@ -5,6 +5,7 @@ It finds what would end a run after hours (a missing file, too little memory, a 
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -94,9 +95,7 @@ def report(m: Measured) -> str:
     run = Path(c.out_dir)
     first = max((step for step, _ in list_checkpoints(run)), default=0) if c.resume else 0
     steps = max(0, c.max_iters - first)
-    evaluated = {*range(0, c.max_iters, c.eval_interval), c.max_iters}
-    saved = {*range(c.save_interval, c.max_iters, c.save_interval), *evaluated} - {0}
-    evaluations, saves = sum(step >= first for step in evaluated), sum(step > first for step in saved)
+    evaluations, saves = count_looks(c, first)
     evaluating, training = evaluations * m.held_out_batches * m.batch_seconds, steps * m.step_seconds
     saved_bytes = m.weight_bytes + m.optimizer_bytes
     rest = m.peak_gb * 1e9 - m.weight_bytes - saved_bytes
@@ -121,6 +120,18 @@ def report(m: Measured) -> str:
     }
     _check_disk(run, needed=(c.keep_last + 2) * saved_bytes)  # one more while it is being written
     return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
+
+
+def count_looks(config: TrainConfig, first: int) -> tuple[int, int]:
+    """Return how many evaluations and checkpoints there are from step `first` on; one at `first` is there already."""
+    last, by_eval, by_save = config.max_iters, config.eval_interval, config.save_interval
+
+    def multiples(n: int, start: int) -> int:  # start <= step < last
+        return max(0, -(-last // n) - -(-start // n))
+
+    evaluations = multiples(by_eval, first)
+    saves = sum(multiples(n, first + 1) for n in (by_eval, by_save)) - multiples(math.lcm(by_eval, by_save), first + 1)
+    return evaluations + (last >= first), saves + (last > first)
 
 
 def _check_disk(run: Path, needed: float) -> None:

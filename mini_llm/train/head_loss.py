@@ -7,6 +7,7 @@ Letters: N tokens, D width, V vocabulary.
 
 import torch
 from torch import Tensor
+from torch.library import CustomOpDef
 
 # Float32 scores at hand. On a CPU more leave the cache, fewer add up the weight's gradient too often; a GPU has
 # nothing to do while small chunks are launched.
@@ -49,8 +50,7 @@ def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.d
     return loss, x_grad, weight_grad
 
 
-@head_loss.register_fake
-def _(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _shapes(x_ND, weight_VD, *_more):  # type: ignore[no-untyped-def]
     return (
         x_ND.new_empty((), dtype=torch.float32),
         torch.empty_like(x_ND, dtype=torch.float32),
@@ -60,12 +60,18 @@ def _(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) ->
 
 def _keep_gradients(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(output[1], output[2])
-    ctx.dtypes = inputs[0].dtype, inputs[1].dtype
+    ctx.dtypes, ctx.n_inputs = (inputs[0].dtype, inputs[1].dtype), len(inputs)
 
 
 def _scale_gradients(ctx, grad_loss, _x, _weight):  # type: ignore[no-untyped-def]
     x_grad, weight_grad = (g * grad_loss for g in ctx.saved_tensors)
-    return x_grad.to(ctx.dtypes[0]), weight_grad.to(ctx.dtypes[1]), None, None
+    return x_grad.to(ctx.dtypes[0]), weight_grad.to(ctx.dtypes[1]), *[None] * (ctx.n_inputs - 2)
 
 
-head_loss.register_autograd(_scale_gradients, setup_context=_keep_gradients)
+def hand_on_gradients(operation: CustomOpDef) -> None:
+    """Let backward scale what forward has computed: of an operation (x, weight, ...) -> (loss, x_grad, weight_grad)."""
+    operation.register_fake(_shapes)
+    operation.register_autograd(_scale_gradients, setup_context=_keep_gradients)
+
+
+hand_on_gradients(head_loss)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mini_llm.model.transformer import Transformer
-from mini_llm.train.head_loss import rows_in_chunk
+from mini_llm.train.head_loss import hand_on_gradients, rows_in_chunk
 from mini_llm.tune.rows import ConversationRows
 
 
@@ -54,25 +54,4 @@ def weighted_head_loss(
     return loss, x_grad, weight_grad
 
 
-@weighted_head_loss.register_fake
-def _(
-    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        x_ND.new_empty((), dtype=torch.float32),
-        torch.empty_like(x_ND, dtype=torch.float32),
-        torch.empty_like(weight_VD, dtype=torch.float32),
-    )
-
-
-def _keep_gradients(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(output[1], output[2])
-    ctx.dtypes = inputs[0].dtype, inputs[1].dtype
-
-
-def _scale_gradients(ctx, grad_loss, _x, _weight):  # type: ignore[no-untyped-def]
-    x_grad, weight_grad = (g * grad_loss for g in ctx.saved_tensors)
-    return x_grad.to(ctx.dtypes[0]), weight_grad.to(ctx.dtypes[1]), None, None, None
-
-
-weighted_head_loss.register_autograd(_scale_gradients, setup_context=_keep_gradients)
+hand_on_gradients(weighted_head_loss)

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import Field
 
 from mini_llm.checkpoint import read_model_config
-from mini_llm.config import load_config
 from mini_llm.errors import UsageError, UserError
 from mini_llm.pointers import resolve_checkpoint
 from mini_llm.train.config import TrainConfig
+from mini_llm.train.run.run_folder import read_settings
 
 
 class SftConfig(TrainConfig):
@@ -93,6 +93,6 @@ def _settings_of(folder: Path) -> TrainConfig | None:
     """Return the settings of the run that a checkpoint lies in, if it lies in one."""
     record = folder.resolve().parents[1] / "config.yaml"
     try:
-        return load_config(TrainConfig, record) if record.is_file() else None
-    except UserError:  # of another kind of training
+        return read_settings(record.parent) if record.is_file() else None
+    except UserError:  # damaged
         return None

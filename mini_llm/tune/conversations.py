@@ -6,9 +6,8 @@ It is a pure function of files, tokenizer and settings, so that a resumed run ha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -99,9 +98,9 @@ def read_set(
     return train, val, counts
 
 
-def _all(sources: Sequence[str], merge_turns: bool):  # type: ignore[no-untyped-def]
+def _all(sources: Sequence[str], merge_turns: bool) -> Iterator[Conversation]:
     for path in find_files(sources):
-        yield from read_conversations(Path(path), merge_turns=merge_turns)
+        yield from read_conversations(path, merge_turns=merge_turns)
 
 
 def _is_held_out(conversation: Conversation, fraction: float) -> bool:

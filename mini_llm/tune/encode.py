@@ -6,7 +6,10 @@ never what others said.
 
 from __future__ import annotations
 
-from mini_llm.tokenizer.chat import Message, encode_chat
+from itertools import pairwise
+
+from mini_llm.tokenizer.answers import encode_answers
+from mini_llm.tokenizer.chat import Message
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.formats import Conversation
 
@@ -15,15 +18,15 @@ def encode(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int],
     """Return the ids of a conversation, the same as `encode_chat`'s, and for each whether it is learned.
 
     Raises:
-        UserError: the tokenizer has no chat markers.
+        UserError: as `encode_answers`.
     """
-    ids = encode_chat(tokenizer, [], add_generation_prompt=False)
-    learned = [False] * len(ids)
-    n_prefix = len(ids)
-    for message, is_learned in zip(conversation.messages, conversation.learned, strict=True):
-        turn = encode_chat(tokenizer, [message], add_generation_prompt=False)[n_prefix:]
-        ids += turn
-        learned += [False] + [is_learned] * (len(turn) - 1)  # the first is the speaker's marker
+    ids, written = encode_answers(tokenizer, conversation.messages)
+    turns = zip(conversation.messages, conversation.learned, strict=True)
+    is_learned = [flag for message, flag in turns if message.role == "assistant"]
+    answer, learned = -1, []
+    for before, now in pairwise([False, *written]):
+        answer += now and not before  # between two answers stands what another says
+        learned.append(now and is_learned[answer])
     return ids, learned
 
 

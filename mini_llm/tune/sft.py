@@ -29,11 +29,11 @@ from mini_llm.train.rows.dataloader import TrainLoader
 from mini_llm.train.train import AfterEvaluation, train
 from mini_llm.tune.answer_loss import answer_loss_sum
 from mini_llm.tune.config import SftConfig, with_base, with_steps
-from mini_llm.tune.conversations import ConversationSet, read_set
+from mini_llm.tune.conversations import read_set
 from mini_llm.tune.packing import PackedRows
 from mini_llm.tune.rows import ConversationRows
 
-Sets = tuple[ConversationSet, ConversationSet]
+Packed = tuple[PackedRows, PackedRows]  # rows to learn from, rows held out
 
 
 def sft(config: SftConfig, after_evaluation: AfterEvaluation | None = None) -> Path:
@@ -43,29 +43,25 @@ def sft(config: SftConfig, after_evaluation: AfterEvaluation | None = None) -> P
         UsageError, UserError: as `with_base`, `read_set` and `train`.
         Interrupted: as `train`.
     """
-    config, sets = prepared(config)
-    return train(config, after_evaluation, lambda fitting: Answers(fitting, sets))
+    config, packed = prepared(config)
+    return train(config, after_evaluation, lambda fitting: Answers(fitting, packed))
 
 
-def prepared(config: SftConfig) -> tuple[SftConfig, Sets]:
-    """Return the settings in full, and the conversations to learn from and those held out."""
+def prepared(config: SftConfig) -> tuple[SftConfig, Packed]:
+    """Return the settings in full, and the conversations in rows, those to learn from and those held out."""
     config = with_base(config)
     tokenizer = Tokenizer.load(resolve_checkpoint(config.base))
     block, fraction = config.block_size, config.val_fraction
     *sets, _ = read_set(config.data, tokenizer, block_size=block, val_fraction=fraction, merge_turns=config.merge_turns)
-    packed = PackedRows(sets[0], block_size=block, pad_id=pad_of(tokenizer), seed=config.seed)
-    config = with_steps(config, packed.n_rows)
+    pad_id = tokenizer.pad_id or 0  # fills rows; never a target and seen by nobody, so any will do
+    learned, held_out = (PackedRows(found, block_size=block, pad_id=pad_id, seed=config.seed) for found in sets)
+    config = with_steps(config, learned.n_rows)
     text = f" and {config.replayed_rows} of replayed text" if config.replayed_rows else ""
     log.info(
-        f"{packed.n_rows:,} rows of {block:,} tokens, {packed.padding:.1%} of them padding; {config.max_iters:,} steps "
-        f"of {config.chat_rows} rows{text}"
+        f"{learned.n_rows:,} rows of {block:,} tokens, {learned.padding:.1%} of them padding; "
+        f"{config.max_iters:,} steps of {config.chat_rows} rows{text}"
     )
-    return config, (sets[0], sets[1])
-
-
-def pad_of(tokenizer: Tokenizer) -> int:
-    """Return the id that fills rows: never a target and seen by nobody, so any will do."""
-    return tokenizer.pad_id if tokenizer.pad_id is not None else 0
+    return config, (learned, held_out)
 
 
 class Answers:
@@ -73,24 +69,27 @@ class Answers:
 
     reads_ahead = True
 
-    def __init__(self, config: SftConfig | Any, sets: Sets) -> None:
+    def __init__(self, config: SftConfig | Any, packed: Packed) -> None:
         self.config = config
         self.base = resolve_checkpoint(config.base)
         self.tokenizer = Tokenizer.load(self.base)
-        self.fingerprints = {"tokenizer": self.tokenizer.fingerprint, "text": sets[0].fingerprint()}
-        shape = {"block_size": config.block_size, "pad_id": pad_of(self.tokenizer)}
-        self.train_rows = PackedRows(sets[0], seed=config.seed, **shape)
-        self.held_out = PackedRows(sets[1], seed=config.seed, **shape)
-        self.replay = self._replayed_text() if config.replayed_rows else None
+        self.train_rows, self.held_out = packed
+        text = self.train_rows.conversations.fingerprint()
+        self.fingerprints = {"tokenizer": self.tokenizer.fingerprint, "text": text}
+        self.store = self._base_text() if config.replayed_rows else None
+        self.replay = self._replayed(self.store) if self.store else None
         self.first_step = self.first_row = 0  # see `continue_at`
 
-    def _replayed_text(self) -> TrainLoader:
+    def _base_text(self) -> TokenStore:
         store = TokenStore.open(self.config.data_dir)
         if store.manifest.tokenizer_hash != self.tokenizer.fingerprint:
             raise UserError(
                 f"the text in {self.config.data_dir} was made by another tokenizer than that of {self.config.base}",
                 "name the base's own store with data_dir=..., or replay=0",
             )
+        return store
+
+    def _replayed(self, store: TokenStore) -> TrainLoader:
         return TrainLoader(
             store.split("train"),
             block_size=self.config.block_size,
@@ -101,9 +100,7 @@ class Answers:
     @cached_property
     def evaluator(self) -> AnswerEvaluator:
         """Held-out conversations, and held-out text where some is replayed."""
-        text = None
-        if self.replay:
-            text = Evaluator.of(self.config, TokenStore.open(self.config.data_dir), self.tokenizer)
+        text = Evaluator.of(self.config, self.store, self.tokenizer) if self.store else None
         return AnswerEvaluator(self.held_out, self.config.batch_size, self.config.eval_iters, text)
 
     def verify(self) -> None:

@@ -7,7 +7,6 @@ from rich.text import Text
 from mini_llm import log, output
 from mini_llm.data.sources import find_files
 from mini_llm.pointers import resolve_checkpoint
-from mini_llm.tokenizer.markers import END_MARKER, ROLE_MARKERS
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.config import SftConfig, with_base
 from mini_llm.tune.encode import shortened
@@ -49,9 +48,7 @@ def _parts(tokenizer: Tokenizer, ids: list[int], learned: list[bool]) -> list[tu
 
 def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
     """Return the text of ids, markers by their names."""
-    names = {tokenizer.special_id(name): name for name in (*ROLE_MARKERS.values(), END_MARKER)}
-    if tokenizer.bos_id is not None:
-        names[tokenizer.bos_id] = "<s>"
+    names = {i: name for name, i in tokenizer.special_tokens.items()}
     text, run = "", list[int]()
     for token_id in [*ids, -1]:
         if token_id != -1 and token_id not in names:

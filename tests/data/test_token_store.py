@@ -184,14 +184,16 @@ def test_a_new_store_replaces_the_old_one_whole(store: TokenStore) -> None:
     assert not (store.folder / "train-00001.bin").exists()
 
 
-@pytest.mark.parametrize("name", ["photo.jpg", "manifest.json"])
-def test_only_a_token_store_is_replaced(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "text"), [("photo.jpg", "{}"), ("manifest.json", "{}"), ("manifest.json", "[" * 100_000)]
+)
+def test_only_a_token_store_is_replaced(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / name).write_text("{}")
+    (tmp_path / "out" / name).write_text(text)
     for out in (tmp_path / "out", tmp_path / "out" / name):
         with pytest.raises(UserError, match="not replaced"):
             write(out, [[1]])
-    assert (tmp_path / "out" / name).read_text() == "{}"
+    assert (tmp_path / "out" / name).read_text() == text
 
 
 def test_an_empty_folder_and_a_link_to_another_disk_are_filled(tmp_path: Path) -> None:

@@ -106,6 +106,17 @@ def test_a_tokenizer_is_replaced_and_other_files_are_safe(sotu_texts: list[str],
         run(sotu_texts[:3], out / "thesis.txt")
 
 
+@pytest.mark.timeout(60)
+def test_what_cannot_be_looked_into_is_no_tokenizer_and_nothing_waits(sotu_texts: list[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tokenizer_config.json")  # opened, it would wait for a writer for ever
+    with pytest.raises(UserError, match=r"is not a tokenizer.*not replaced"):
+        run(sotu_texts[:3], tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"is not a tokenizer.*not replaced"):
+        run(sotu_texts[:3], tmp_path)
+
+
 def test_a_failure_keeps_the_old_tokenizer(sotu_texts: list[str], tmp_path: Path) -> None:
     run(sotu_texts[:3], tmp_path / "t")
     before = contents(tmp_path / "t")

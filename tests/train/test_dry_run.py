@@ -17,7 +17,7 @@ from mini_llm.errors import UsageError, UserError
 from mini_llm.train import dry_run as dry_run_module
 from mini_llm.train import step as step_module
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.dry_run import dry_run
+from mini_llm.train.dry_run import count_looks, dry_run
 from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]
@@ -56,6 +56,17 @@ def test_checkpoints_and_evaluations_are_those_of_the_run(make_config: MakeConfi
     assert "2 evaluations" in text
     assert "(from step 9 on)" in text
     assert re.search(r"checkpoints +2 of", text)
+
+
+@pytest.mark.parametrize("first", [0, 1, 6, 10, 11, 30, 31, 40])
+@pytest.mark.parametrize(("by_eval", "by_save"), [(1, 1), (5, 3), (4, 6), (10, 10), (31, 7), (50, 50)])
+def test_looks_are_counted_without_a_list_of_them(by_eval: int, by_save: int, first: int) -> None:
+    config = TrainConfig(max_iters=31, warmup_iters=1, eval_interval=by_eval, save_interval=by_save)
+    evaluated = [step for step in range(first, 32) if step % by_eval == 0 or step == 31]
+    saved = [step for step in range(first + 1, 32) if 0 in (step % by_eval, step % by_save) or step == 31]
+    assert count_looks(config, first) == (len(evaluated), len(saved))
+    longest = config.model_copy(update={"max_iters": 10**9, "eval_interval": 1})
+    assert count_looks(longest, 0) == (10**9 + 1, 10**9)
 
 
 def test_too_little_memory_names_the_keys_or_halves(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mini_llm import Generator
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.train.run.metrics import read_metrics
+from mini_llm.train.run.run_folder import read_settings
 from mini_llm.tune.config import SftConfig
 from mini_llm.tune.sft import sft
 
@@ -87,6 +88,8 @@ def test_micro_batches_change_nothing(settings, tmp_path: Path) -> None:  # type
 
 def test_the_first_loss_is_that_of_the_base(settings, base: Path) -> None:  # type: ignore[no-untyped-def]
     run = sft(settings(epochs=None, max_iters=1, learning_rate=0.0))
+    record = read_settings(run)  # what every reader of runs asks for, whatever the run was for
+    assert (record.learning_rate, record.model.dim) == (0.0, 32)
     first, last = (row["val_loss"] for row in read_metrics(run) if "val_loss" in row)
     assert first == last
     assert (run / "latest/model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
