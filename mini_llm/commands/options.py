@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mini_llm.errors import UsageError
-from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.sampling.params import SamplingParams, knobs
 
 LogitBias = Annotated[
     list[str] | None,
@@ -22,11 +22,10 @@ Ban = Annotated[list[int] | None, typer.Option("--ban", metavar="ID", help="Neve
 
 def with_sampling(verb: Callable[..., None]) -> Callable[..., None]:
     """Give a verb that takes `sampling: SamplingParams` an option for each of its knobs in place of it."""
-    knobs = [field for field in dataclasses.fields(SamplingParams) if "help" in field.metadata]
 
     @functools.wraps(verb)
     def with_options(**values: Any) -> None:
-        numbers = {knob.name: values.pop(knob.name) for knob in knobs}
+        numbers = {knob.name: values.pop(knob.name) for knob in knobs()}
         biases, banned = read_biases(values.pop("logit_bias")), tuple(values.pop("ban") or ())
         try:
             sampling = SamplingParams(**numbers, logit_bias=biases, banned_ids=banned)
@@ -35,7 +34,7 @@ def with_sampling(verb: Callable[..., None]) -> Callable[..., None]:
             raise typer.BadParameter(problem.message, param_hint=f"--{knob.replace('_', '-')}") from None
         verb(sampling=sampling, **values)
 
-    options = {knob.name: (_annotation(knob), knob.default) for knob in knobs}
+    options = {knob.name: (_annotation(knob), knob.default) for knob in knobs()}
     options |= {"logit_bias": (LogitBias, None), "ban": (Ban, None)}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(verb, eval_str=True).parameters.values():

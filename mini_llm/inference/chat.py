@@ -13,12 +13,8 @@ from mini_llm.tokenizer.chat import Message, encode_chat
 N_CANDIDATES = 9  # that `/why` and `/branch` know of, for each token
 
 
-class Conversation:
-    """The messages so far. Each turn asks with all of them; the engine reads only what is new."""
-
-    def __init__(self, generator: Generator, system: str | None) -> None:
-        self.generator = generator
-        self.start(system)
+class Messages:
+    """What was said so far, whoever answers."""
 
     def start(self, system: str | None = None) -> None:
         """Begin anew, with or without a system message."""
@@ -29,6 +25,18 @@ class Conversation:
         """Begin anew, under the same system message."""
         self.turns: list[Message] = []
         self.n_asked = 0  # of questions, those too that the context has lost
+
+    def hear(self, answer: str) -> None:
+        """Make what was answered part of the conversation."""
+        self.turns.append(Message("assistant", answer))
+
+
+class Conversation(Messages):
+    """The messages so far. Each turn asks with all of them; the engine reads only what is new."""
+
+    def __init__(self, generator: Generator, system: str | None) -> None:
+        self.generator = generator
+        self.start(system)
 
     def ask(self, question: str, *, max_new_tokens: int, seed: int | None, **options: Any) -> Continuation:
         """Return the answer as it grows. `hear` it afterwards, whole or not. `options`: see `Generator.continue_ids`.
@@ -50,10 +58,6 @@ class Conversation:
     def go_on(self, ids: list[int], **options: Any) -> Continuation:
         """Return what follows `ids`, each token with how it was drawn."""
         return self.generator.continue_ids(ids, inspect=N_CANDIDATES, **options)
-
-    def hear(self, answer: str) -> None:
-        """Make what was answered part of the conversation."""
-        self.turns.append(Message("assistant", answer))
 
     def _fit(self, room: int) -> list[int]:
         """Return the conversation's ids, its oldest turns dropped until the context has `room` for an answer."""

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from mini_llm.errors import UsageError
 from mini_llm.inference.engine.request import FinishReason, Handle
-from mini_llm.tokenizer.tokenizer import StreamDecoder
+from mini_llm.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
 
 class StopStrings:
@@ -39,6 +39,14 @@ class StopStrings:
         """Return what was held back, when no more text comes."""
         held, self._held = self._held, ""
         return held
+
+
+def decoder_after(tokenizer: Tokenizer, ids: Sequence[int]) -> StreamDecoder:
+    """Return a decoder for what follows `ids`: some tokenizers drop the space of the first token that they decode."""
+    decoder = StreamDecoder(tokenizer)
+    for token_id in ids:
+        decoder.push(token_id)
+    return decoder
 
 
 class Assembler:

@@ -18,14 +18,14 @@ from mini_llm.checkpoint import load_model, read_eos_ids
 from mini_llm.device import has_fast_bfloat16, pick_device, pick_dtype
 from mini_llm.errors import UserError
 from mini_llm.inference.backends.native import find_compiler
-from mini_llm.inference.continuation import Continuation, StopStrings
+from mini_llm.inference.continuation import Continuation, StopStrings, decoder_after
 from mini_llm.inference.engine.engine import Engine
 from mini_llm.inference.engine.request import Overflow, Request
 from mini_llm.inference.sampling.darts import new_seed
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.chat import Message, encode_chat, turn_ends
-from mini_llm.tokenizer.tokenizer import StreamDecoder, Tokenizer
+from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.weights import stored_dtype
 
 
@@ -39,7 +39,7 @@ class Generator:
         dtype: float32, bfloat16, float16, or int8 (8-bit weights with a scale for each output: for CPUs, which read
             half of bfloat16's bytes; elsewhere the rounded weights are kept in the stored type); auto is the type
             the weights are stored in, where the device computes in it.
-        backend: auto, eager, compiled (CPU) or cuda-graphs; see backends.py.
+        backend: auto, eager, compiled (CPU) or cuda-graphs; see backends/pick.py.
         max_slots: so many texts are computed at once.
 
     Raises:
@@ -130,9 +130,7 @@ class Generator:
         """Return an iterator over the text that follows `prompt_ids`; `request` is what `Request` takes besides."""
         stops, asked = StopStrings(stop), Request(prompt_ids=prompt_ids, sampling=sampling, **request)
         handle = self.engine.submit(asked)
-        decoder = StreamDecoder(self.tokenizer)
-        for token_id in prompt_ids:  # some tokenizers drop the space of the first token that they decode
-            decoder.push(token_id)
+        decoder = decoder_after(self.tokenizer, prompt_ids)
         return Continuation(handle, decoder, stops, () if asked.ignore_eos else self.engine.eos_ids)
 
     def generate_batch(self, prompts: Sequence[str], *, seed: int | None = None, **options: Any) -> list[str]:

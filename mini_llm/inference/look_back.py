@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mini_llm.errors import UsageError
+from mini_llm.inference.continuation import decoder_after
 from mini_llm.inference.engine.draw import Candidate, Drawn
-from mini_llm.tokenizer.tokenizer import StreamDecoder, Tokenizer
+from mini_llm.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -67,9 +68,7 @@ def shown(tokenizer: Tokenizer, token_id: int) -> str:
 
 def text_after(tokenizer: Tokenizer, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
     """Return the whole characters of `ids`, as they follow a prompt."""
-    decoder = StreamDecoder(tokenizer)
-    for token_id in prompt_ids:
-        decoder.push(token_id)
+    decoder = decoder_after(tokenizer, prompt_ids)
     return "".join(decoder.push(token_id) for token_id in ids)
 
 

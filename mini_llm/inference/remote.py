@@ -8,11 +8,11 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from typing import Any
 
 from mini_llm.errors import UsageError, UserError
-from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.chat import Messages
+from mini_llm.inference.sampling.params import SamplingParams, knobs
 from mini_llm.tokenizer.chat import Message
 
 SECONDS = 600  # of silence; a long prompt is read before the first word comes
@@ -67,7 +67,7 @@ class RemoteAnswer(Iterator[str]):
             raise UserError(f"the server sends no answer in OpenAI's form: {data[:200]}") from None
 
 
-class RemoteConversation:
+class RemoteConversation(Messages):
     """As `Conversation`, with the model at `url`; `model` is its name there, by default the first that it lists.
 
     A key is taken from the environment, MINI_LLM_API_KEY or OPENAI_API_KEY, and sent to `url` alone.
@@ -84,16 +84,6 @@ class RemoteConversation:
         self.model = model or self._first_model()
         self.start(system)
 
-    def start(self, system: str | None = None) -> None:
-        """Begin anew, with or without a system message."""
-        self.system = [] if system is None else [Message("system", system)]
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew, under the same system message."""
-        self.turns: list[Message] = []
-        self.n_asked = 0
-
     def ask(
         self,
         question: str,
@@ -107,8 +97,8 @@ class RemoteConversation:
         """Return the answer as it grows; what is not the default of ours is asked for, too."""
         messages = [vars(message) for message in [*self.system, *self.turns, Message("user", question)]]
         wishes = {name: getattr(sampling, name) for name in USUAL}
-        usual = {field.name: field.default for field in fields(SamplingParams) if "help" in field.metadata}
-        wishes |= {name: getattr(sampling, name) for name in usual if getattr(sampling, name) != usual[name]}
+        given = [(knob, getattr(sampling, knob.name)) for knob in knobs()]
+        wishes |= {knob.name: value for knob, value in given if value != knob.default}
         wishes |= {"seed": seed + self.n_asked} if seed is not None else {}
         wishes |= {"stop": list(stop)} if stop else {}
         body = {"model": self.model, "messages": messages, "stream": True, "max_tokens": max_new_tokens, **wishes}
@@ -116,10 +106,6 @@ class RemoteConversation:
         self.turns.append(Message("user", question))
         self.n_asked += 1
         return answer
-
-    def hear(self, answer: str) -> None:
-        """Make what was answered part of the conversation."""
-        self.turns.append(Message("assistant", answer))
 
     def _first_model(self) -> str:
         with self._open("models") as response:

@@ -18,6 +18,7 @@ from mini_llm.inference.generate import Generator
 from mini_llm.inference.look_back import Answer, text_after, tinted, whole, why
 from mini_llm.inference.questions import kept_history, typed_lines
 from mini_llm.inference.remote import RemoteConversation
+from mini_llm.inference.sampling.params import knobs
 from mini_llm.tokenizer.chat import Message
 from mini_llm.user_files import writing_to
 
@@ -113,10 +114,7 @@ class Session:
     def do_set(self, words: str) -> None:
         """Change settings, all or none of them; without words, show them."""
         sampling = self.options["sampling"]
-        knobs = [knob for knob in dataclasses.fields(sampling) if "help" in knob.metadata]
-        kinds: dict[str, type[int] | type[float]] = {
-            knob.name: float if isinstance(knob.default, float) else int for knob in knobs
-        }
+        kinds: dict[str, Any] = {knob.name: type(knob.default) for knob in knobs()}
         new: dict[str, Any] = {}
         for word in words.split():
             name, _, value = word.partition("=")

@@ -24,7 +24,7 @@ from mini_llm.serve import inspecting, learning, tokens
 from mini_llm.serve.catalog import Catalog
 from mini_llm.serve.guards import Guard
 from mini_llm.serve.metrics import Metrics
-from mini_llm.serve.problems import ApiError, of_validation
+from mini_llm.serve.problems import ApiError, broken, of_validation
 from mini_llm.serve.responses import responses
 from mini_llm.serve.settings import ServeSettings
 from mini_llm.serve.wire import ChatBody, CompletionBody, DetokenizeBody, InspectBody, ResponseBody, TokenizeBody
@@ -110,8 +110,8 @@ def make_app(service: Service) -> Guard:
         return of_validation(problem).response()
 
     @app.exception_handler(Exception)  # raised again afterwards: the Guard notes where
-    async def broken(_http: HttpRequest, _problem: Exception) -> JSONResponse:
-        return ApiError(500, "something went wrong in the server", code="internal_error").response()
+    async def failed(_http: HttpRequest, _problem: Exception) -> JSONResponse:
+        return broken().response()
 
     @app.exception_handler(HTTPException)
     async def not_here(http: HttpRequest, problem: HTTPException) -> JSONResponse:

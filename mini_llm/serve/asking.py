@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Sequence
 
 from mini_llm.errors import UsageError, UserError
 from mini_llm.inference.engine.request import Guide, Request
 from mini_llm.inference.sampling.darts import new_seed
+from mini_llm.inference.sampling.history import check_ids
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.serve.catalog import Served
 from mini_llm.serve.problems import ApiError
-from mini_llm.serve.wire import ChatBody, ChatMessage, Writing
+from mini_llm.serve.wire import ChatMessage, Writing
 from mini_llm.tokenizer.chat import Message, encode_chat
 
 LONG_TEXT = 20_000  # characters: encoded beside the event loop
 BANNED = -100.0  # a bias from here down rules a token out
-Result = TypeVar("Result")
 
 
 def sampling_of(body: Writing) -> SamplingParams:
@@ -76,6 +75,10 @@ def requests_of(
     if n * len(prompts) > capacity:
         raise ApiError(400, f"{n * len(prompts)} texts in one request, and the server holds {capacity}", param="n")
     sampling, seed = sampling_of(body), body.seed if body.seed is not None else new_seed() >> 1
+    try:
+        check_ids(sampling, served.vocab_size)
+    except UserError as problem:
+        raise ApiError(400, problem.message, param="logit_bias") from None
     score = echo and logprobs is not None
     requests = []
     for number, ids in enumerate(prompts):
@@ -85,6 +88,7 @@ def requests_of(
                 400, f"the prompt has {len(ids)} tokens and the context {served.context}: no room to go on",
                 param=param, code="context_length_exceeded",
             )  # fmt: skip
+        check_prompt(served, ids, param)
         for choice in range(n):
             requests.append(
                 Request(
@@ -99,24 +103,17 @@ def requests_of(
                     guide=guide_of(served, body),
                 )
             )
-    check(served, requests[:1] if len(prompts) == 1 else requests, param)
     return requests
 
 
-def check(served: Served, requests: list[Request], param: str) -> None:
+def check_prompt(served: Served, ids: list[int], param: str) -> None:
     """Refuse ids that do not exist before anything is queued.
 
     Raises:
         ApiError: one does not.
     """
-    vocab_size = served.generator.tokenizer.vocab_size
-    for request in requests:
-        if max(request.prompt_ids) >= vocab_size:
-            raise ApiError(400, f"token ids go from 0 to {vocab_size - 1}", param=param)
-        try:
-            request.check(served.generator.model.config, vocab_size)
-        except UserError as problem:
-            raise ApiError(400, problem.message, param="logit_bias") from None
+    if max(ids) >= served.vocab_size:
+        raise ApiError(400, f"token ids go from 0 to {served.vocab_size - 1}", param=param)
 
 
 def guide_of(served: Served, body: Writing) -> Guide | None:
@@ -140,7 +137,7 @@ def guide_of(served: Served, body: Writing) -> Guide | None:
         schema = wish.json_schema.json_schema if wish.json_schema else None
         if schema is None:
             raise ApiError(400, "json_schema.schema is missing", param="response_format.json_schema.schema")
-    return SchemaGuide(served.guide_tokenizer, schema, served.generator.tokenizer.vocab_size)
+    return SchemaGuide(served.guide_tokenizer, schema, served.vocab_size)
 
 
 async def encode(served: Served, text: str) -> list[int]:
@@ -149,37 +146,42 @@ async def encode(served: Served, text: str) -> list[int]:
     Raises:
         ApiError: it is empty and the tokenizer has no token to start from.
     """
-    return await _beside(len(text), lambda: served.generator.encode_prompt(text), "prompt")
+    return await _refusing(_encode(served, text), "prompt")
 
 
-async def encode_messages(served: Served, body: ChatBody) -> list[int]:
+async def _encode(served: Served, text: str) -> list[int]:
+    work = served.generator.encode_prompt
+    return await asyncio.to_thread(work, text) if len(text) > LONG_TEXT else work(text)
+
+
+async def encode_messages(
+    served: Served, said: Sequence[ChatMessage], *, opens: bool | None = None, continues: bool | None = None
+) -> list[int]:
     """Return the ids of a conversation that ends where the model shall speak.
+
+    Args:
+        opens: the client's `add_generation_prompt`; None: where the last message is not to be continued.
+        continues: its `continue_final_message`.
 
     Raises:
         ApiError: the tokenizer has no template, or the messages do not fit it.
     """
-    messages = messages_of(body.messages)
-    n_chars = sum(len(message.content) for message in messages)
-    tokenizer = served.generator.tokenizer
-    opens = body.add_generation_prompt is not False
-    if body.continue_final_message:
-        if body.add_generation_prompt:
-            raise ApiError(
-                400,
-                "continue_final_message and add_generation_prompt exclude each other",
-                param="add_generation_prompt",
-            )
-        if messages[-1].role != "assistant":
-            raise ApiError(400, "continue_final_message needs an assistant's message at the end", param="messages")
+    messages = messages_of(said)
+    if continues and opens:
+        raise ApiError(
+            400, "continue_final_message and add_generation_prompt exclude each other", param="add_generation_prompt"
+        )
+    if continues and messages[-1].role != "assistant":
+        raise ApiError(400, "continue_final_message needs an assistant's message at the end", param="messages")
 
-        def encode_open() -> list[int]:
-            return encode_chat(tokenizer, messages, continue_final_message=True)
+    def encode() -> list[int]:
+        tokenizer = served.generator.tokenizer
+        return encode_chat(tokenizer, messages, opens is not False, continue_final_message=bool(continues))
 
-        return await _beside(n_chars, encode_open, "messages")
-    return await _beside(n_chars, lambda: encode_chat(tokenizer, messages, opens), "messages")
+    return await _refusing(asyncio.to_thread(encode), "messages")  # a template of others is rendered by a process
 
 
-def messages_of(messages: list[ChatMessage]) -> list[Message]:
+def messages_of(messages: Sequence[ChatMessage]) -> list[Message]:
     """Return the messages with plain contents; a developer speaks as the system.
 
     Raises:
@@ -198,10 +200,9 @@ def messages_of(messages: list[ChatMessage]) -> list[Message]:
     return plain
 
 
-async def _beside(n_chars: int, work: Callable[[], Result], param: str) -> Result:
-    """Do the work here, or beside the event loop where it takes long."""
+async def _refusing(ids: Awaitable[list[int]], param: str) -> list[int]:
     try:
-        return await asyncio.to_thread(work) if n_chars > LONG_TEXT else work()
+        return await ids
     except UserError as problem:
         if "/" in problem.message:  # names a folder
             raise ApiError(

@@ -14,15 +14,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mini_llm.inference.continuation import Assembler, StopStrings
+from mini_llm.inference.continuation import Assembler, StopStrings, decoder_after
 from mini_llm.inference.engine.draw import Drawn
 from mini_llm.inference.engine.request import FinishReason, Request
 from mini_llm.inference.engine.scores import Logprob
 from mini_llm.inference.generate import Generator
 from mini_llm.serve.metrics import Metrics
-from mini_llm.serve.problems import ApiError
+from mini_llm.serve.problems import ApiError, shutting_down
 from mini_llm.serve.settings import ServeSettings
-from mini_llm.tokenizer.tokenizer import StreamDecoder
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,7 @@ class Text:
     def __init__(self, bridge: Bridge, request: Request, stops: Sequence[str]) -> None:
         self._bridge, self.request = bridge, request
         generator = bridge.generator
-        decoder = StreamDecoder(generator.tokenizer)
-        for token_id in request.prompt_ids:  # some tokenizers drop the space of the first token that they decode
-            decoder.push(token_id)
+        decoder = decoder_after(generator.tokenizer, request.prompt_ids)
         eos_ids = () if request.ignore_eos else generator.engine.eos_ids
         self._text = Assembler(decoder, StopStrings(stops), eos_ids)
         self._changed = asyncio.Event()
@@ -52,11 +49,15 @@ class Text:
         self.handle = generator.engine.submit(request)
         self.began = self._taken = time.monotonic()
         self.first_at: float | None = None
-        self.n_tokens = 0
         self.tail = ""  # what was held back until the end
         self.finish_reason: FinishReason | None = None
         self.dropped: str | None = None  # why we have cancelled it
         self.number, self.sent = 0, False  # among the request's texts; whether a piece has gone out
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens have been taken."""
+        return self._text.n_tokens
 
     async def tokens(self, timeout: float | None = None) -> list[Token]:
         """Return what has come, at least one token; none when all has, or after `timeout` seconds.
@@ -88,10 +89,8 @@ class Text:
             n, offset = self.n_tokens, self._offset
             piece = self._text.push(token_id)
             self._offset += len(piece)
-            self.n_tokens += 1
-            job = self.handle
-            logprob = job.logprobs[n] if self.request.logprobs is not None else None
-            drawn = job.drawn[n] if self.request.inspect is not None else None
+            logprob = self.handle.logprobs[n] if self.request.logprobs is not None else None
+            drawn = self.handle.drawn[n] if self.request.inspect is not None else None
             found.append(Token(token_id, piece, offset, logprob, drawn))
             if self._text.ended:
                 self._end("stop")
@@ -104,17 +103,12 @@ class Text:
         return found
 
     def _finish(self) -> None:
-        if self.dropped:
-            self._end("cancelled")
-            raise (
-                ApiError(503, "the server is shutting down", code="shutting_down")
-                if self.dropped == "drain"
-                else (ApiError(503, "the text was dropped: nobody read it", code="not_read"))
-            )
         reason = self.handle.finish_reason or "length"
-        if reason == "cancelled":  # the engine was closed
+        if self.dropped or reason == "cancelled":  # by us, or the engine was closed
             self._end("cancelled")
-            raise ApiError(503, "the server is shutting down", code="shutting_down")
+            if self.dropped == "unread":
+                raise ApiError(503, "the text was dropped: nobody read it", code="not_read")
+            raise shutting_down()
         self.tail = self._text.finish()
         self._end("stop" if self._text.ended else reason)
 

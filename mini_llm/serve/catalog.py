@@ -7,6 +7,7 @@ read is looked for again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from dataclasses import dataclass
@@ -62,6 +63,11 @@ class Served:
     def context(self) -> int:
         """The longest text, in tokens."""
         return self.generator.model.config.max_seq_len
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids from here on do not exist: the model has no row for them, or the tokenizer no token."""
+        return self.generator.engine.vocab_size
 
     @property
     def step(self) -> int | None:
@@ -154,9 +160,7 @@ class Catalog:
     async def _load(self, folder: Path) -> Served:
         await self._make_room()
         s = self.settings
-        generator = await asyncio.to_thread(
-            Generator, folder, None, s.device, s.dtype, backend=s.backend, max_slots=s.max_slots
-        )
+        generator = await asyncio.to_thread(_ready, folder, s)
         self.loaded[folder] = Served(folder, generator, Bridge(generator, s, self.metrics))
         return self.loaded[folder]
 
@@ -180,6 +184,13 @@ class Catalog:
         return sum(len(served.bridge.texts) for served in self.loaded.values())
 
 
+def _ready(folder: Path, s: ServeSettings) -> Generator:
+    generator = Generator(folder, None, s.device, s.dtype, backend=s.backend, max_slots=s.max_slots)
+    with contextlib.suppress(UserError):  # no template, or a damaged one: those who want to chat are told
+        generator.ready_to_chat()
+    return generator
+
+
 def run_of(path: Path) -> Path | None:
     """Return the run folder that `path` is, holds or lies in, or None."""
     for folder in (path, path / "run", *path.resolve().parents[:2]):
@@ -191,9 +202,7 @@ def run_of(path: Path) -> Path | None:
 def default_name(path: Path) -> str:
     """Return what to call the model of a path: by its run's folder, or by its own."""
     resolved = path.resolve()
-    if resolved.name.startswith("step-") or resolved.name in ("run", "latest", "best"):
-        return default_name(resolved.parent)
-    if resolved.name in ("checkpoints", "milestones"):
+    if resolved.name.startswith("step-") or resolved.name in ("run", "latest", "best", "checkpoints", "milestones"):
         return default_name(resolved.parent)
     return resolved.name or "model"
 

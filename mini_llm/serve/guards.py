@@ -21,9 +21,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mini_llm.serve.metrics import Metrics
-from mini_llm.serve.problems import ApiError
+from mini_llm.serve.problems import ApiError, broken, shutting_down
 from mini_llm.serve.settings import ServeSettings
 from mini_llm.serve.shapes import new_id
+from mini_llm.serve.streams import ClientGone
 
 OPEN_PATHS = ("/health",)
 API_PATHS = ("/v1/", "/run", "/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/inspect", "/openapi.json")
@@ -75,15 +76,12 @@ class Guard:
                 late = ApiError(503, "the request took too long", code="timeout")
                 await late.response()(scope, receive, send_with_headers)
         except Exception as problem:
-            from mini_llm.serve.streams import ClientGone
-
             if isinstance(problem, ClientGone):
                 status = 499
             else:
                 _report(problem, request_id)
                 if not status:
-                    broken = ApiError(500, "something went wrong in the server", code="internal_error")
-                    await broken.response()(scope, receive, send_with_headers)
+                    await broken().response()(scope, receive, send_with_headers)
         finally:
             route = getattr(scope.get("route"), "path", "-")
             self.metrics.requests.labels(route, str(status)).inc()
@@ -105,7 +103,7 @@ class Guard:
                 self._check_key(http)
             if http.method not in ("GET", "HEAD"):
                 if self.draining():
-                    raise ApiError(503, "the server is shutting down", code="shutting_down")
+                    raise shutting_down()
                 receive = await self._read(http, receive)
             return None, receive
         except ApiError as refusal:

@@ -24,9 +24,7 @@ async def inspect(catalog: Catalog, body: InspectBody) -> dict[str, Any]:
         raise ApiError(400, "give either prompt or token_ids", param="prompt")
     served = await catalog.get(body.model)
     ids = await asking.encode(served, body.prompt) if body.prompt is not None else list(body.token_ids or [])
-    vocab_size = served.generator.tokenizer.vocab_size
-    if max(ids) >= vocab_size:
-        raise ApiError(400, f"token ids go from 0 to {vocab_size - 1}", param="token_ids")
+    asking.check_prompt(served, ids, "token_ids")
     if len(ids) > served.context:
         raise ApiError(400, f"{len(ids)} tokens, and the context is {served.context}", param="token_ids")
     position = len(ids) if body.position is None else body.position
@@ -41,7 +39,7 @@ async def inspect(catalog: Catalog, body: InspectBody) -> dict[str, Any]:
 
 def _describe(served: Served, ids: list[int], chosen: int | None, top: int, *, attention: bool) -> dict[str, Any]:
     lens, names = look_inside(served.generator.model, ids), TokenNames(served)
-    layers = _layers(lens, names, chosen, top, served.generator.tokenizer.vocab_size)
+    layers = _layers(lens, names, chosen, top, served.vocab_size)
     return {
         "object": "inspection",
         "position": len(ids),

@@ -5,7 +5,9 @@ Every file may be missing, half written or pruned meanwhile: then there is less 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UserError
 from mini_llm.model.accounting import count_parameters
-from mini_llm.serve.catalog import Catalog, has_learnt_dialogue
+from mini_llm.serve.catalog import Catalog, Served, has_learnt_dialogue
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.run_folder import read_settings
@@ -25,7 +27,10 @@ PROMPT_CHARS, N_PROMPTS = 60, 3
 
 async def card(catalog: Catalog) -> dict[str, Any]:
     """Return what the page says of the model before anything is asked."""
-    served = await catalog.get()
+    return await asyncio.to_thread(_card, catalog, await catalog.get())
+
+
+def _card(catalog: Catalog, served: Served) -> dict[str, Any]:
     model, run = served.generator.model, catalog.run
     settings = _settings(run)
     rows = _rows(run, "metrics")
@@ -111,13 +116,18 @@ def _prompts(settings: TrainConfig | None) -> list[str]:
     if settings is None:
         return []
     try:
-        from mini_llm.tokenizer.tokenizer import Tokenizer
-
-        store = TokenStore.open(Path(settings.data_dir))
-        tokenizer, split = Tokenizer.load(store.tokenizer_folder), store.split("val")
-        starts = [n * split.n_tokens // N_PROMPTS for n in range(N_PROMPTS)]
-        texts = [tokenizer.decode(split.read(start, min(64, split.n_tokens - start)).tolist()) for start in starts]
+        return _first_words(Path(settings.data_dir))
     except (UserError, OSError, ValueError):
         return []
+
+
+@functools.lru_cache(maxsize=1)  # the page asks every 3 s while a run trains; a store is never rewritten
+def _first_words(data_dir: Path) -> list[str]:
+    from mini_llm.tokenizer.tokenizer import Tokenizer
+
+    store = TokenStore.open(data_dir)
+    tokenizer, split = Tokenizer.load(store.tokenizer_folder), store.split("val")
+    starts = [n * split.n_tokens // N_PROMPTS for n in range(N_PROMPTS)]
+    texts = [tokenizer.decode(split.read(start, min(64, split.n_tokens - start)).tolist()) for start in starts]
     firsts = [" ".join(text.split()[1:])[:PROMPT_CHARS].rsplit(" ", 1)[0] for text in texts]
     return [words for words in firsts if words]

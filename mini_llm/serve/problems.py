@@ -35,6 +35,16 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, self.headers)
 
 
+def shutting_down() -> ApiError:
+    """Return the refusal of whoever comes, or still waits, after the signal to end."""
+    return ApiError(503, "the server is shutting down", code="shutting_down")
+
+
+def broken() -> ApiError:
+    """Return what is told of a fault of ours; the log knows where."""
+    return ApiError(500, "something went wrong in the server", code="internal_error")
+
+
 def not_done(field: str, instead: str) -> ApiError:
     """Return the refusal of a field whose silent loss would give a wrong result."""
     return ApiError(400, f"'{field}' is not supported here: {instead}", param=field, code="unsupported_parameter")

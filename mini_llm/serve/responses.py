@@ -5,7 +5,6 @@ Nine kinds of events, each with a running number: the AI SDK and others ask here
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,29 +17,23 @@ from mini_llm.serve.catalog import Catalog
 from mini_llm.serve.problems import ApiError
 from mini_llm.serve.shapes import event, new_id, now, usage_of
 from mini_llm.serve.streams import EventStream, merged, until_gone
-from mini_llm.serve.wire import ChatBody, ChatMessage, ResponseBody
+from mini_llm.serve.wire import ChatMessage, ResponseBody, Writing
 
 
 async def responses(catalog: Catalog, body: ResponseBody, http: HttpRequest) -> Response:
     """Answer a conversation."""
     served = await catalog.get(body.model)
-    turns = (
-        [ChatMessage(role="user", content=body.input)]
-        if isinstance(body.input, str)
-        else ([ChatMessage(role=turn.role, content=turn.content) for turn in body.input])
-    )
-    if body.instructions:
-        turns.insert(0, ChatMessage(role="system", content=body.instructions))
-    messages = [turn.model_dump() for turn in turns]
-    chat = ChatBody.model_validate({"messages": messages, "temperature": body.temperature, "top_p": body.top_p})
-    ids = await asking.encode_messages(served, chat)
-    requests = asking.requests_of(served, chat, [ids], most=body.max_output_tokens, logprobs=None, param="input")
+    system = [ChatMessage(role="system", content=body.instructions)] if body.instructions else []
+    said = [ChatMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
+    ids = await asking.encode_messages(served, [*system, *said])
+    writing = Writing.model_validate({"temperature": body.temperature, "top_p": body.top_p})
+    requests = asking.requests_of(served, writing, [ids], most=body.max_output_tokens, logprobs=None, param="input")
     [text] = texts = served.bridge.submit(requests, [])
     http.state.texts = texts
     answer = Answer(text, body, body.model or catalog.name)
     if body.stream:
-        return EventStream(answer.events(served.bridge.settings.heartbeat_seconds), texts, http)
-    return JSONResponse(await until_gone(http, texts, asyncio.ensure_future(answer.whole())))
+        return EventStream(answer.events(served.bridge.settings.heartbeat_seconds), texts)
+    return JSONResponse(await until_gone(http.receive, texts, answer.whole()))
 
 
 class Answer:

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -32,23 +31,25 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def until_gone(http: HttpRequest, texts: Sequence[Text], work: Awaitable[Result]) -> Result:
+async def until_gone(receive: Receive, texts: Sequence[Text], work: Awaitable[Result]) -> Result:
     """Return what `work` returns; where the client leaves first, cancel it and its texts.
 
     Raises:
         ClientGone: it has left.
     """
-    task, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_gone(http.receive))
+    task, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
     try:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         raise ClientGone
     finally:
-        for text in texts:
-            text.release()
         for either in (task, leaving):
             either.cancel()
+        with contextlib.suppress(BaseException):
+            await task
+        for text in texts:
+            text.release()
 
 
 async def merged(
@@ -83,25 +84,15 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], texts: Sequence[Text], http: HttpRequest) -> None:
+    def __init__(self, events: AsyncIterator[bytes], texts: Sequence[Text]) -> None:
         super().__init__(None, 200, {"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self.events, self.texts = events, texts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they end or the client leaves."""
-        sending, leaving = asyncio.ensure_future(self._send(send)), asyncio.ensure_future(_gone(receive))
-        try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-            with contextlib.suppress(BaseException):
-                await sending
-            for text in self.texts:
-                text.release()
+        with contextlib.suppress(ClientGone):
+            await until_gone(receive, self.texts, self._send(send))
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

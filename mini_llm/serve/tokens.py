@@ -12,7 +12,7 @@ from mini_llm.serve import asking
 from mini_llm.serve.catalog import Catalog
 from mini_llm.serve.problems import ApiError
 from mini_llm.serve.shapes import TokenNames
-from mini_llm.serve.wire import ChatBody, DetokenizeBody, TokenizeBody
+from mini_llm.serve.wire import DetokenizeBody, TokenizeBody
 
 
 async def tokenize(catalog: Catalog, body: TokenizeBody) -> dict[str, Any]:
@@ -22,8 +22,7 @@ async def tokenize(catalog: Catalog, body: TokenizeBody) -> dict[str, Any]:
     served = await catalog.get(body.model)
     tokenizer = served.generator.tokenizer
     if body.messages is not None:
-        messages = [turn.model_dump() for turn in body.messages]
-        ids = await asking.encode_messages(served, ChatBody.model_validate({"messages": messages}))
+        ids = await asking.encode_messages(served, body.messages)
     else:
         text = body.prompt or ""
         encode = tokenizer.encode if body.parse_special is False else tokenizer.encode_with_markers

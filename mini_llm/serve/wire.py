@@ -141,7 +141,6 @@ class CompletionBody(Writing):
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=MOST_LIKELIEST)
     best_of: int | None = Field(None, ge=1)
-    max_tokens: int | None = Field(None, ge=0, lt=2**31)
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -179,10 +178,9 @@ class ChatBody(Writing):
     continue_final_message: bool | None = None
 
 
-class InputMessage(BaseModel):
+class InputMessage(ChatMessage):
     """A message of the input of a response."""
 
-    role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
 
 

@@ -72,22 +72,23 @@ class CompletionShape:
         tokenizer = served.generator.tokenizer
         self.echoed = [p if isinstance(p, str) else tokenizer.decode(p) for p in prompts] if body.echo else []
 
-    def _prompt(self, text: Text) -> tuple[str, list[Logprob | int], list[int]]:
-        """Return the prompt's text, and its tokens' entries and places; nothing without `echo`."""
-        if not self.body.echo:
-            return "", [], []
-        ids = list(text.request.prompt_ids)
-        ends, n = [0], 0
-        for token_id in ids:
+    def _prompt(self, text: Text) -> str:
+        """Return the prompt's text; nothing without `echo`."""
+        return self.echoed[text.number // (self.body.n or 1)] if self.body.echo else ""
+
+    def _prompt_tokens(self, text: Text) -> tuple[list[Logprob | int], list[int]]:
+        """Return the entries and places of the prompt's tokens."""
+        places, n = [], 0
+        for token_id in text.request.prompt_ids:
+            places.append(n)
             n += len(self.names.bytes_of(token_id).decode("utf-8", "ignore"))
-            ends.append(n)
-        return self.echoed[text.number // (self.body.n or 1)], [ids[0], *text.handle.prompt_logprobs], ends[:-1]
+        return [text.request.prompt_ids[0], *text.handle.prompt_logprobs], places
 
     def _logprobs(self, text: Text, tokens: Sequence[Token], *, echo: bool) -> dict[str, Any] | None:
         if self.body.logprobs is None:
             return None
-        _, entries, offsets = self._prompt(text) if echo else ("", [], [])
-        start = len(self._prompt(text)[0])
+        entries, offsets = self._prompt_tokens(text) if echo else ([], [])
+        start = len(self._prompt(text))
         written = [token.logprob for token in tokens if token.logprob is not None]
         places = offsets + [start + token.offset for token in tokens]
         return legacy_logprobs(self.names, [*entries, *written], places)
@@ -96,12 +97,12 @@ class CompletionShape:
         """Return what a stream begins with: the prompt, where it is echoed without log-probabilities."""
         if not self.body.echo or self.body.logprobs is not None:
             return []
-        return [{"text": self._prompt(text)[0], "logprobs": None, "finish_reason": None}]
+        return [{"text": self._prompt(text), "logprobs": None, "finish_reason": None}]
 
     def part(self, text: Text, tokens: Sequence[Token], piece: str) -> dict[str, Any]:
         """Return a piece of a stream; the first one brings a prompt with its log-probabilities."""
         echo = bool(self.body.echo) and self.body.logprobs is not None and not text.sent
-        head = self._prompt(text)[0] if echo else ""
+        head = self._prompt(text) if echo else ""
         return {"text": head + piece, "logprobs": self._logprobs(text, tokens, echo=echo), "finish_reason": None}
 
     def last(self, text: Text) -> dict[str, Any]:
@@ -111,7 +112,7 @@ class CompletionShape:
     def choice(self, text: Text, tokens: Sequence[Token], piece: str) -> dict[str, Any]:
         """Return a whole answer."""
         logprobs = self._logprobs(text, tokens, echo=bool(self.body.echo))
-        return {"text": self._prompt(text)[0] + piece, "logprobs": logprobs, **finish_of(text.finish_reason)}
+        return {"text": self._prompt(text) + piece, "logprobs": logprobs, **finish_of(text.finish_reason)}
 
 
 Shape = ChatShape | CompletionShape
@@ -122,7 +123,9 @@ async def chat_completions(catalog: Catalog, body: ChatBody, http: HttpRequest) 
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     served = await catalog.get(body.model)
-    ids = await asking.encode_messages(served, body)
+    ids = await asking.encode_messages(
+        served, body.messages, opens=body.add_generation_prompt, continues=body.continue_final_message
+    )
     most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     requests = asking.requests_of(served, body, [ids], most=most, logprobs=logprobs, param="messages")
@@ -155,8 +158,8 @@ async def _answer(
     head = {"id": new_id(shape.kind), "created": now(), "model": entry_id, "system_fingerprint": None}
     http.state.texts = texts  # for the log
     if body.stream:
-        return EventStream(_stream(served, body, shape, texts, head), texts, http)
-    choices = await until_gone(http, texts, asyncio.gather(*(_whole(shape, body, text) for text in texts)))
+        return EventStream(_stream(served, body, shape, texts, head), texts)
+    choices = await until_gone(http.receive, texts, asyncio.gather(*(_whole(shape, body, text) for text in texts)))
     return JSONResponse({**head, "object": shape.whole, "choices": choices, "usage": usage_of(texts)})
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from running_server import RunningServer
+from running_server import RunningServer, StartServer, write_model
 
 from mini_llm.checkpoint import load_model
 from mini_llm.tokenizer.tokenizer import Tokenizer
@@ -249,6 +249,32 @@ def test_the_last_message_is_continued(server: RunningServer) -> None:
     assert refused.status_code == 400
 
 
+@pytest.fixture(scope="module")
+def foreign(start_server: StartServer, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> RunningServer:
+    """Return a server of a model with a template and an added token of its own."""
+    folder = write_model(tmp_path_factory.mktemp("foreign") / "foreign", tokenizer)
+    (folder / "checksums.json").unlink()
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}<pad>{% endfor %}")
+    tokens = json.loads((folder / "tokenizer.json").read_text())
+    tokens["added_tokens"].append({**tokens["added_tokens"][0], "id": 400, "content": "<beyond>"})
+    (folder / "tokenizer.json").write_text(json.dumps(tokens))
+    return start_server(folder)
+
+
+def test_an_answer_ends_where_the_template_ends_a_turn(foreign: RunningServer, tokenizer: Tokenizer) -> None:
+    assert tokenizer.pad_id is not None
+    body = {"max_tokens": 4, "temperature": 0, "logit_bias": {str(tokenizer.pad_id): 100}}
+    choice = foreign.ask("/v1/chat/completions", **CHAT, **body)["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
+
+
+def test_a_token_that_the_model_has_no_row_for_is_refused(foreign: RunningServer) -> None:
+    for more in ({}, {"echo": True, "logprobs": 1}):
+        problem = foreign.post("/v1/completions", prompt=[[9, 400]], max_tokens=1, **more).json()["error"]
+        assert (problem["param"], problem["message"]) == ("prompt", "token ids go from 0 to 399")
+    assert foreign.post("/inspect", token_ids=[9, 400]).json()["error"]["param"] == "token_ids"
+
+
 def test_responses_come_in_nine_kinds_of_events(server: RunningServer) -> None:
     found = events(server, "/v1/responses", input="Hi", max_output_tokens=30, instructions="Be brief.")
     kinds = [e["type"].removeprefix("response.") for e in found]
@@ -260,6 +286,12 @@ def test_responses_come_in_nine_kinds_of_events(server: RunningServer) -> None:
     assert [e["sequence_number"] for e in found] == list(range(len(found)))
     assert "".join(e["delta"] for e in found if "delta" in e) == found[-4]["text"]
     assert server.post("/v1/responses", input="Hi", previous_response_id="x").json()["error"]["param"]
+
+
+def test_instructions_come_on_top_of_the_most_messages(server: RunningServer) -> None:
+    said = [{"role": "user", "content": "x"}] * 1000
+    refused = server.post("/v1/responses", input=said, instructions="Be brief.")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
 def test_addresses_we_do_not_have_say_where_to_go(server: RunningServer) -> None:

@@ -39,16 +39,13 @@ class Picker:
 
     def pick(self, jobs: list[Job], logits_MV: Tensor) -> list[int]:
         """Return the next token of each job, given finite scores, and let the job remember it."""
-        chosen = self._choose(jobs, logits_MV)
+        adjusted_MV = _adjusted(jobs, logits_MV)
+        chosen = self._choose(jobs, adjusted_MV)
         note_logprobs(jobs, chosen, logits_MV)
-        for job, token_id, logits_V in zip(jobs, chosen, logits_MV, strict=True):
+        for job, token_id, logits_V, adjusted_V in zip(jobs, chosen, logits_MV, adjusted_MV, strict=True):
             if job.request.inspect is not None and job.request.max_new_tokens:
                 thrown, sampling = dart(job.seed, len(job.written)), job.request.sampling
-                drawn = look_at_draw(
-                    token_id, logits_V, _adjusted(job, logits_V), sampling, thrown, job.request.inspect
-                )
-                job.drawn.append(drawn)
-        for job, token_id in zip(jobs, chosen, strict=True):
+                job.drawn.append(look_at_draw(token_id, logits_V, adjusted_V, sampling, thrown, job.request.inspect))
             if job.history is not None:
                 job.history.add(token_id)
             if job.request.guide is not None:
@@ -60,9 +57,6 @@ class Picker:
         if logits_MV.device.type == "mps" and not all(row.greedy for row in params):
             logits_MV = logits_MV.cpu()  # MPS has no float64
         device = logits_MV.device
-        if any(job.history or job.request.guide for job in jobs):
-            adjusted = [_adjusted(job, logits_V) for job, logits_V in zip(jobs, logits_MV, strict=True)]
-            logits_MV = torch.stack([logits_V.to(device).float() for logits_V in adjusted])
         if device.type == "cpu":
             darts = [0.0 if job.request.sampling.greedy else dart(job.seed, len(job.written)) for job in jobs]
             return [pick_one(*row) for row in zip(logits_MV.float(), params, darts, strict=True)]
@@ -83,9 +77,13 @@ def note_logprobs(jobs: list[Job], token_ids: list[int], logits_MV: Tensor) -> N
             jobs[row].logprobs.append(entry.of(jobs[row].request.logprobs))
 
 
-def _adjusted(job: Job, logits_V: Tensor) -> Tensor:
-    """Return a text's scores after its guide's mask, then its penalties, biases and bans."""
-    if job.request.guide is not None:
-        allowed_V = job.request.guide.allowed().to(logits_V.device)
-        logits_V = logits_V.float().masked_fill(~allowed_V, -math.inf)
-    return logits_V if job.history is None else job.history.adjust(logits_V.to(job.history.seen_V.device))
+def _adjusted(jobs: list[Job], logits_MV: Tensor) -> Tensor:
+    """Return the scores after each text's guide's mask, then its penalties, biases and bans."""
+    if not any(job.history or job.request.guide for job in jobs):
+        return logits_MV
+    rows = []
+    for job, logits_V in zip(jobs, logits_MV.float(), strict=True):
+        if job.request.guide is not None:
+            logits_V = logits_V.masked_fill(~job.request.guide.allowed().to(logits_V.device), -math.inf)
+        rows.append(logits_V if job.history is None else job.history.adjust(logits_V))
+    return torch.stack(rows)

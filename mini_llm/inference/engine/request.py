@@ -56,8 +56,8 @@ class Request:
 
     def check(self, config: ModelConfig, vocab_size: int) -> None:
         """Refuse what this model cannot do, or its tokenizer of `vocab_size` tokens; see `Engine.submit`."""
+        n_ids = config.vocab_size if self.score_from is None else vocab_size
         for token_id in self.prompt_ids:
-            n_ids = config.vocab_size if self.score_from is None else vocab_size
             if not (isinstance(token_id, Integral) and 0 <= token_id < n_ids):
                 raise UsageError(f"token id {token_id} does not exist: ids go from 0 to {n_ids - 1}")
         longest = config.max_seq_len - (self.score_from is None)  # the scores after the last place may be asked for

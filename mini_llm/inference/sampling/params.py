@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from mini_llm.errors import UsageError
@@ -60,3 +60,8 @@ class SamplingParams:
         """Tell whether the scores depend on the tokens before, or on lists of ids."""
         penalties = (self.repetition_penalty != 1, self.presence_penalty, self.frequency_penalty)
         return any(penalties) or bool(self.logit_bias) or bool(self.banned_ids)
+
+
+def knobs() -> list[Field[Any]]:
+    """Return the fields that are one number each, with its default and a line of help in `metadata`."""
+    return [knob for knob in fields(SamplingParams) if "help" in knob.metadata]

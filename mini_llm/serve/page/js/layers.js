@@ -31,11 +31,10 @@ export class Layers {
 
   lens(found) {
     const known = found.token_id !== null;
-    const name = (one) => visible(one);
     const title = known ? `Token ${found.position}: ${quoted(found.token)}` : `The token that comes next, number ${found.position}`;
     const rows = found.layers.map((layer) => h("tr", {}, h("th", { scope: "row" }, layer.layer),
       layer.top.map((one) => h("td", { class: one.token_id === found.token_id ? "mono hit" : "mono", title: percent(Math.exp(one.logprob)) },
-        `${name(one)} `, h("small", {}, percent(Math.exp(one.logprob))))),
+        `${visible(one)} `, h("small", {}, percent(Math.exp(one.logprob))))),
       known && [h("td", {}, layer.rank), h("td", {}, percent(Math.exp(layer.logprob))), h("td", {}, bits(layer.logprob).toFixed(1))],
       h("td", {}, (layer.entropy / Math.LN2).toFixed(2))));
     return [h("h2", {}, title), h("p", { class: "quiet" }, "Each row reads the state after one layer through the model's last norm and head. The last row is the model's answer."),

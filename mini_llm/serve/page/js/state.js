@@ -1,4 +1,4 @@
-// What all tabs share: the run's card, the model that is asked, and the answer that is looked into.
+// What all tabs share: the run's card, the model that is asked, and the checkpoints.
 
 import { get } from "./api.js";
 
