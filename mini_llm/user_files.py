@@ -1,4 +1,4 @@
-"""A user's file is looked at and opened in one place, which says precisely what is wrong with it.
+"""A user's file is looked at, opened and written in one place, which says precisely what is wrong with it.
 
 `Path.exists` and its like raise where a name is too long or a folder may not be searched, and take a file that may not
 be read for a missing one; opening a pipe waits for ever. Here each of these is a sentence.
@@ -10,6 +10,8 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -128,3 +130,12 @@ def json_object(path: Path | str) -> dict[str, Any]:
     except (UserError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def writing_to(path: Path | str, hint: str | None = "make room, or choose another --out") -> Iterator[None]:
+    """Turn what the system says inside the block into a UserError: `path` cannot be written, and why."""
+    try:
+        yield
+    except OSError as problem:
+        raise UserError(f"cannot write {shown(path)}: {reason(problem)}", hint) from None

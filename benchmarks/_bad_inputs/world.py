@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import shutil
 import sys
@@ -178,8 +177,3 @@ def write_seed(path: Path) -> None:
 if __name__ == "__main__":  # in a process of its own: the campaign itself does without torch
     sys.path.insert(0, str(ROOT))
     write_seed(Path(sys.argv[1]))
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """Return a JSON file's object."""
-    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]

@@ -11,8 +11,8 @@ import typer
 
 from mini_llm import log, output
 from mini_llm.commands.arguments import SourcesArgument, TextColumn
-from mini_llm.errors import UserError
 from mini_llm.files import write_text
+from mini_llm.user_files import writing_to
 
 REPORT_BYTES = 50 * 10**6
 
@@ -74,10 +74,8 @@ def tokenizer_report(
         source = f"{', '.join(text)} ({sum(len(t.encode('utf-8', 'replace')) for t in texts) / 1e6:,.2f} MB)"
     found = [measure(subject, texts) for subject in subjects]
     if out:
-        try:
+        with writing_to(out):
             write_text(out, page(subjects, found, source))
-        except OSError as problem:
-            raise UserError(f"cannot write {out}: {problem.strerror}", "choose another --out") from None
         log.info(f"report: {out}")
     if json_output:
         output.line(json.dumps(as_json(found, source)))

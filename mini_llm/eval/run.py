@@ -23,6 +23,7 @@ from mini_llm.eval.sets import parse_data
 from mini_llm.eval.task import find_tasks
 from mini_llm.eval.text_loss import loss_of_documents, loss_of_store
 from mini_llm.train.run.run_folder import read_settings
+from mini_llm.user_files import writing_to
 
 MOST_TOKENS = 500_000_000  # of a store that is searched for overlap unasked: about five minutes
 
@@ -77,10 +78,8 @@ def run_evaluation(wishes: Wishes) -> dict[str, Any]:
         found["mini_llm"]["checkpoint"] = model.folder.name
     folder = wishes.out or (run / "eval" if run else None)
     if folder:
-        try:
+        with writing_to(folder):
             log.info(f"kept: {write(folder, found, results, samples=wishes.samples)}")
-        except OSError as problem:
-            raise UserError(f"cannot write {folder}: {problem.strerror}", "choose another --out") from None
     return found
 
 

@@ -23,6 +23,7 @@ from mini_llm.files import check_replaceable_file, new_file
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.rope import rope_frequencies
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.user_files import writing_to
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -62,15 +63,13 @@ def export_gguf(folder: Path, out: Path, kind: str, *, name: str) -> None:
         vocabulary = read_vocabulary(Tokenizer.load(folder), config.vocab_size)
     else:
         log.warn(f"{folder} holds no tokenizer: {out} will take and give ids alone")
-    try:
+    with writing_to(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with new_file(out) as temporary:
             writer = gguf.GGUFWriter(temporary, _architecture(config))
             _add_shape(writer, config, kind, name)
             _add_vocabulary(writer, vocabulary)
             _write_tensors(writer, dict(_tensors(model_weights(model), config)), kind)
-    except OSError as problem:
-        raise UserError(f"cannot write {out}: {problem.strerror or problem}", "give another --out") from None
 
 
 def check_kind(kind: str) -> None:

@@ -17,6 +17,7 @@ from mini_llm.device import DTYPES
 from mini_llm.errors import UsageError, UserError
 from mini_llm.files import new_folder
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.user_files import writing_to
 from mini_llm.weights import stored_dtype
 
 
@@ -36,12 +37,9 @@ def export_hf(folder: Path, out: Path, dtype: str | None = None) -> torch.dtype:
         raise UserError(f"{folder} has weights beyond what {dtype} can hold", "use --dtype bfloat16 or float32")
     tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
     config = read_model_config(folder)
-    try:
-        with new_folder(out) as temporary:
-            write_model_files(temporary, weights, config, tokenizer)
-            write_checksums(temporary)
-    except OSError as problem:
-        raise UserError(f"cannot write {out}: {problem.strerror or problem}", "give another --out") from None
+    with writing_to(out), new_folder(out) as temporary:
+        write_model_files(temporary, weights, config, tokenizer)
+        write_checksums(temporary)
     return kind
 
 

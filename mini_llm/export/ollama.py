@@ -11,6 +11,7 @@ from mini_llm.export.hf_folder import refuse_full
 from mini_llm.files import new_folder
 from mini_llm.tokenizer.markers import END_MARKER, ROLE_MARKERS
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.user_files import writing_to
 
 # The rule of markers.py in Go's template language. Ollama puts <s> before it, as the GGUF file says.
 CHAT = "{{- range .Messages }}<|{{ .Role }}|>{{ .Content }}<|end|>{{ end }}<|assistant|>"
@@ -28,12 +29,9 @@ def export_ollama(folder: Path, out: Path, kind: str, *, name: str, chat: bool |
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} holds no tokenizer, and Ollama takes text alone")
     text = modelfile(Tokenizer.load(folder), read_model_config(folder).max_seq_len, chat=chat)
-    try:
-        with new_folder(out) as temporary:
-            export_gguf(folder, temporary / "model.gguf", kind, name=name)
-            (temporary / "Modelfile").write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise UserError(f"cannot write {out}: {problem.strerror or problem}", "give another --out") from None
+    with writing_to(out), new_folder(out) as temporary:
+        export_gguf(folder, temporary / "model.gguf", kind, name=name)
+        (temporary / "Modelfile").write_text(text, encoding="utf-8")
 
 
 def modelfile(tokenizer: Tokenizer, n_ctx: int, *, chat: bool | None = None) -> str:

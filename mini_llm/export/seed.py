@@ -29,7 +29,7 @@ from mini_llm.files import check_replaceable, new_folder
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
-from mini_llm.user_files import reason, shown
+from mini_llm.user_files import writing_to
 from mini_llm.weights import read_tensors
 
 TOLERANCE = 1e-5  # largest difference of two logits, as a share of the largest logit; both sides compute in float64
@@ -71,15 +71,9 @@ def import_seed(checkpoint: Path, out: Path, tokenizer: Path | None = None) -> f
     config = seed_config(weights, settings, checkpoint)
     model = _native_model(weights, config, checkpoint)
     difference = _prove(weights, model, checkpoint)
-    with seed_tokenizer(tokenizer, config.vocab_size) as found:
-        try:
-            with new_folder(out) as folder:
-                write_model_files(folder, model_weights(model), model.config, found)
-                write_checksums(folder)
-        except OSError as problem:
-            raise UserError(
-                f"cannot write {shown(out)}: {reason(problem)}", "make room, or choose another --out"
-            ) from None
+    with seed_tokenizer(tokenizer, config.vocab_size) as found, writing_to(out), new_folder(out) as folder:
+        write_model_files(folder, model_weights(model), model.config, found)
+        write_checksums(folder)
     log.info(f"{count_parameters(config):,} parameters: {out}")
     return difference
 

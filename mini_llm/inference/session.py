@@ -20,6 +20,7 @@ from mini_llm.inference.questions import kept_history, typed_lines
 from mini_llm.inference.remote import RemoteConversation
 from mini_llm.inference.sampling.params import knobs
 from mini_llm.tokenizer.chat import Message
+from mini_llm.user_files import writing_to
 
 HELP = """\
 /set NAME=VALUE  change temperature, top_p, max_new_tokens and the like; alone: show them
@@ -168,11 +169,9 @@ class Session:
         if path.exists():
             _read_conversation(path)
         messages = [vars(message) for message in [*self.conversation.system, *self.conversation.turns]]
-        try:
+        with writing_to(path, hint=None):
             text = json.dumps({"format": FORMAT, "messages": messages}, ensure_ascii=False, indent=1)
             write_text(path, text + "\n")
-        except OSError as problem:
-            raise UserError(f"cannot write {path}: {problem.strerror}") from None
         log.note(f"saved {len(messages)} messages to {path}")
 
     def do_load(self, name: str) -> None:

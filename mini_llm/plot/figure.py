@@ -10,6 +10,7 @@ import numpy as np
 
 from mini_llm.errors import UsageError, UserError
 from mini_llm.plot.curves import Curve, Run, smooth
+from mini_llm.user_files import writing_to
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,12 +96,10 @@ def draw(runs: Sequence[Run], paths: Sequence[Path], x: str = "tokens") -> None:
         if asked:
             _draw_tasks(figure.add_subplot(grid[1, 3]), runs, ruler)
         for path in paths:
-            try:
+            with writing_to(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 date = {"Date": None} if path.suffix == ".svg" else None
                 figure.savefig(path, dpi=300, metadata=date)
-            except OSError as problem:
-                raise UserError(f"cannot write {path}: {problem.strerror}", "choose another --out") from None
 
 
 class Ruler:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mini_llm.errors import UserError
 from mini_llm.files import write_text
 from mini_llm.report.blocks import as_html, as_markdown
 from mini_llm.report.facts import gather
 from mini_llm.report.page import page
+from mini_llm.user_files import writing_to
 
 
 def write_report(run: Path, *, out: Path | None = None, price: float | None = None, samples: bool = True) -> list[Path]:
@@ -30,10 +30,8 @@ def write_report(run: Path, *, out: Path | None = None, price: float | None = No
     paths = []
     for ending, text in texts.items():
         path = base.with_name(base.name + ending)
-        try:
+        with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
-        except OSError as problem:
-            raise UserError(f"cannot write {path}: {problem.strerror}", "choose another --out") from None
         paths.append(path)
     return paths

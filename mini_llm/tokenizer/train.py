@@ -26,7 +26,7 @@ from mini_llm.tokenizer.convert import (
     write_hugging_face,
 )
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.user_files import json_object, reason, shown
+from mini_llm.user_files import json_object, writing_to
 
 # Pieces of a document that are sampled as one, cut before white space where there is any.
 CHUNK_CHARACTERS = 4096
@@ -63,14 +63,12 @@ def train_tokenizer(
     """
     check_replaceable(out, TOKENIZER_FOLDER)  # before hours of reading
     started = time.monotonic()
-    try:
-        with raise_on_signal("stopped: no tokenizer was written"), new_folder(out, TOKENIZER_FOLDER) as folder:
-            sample = _sample(documents, sample_bytes, seed)
-            model = clean_model(_train(sample, vocab_size, model_type))
-            (folder / "tokenizer.model").write_bytes(model)
-            write_hugging_face(model, model_type, folder)
-    except OSError as problem:
-        raise UserError(f"cannot write {shown(out)}: {reason(problem)}", "make room, or choose another --out") from None
+    stoppable = raise_on_signal("stopped: no tokenizer was written")
+    with writing_to(out), stoppable, new_folder(out, TOKENIZER_FOLDER) as folder:
+        sample = _sample(documents, sample_bytes, seed)
+        model = clean_model(_train(sample, vocab_size, model_type))
+        (folder / "tokenizer.model").write_bytes(model)
+        write_hugging_face(model, model_type, folder)
     log.info(f"{vocab_size:,} tokens ({model_type}) learned in {time.monotonic() - started:.0f} s: {out}")
     return Tokenizer.load(out)
 

@@ -103,19 +103,17 @@ def cases(world: World, dice: random.Random) -> list[Case]:
             values = dice.sample(values, min(len(values), 1 if slow else 7))
             for value in values:
                 given = _with(words, option["name"], None if option["type"] == "boolean" else value)
-                found.append(_case(f"{' '.join(command)} {option['name']} {short(value)}", given, needs, verb is None))
+                found.append(_case(f"{' '.join(command)} {option['name']} {short(value)}", given, needs))
             if option["type"] != "boolean":
                 found.append(
-                    _case(
-                        f"{' '.join(command)} {option['name']} without a value", [*words, option["name"]], needs, False
-                    )
+                    _case(f"{' '.join(command)} {option['name']} without a value", [*words, option["name"]], needs)
                 )
         for value in ARGUMENTS if not slow else ARGUMENTS[:2]:
             place = len(command)
             given = [*words[:place], value, *words[place + 1 :]] if len(words) > place else [*words, value]
-            found.append(_case(f"{' '.join(command)} {short(value)}", given, needs, False))
+            found.append(_case(f"{' '.join(command)} {short(value)}", given, needs))
         for word in ("--no-such", ESC, "--" + "x" * 5000, "-\udcff", "--\x9b31m", "-h", "--help=1"):
-            found.append(_case(f"{' '.join(command)} ... {short(word)}", [*words, word], needs, False))
+            found.append(_case(f"{' '.join(command)} ... {short(word)}", [*words, word], needs))
     for script, flags in {
         "run_train.py": ["--config"],
         "plot_logs.py": ["--out", "--x"],
@@ -131,17 +129,17 @@ def cases(world: World, dice: random.Random) -> list[Case]:
     }.items():
         for flag in flags:
             for value in dice.sample([*WRONG["path"], *WRONG["float"]], 6):
-                case = _case(f"{script} {flag} {short(value)}", [flag, value], needs, False)
+                case = _case(f"{script} {flag} {short(value)}", [flag, value], needs)
                 case.script = script
                 found.append(case)
         for word in ("--no-such", ESC, "\udcff", "-h", "nowhere"):
-            case = _case(f"{script} {short(word)}", [word], needs, False)
+            case = _case(f"{script} {short(word)}", [word], needs)
             case.script = script
             found.append(case)
     return found
 
 
-def _case(name: str, words: list[str], make: Any, _unknown: bool) -> Case:
+def _case(name: str, words: list[str], make: Any) -> Case:
     return Case(
         "flags",
         name,
