@@ -12,11 +12,11 @@ import json
 import re
 from dataclasses import dataclass, field
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.convert import ESCAPES, SPACE
+from mini_llm.tokenizer.template import default_source
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
 ELSEWHERE = "llama.cpp's own convert_hf_to_gguf.py knows more tokenizers than Mini-LLM does"
@@ -77,24 +77,12 @@ def read_vocabulary(tokenizer: Tokenizer, n_ids: int) -> Vocabulary:
         "kinds": kinds,
         "special_ids": _special_ids(tokenizer, tokens, model.get("unk_token")),
         "add_bos": tokenizer.bos_id is not None and tokenizer.bos_id in tokenizer.prefix_ids,
-        "chat_template": read_chat_template(tokenizer.folder),
+        "chat_template": default_source(tokenizer.folder, tokenizer.config),
     }
     if any(part["type"] == "ByteLevel" for part in _parts(values.get("pre_tokenizer"), "pretokenizers")):
         return Vocabulary("gpt2", _words_name(values, str(where)), merges=merges, **common)
     prefix = _space_prefix(values, str(where))
     return Vocabulary("llama", "default", scores=_scores(tokens, merges), add_space_prefix=prefix, **common)
-
-
-def read_chat_template(folder: Path) -> str | None:
-    """Return the Jinja template of a tokenizer's folder: `chat_template.jinja`, or the one in tokenizer_config.json."""
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    path = folder / "tokenizer_config.json"
-    found = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
-    if isinstance(found, list):  # several, each with a name
-        named = [entry for entry in found if isinstance(entry, dict) and entry.get("name") == "default"]
-        found = named[0].get("template") if named else None
-    return found if isinstance(found, str) else None
 
 
 def _tokens(values: dict[str, Any], n_ids: int) -> tuple[list[str], list[Kind]]:

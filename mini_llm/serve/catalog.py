@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from mini_llm.serve.bridge import Bridge
 from mini_llm.serve.metrics import Metrics
 from mini_llm.serve.problems import ApiError
 from mini_llm.serve.settings import ServeSettings
+from mini_llm.tokenizer.template import named_templates
 
 TRIES = 3  # to load what `latest` leads to, while a run moves on
 
@@ -219,13 +219,7 @@ def has_learnt_dialogue(served: Served, run: Path | None) -> bool:
     A run of ours that saw plain text alone has the markers in its tokenizer, and has never met them.
     """
     tokenizer = served.generator.tokenizer
-    if not any((tokenizer.folder / name).is_file() for name in ("chat_template.jinja", "tokenizer_config.json")):
-        return False
-    try:
-        config = json.loads((tokenizer.folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
-    has_template = "chat_template" in config or (tokenizer.folder / "chat_template.jinja").is_file()
+    has_template = bool(named_templates(tokenizer.folder, tokenizer.config))
     return has_template and (run is None or not is_pretraining(run))
 
 

@@ -13,6 +13,7 @@ from mini_llm.serve.catalog import Catalog
 from mini_llm.serve.problems import ApiError
 from mini_llm.serve.shapes import TokenNames
 from mini_llm.serve.wire import DetokenizeBody, TokenizeBody
+from mini_llm.tokenizer.template import default_source
 
 
 async def tokenize(catalog: Catalog, body: TokenizeBody) -> dict[str, Any]:
@@ -57,7 +58,7 @@ async def tokenizer_info(catalog: Catalog) -> dict[str, Any]:
         "bos_token": name(tokenizer.bos_id),
         "eos_token": name(tokenizer.eos_id),
         "pad_token": name(tokenizer.pad_id),
-        "chat_template": tokenizer.chat_template,
+        "chat_template": default_source(tokenizer.folder, tokenizer.config),
         "vocab_size": tokenizer.vocab_size,
         "model_max_length": served.context,
     }

@@ -117,7 +117,7 @@ def read_template(folder: Path, config: Mapping[str, Any], tools: bool = False) 
     Raises:
         UserError: it cannot be read, or there are several and none is the default.
     """
-    named = _named_templates(folder, config)
+    named = named_templates(folder, config)
     if not named:
         return None
     name = "tool_use" if tools and "tool_use" in named else "default"
@@ -129,7 +129,18 @@ def read_template(folder: Path, config: Mapping[str, Any], tools: bool = False) 
     return ChatTemplate(source, _special_names(folder, config), folder)
 
 
-def _named_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def default_source(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """Return the text of a folder's template where nothing else is asked for, or None.
+
+    Raises:
+        UserError: its file cannot be read.
+    """
+    source = named_templates(folder, config).get("default")
+    return source if isinstance(source, str) else None
+
+
+def named_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a folder's templates by name, as they stand there; a lone one is the default."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         more = {f"{extra.stem}": extra for extra in sorted((folder / "additional_chat_templates").glob("*.jinja"))}

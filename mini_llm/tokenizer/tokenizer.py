@@ -44,7 +44,6 @@ class Tokenizer:
         self.config = config  # tokenizer_config.json
         self.fingerprint = fingerprint
         self._backend = backend
-        self._with_markers: tokenizers.Tokenizer | None = None
         backend.no_truncation()
         backend.encode_special_tokens = True  # "</s>" in a text is four characters, not the end of it
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
@@ -122,7 +121,10 @@ class Tokenizer:
 
     @functools.cached_property
     def with_control_tokens(self) -> tokenizers.Tokenizer:
-        """The same tokenizer, for texts in which a control token's name means it: a chat template's."""
+        """The same tokenizer, for texts in which a control token's name means it: a chat template's.
+
+        A copy: another thread may encode a user's words meanwhile.
+        """
         clone = tokenizers.Tokenizer.from_str(self._backend.to_str())
         clone.encode_special_tokens = False
         return clone
@@ -135,15 +137,7 @@ class Tokenizer:
 
     def special_id(self, token: str) -> int | None:
         """Return the id of a special token by its name, or None."""
-        added = self._backend.get_added_tokens_decoder()
-        return next((i for i, found in added.items() if found.special and found.content == token), None)
-
-    @property
-    def chat_template(self) -> str | None:
-        """The folder's chat template in Jinja, or None."""
-        path = self.folder / "chat_template.jinja"
-        found = path.read_text(encoding="utf-8") if path.is_file() else _read_config(self.folder).get("chat_template")
-        return found if isinstance(found, str) else None
+        return self.special_tokens.get(token)
 
     def name_of(self, token_id: int) -> str:
         """Return how the tokenizer itself writes a token, for instance `<s>`; empty where there is none."""
@@ -151,9 +145,7 @@ class Tokenizer:
 
     def encode_with_markers(self, text: str) -> list[int]:
         """Return the ids of `text`, where the names of special tokens stand for these; never for a user's words."""
-        if self._with_markers is None:  # of its own: another thread may encode a user's words meanwhile
-            self._with_markers = tokenizers.Tokenizer.from_str(self._backend.to_str())
-        return list(self._with_markers.encode(_without_surrogates(text), add_special_tokens=False).ids)
+        return self.with_control_tokens.encode(_without_surrogates(text), add_special_tokens=False).ids
 
     def copy_to(self, folder: Path) -> None:
         """Copy the tokenizer's files into `folder`."""
