@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mini_llm import log
-from mini_llm.data.store_check import StoreCheck
+from mini_llm.data.store_check import MOST_WAITED_BYTES, StoreCheck
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.model.transformer import Transformer
@@ -27,8 +27,6 @@ from mini_llm.train.loss import rows_loss_sum
 from mini_llm.train.optim.bigram_init import init_bigram
 from mini_llm.train.optim.lr_scheduler import row_parts
 from mini_llm.train.rows.dataloader import TrainLoader, shorten
-
-MOST_VERIFIED_BYTES = 10**10  # reading them takes a disk some seconds to a minute
 
 
 class Rows(Protocol):
@@ -161,7 +159,7 @@ class Pretraining:
         Raises:
             UserError: a shard is damaged.
         """
-        if self.store.n_bytes <= MOST_VERIFIED_BYTES:
+        if self.store.n_bytes <= MOST_WAITED_BYTES:
             self.store.verify()
         else:
             log.note(f"{self.config.data_dir} has {self.store.n_bytes / 1e9:.2f} GB: its checksums are left out")
