@@ -140,6 +140,11 @@ def exit_codes() -> Iterator[None]:
         code = 130
     except BrokenPipeError:  # `mini-llm generate ... | head`
         code = 141
+    except MemoryError:
+        _say(
+            log.error, "the memory of this machine is not enough for that", "a smaller file, model or batch needs less"
+        )
+        code = 1
     except (OSError, ValueError, RuntimeError) as problem:  # what a disk or a name can do where no verb expects it
         is_name = "null byte" in str(problem) or "ymlink loop" in str(problem)
         if not (isinstance(problem, OSError) or is_name):

@@ -135,3 +135,9 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
 
 def test_errors_have_no_colours_when_piped(run_cli) -> None:
     assert "\x1b" not in run_cli(*CONFIG, "learing_rate=1", env={"TERM": "xterm-256color"}).stderr
+
+
+def test_no_memory_is_no_traceback() -> None:
+    code = "from mini_llm.cli import exit_codes\nwith exit_codes():\n    raise MemoryError"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    says(result, "memory of this machine is not enough", code=1)

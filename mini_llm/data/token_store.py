@@ -132,7 +132,12 @@ class TokenStore:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Hashes of the tokenizer and of the training text: what a model learns from."""
+        """Hashes of the tokenizer and of the training text: what a model learns from.
+
+        Raises:
+            UserError: the store has no training text.
+        """
+        self.split("train")
         shards = "".join(shard.sha256 for shard in self.manifest.splits["train"].shards)
         return {"tokenizer": self.manifest.tokenizer_hash, "text": hashlib.sha256(shards.encode()).hexdigest()}
 

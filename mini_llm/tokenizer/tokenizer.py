@@ -68,10 +68,10 @@ class Tokenizer:
             raise UserError(f"no tokenizer folder at {folder}", HOW_TO_TRAIN)
         if not path.is_file():
             raise UserError(f"{folder} has no tokenizer.json", older_format(folder) or HOW_TO_TRAIN)
-        data = _read(path)
         try:
-            if len(data) > MOST_BYTES:
-                raise ValueError(f"it has {len(data):,} bytes, {MOST_BYTES:,} at most")
+            if (size := path.stat().st_size) > MOST_BYTES:  # before it is read: it may be more than the memory holds
+                raise ValueError(f"it has {size:,} bytes, {MOST_BYTES:,} at most")
+            data = _read(path)
             with no_stderr():
                 backend = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
                 backend.no_padding()

@@ -340,6 +340,11 @@ def test_a_split_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no val split") as caught:
         store.split("val")
     assert "--val-fraction" in str(caught.value)
+    manifest = json.loads((store.folder / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["splits"]["train"]
+    (store.folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(UserError, match="has no train split"):
+        _ = TokenStore.open(store.folder).fingerprints
 
 
 def test_reading_outside_the_split_is_an_index_error(store: TokenStore) -> None:

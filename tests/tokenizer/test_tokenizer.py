@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -195,3 +196,10 @@ def test_config_is_optional(bpe: Tokenizer, tmp_path: Path) -> None:
     shutil.copy(bpe.folder / "tokenizer.json", tmp_path)
     bare = Tokenizer.load(tmp_path)
     assert (bare.bos_id, bare.eos_id, bare.pad_id) == (1, 2, 3)
+
+
+def test_a_file_larger_than_any_tokenizer_is_refused_before_it_is_read(bpe: Tokenizer, tmp_path: Path) -> None:
+    bpe.copy_to(tmp_path)
+    os.truncate(tmp_path / "tokenizer.json", 2**40)
+    with pytest.raises(UserError, match=r"1,099,511,627,776 bytes, 200,000,000 at most"):
+        Tokenizer.load(tmp_path)
