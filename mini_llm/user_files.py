@@ -18,6 +18,7 @@ from typing import IO, Any, Literal
 from mini_llm.errors import UserError
 
 MOST_SHOWN = 200  # characters of a path in a message
+MOST_BYTES = 2**29  # of a file that describes others; the manifest of a petabyte has some megabytes
 REASONS = {
     errno.ELOOP: "its links lead in a circle",
     errno.ENAMETOOLONG: "the name is too long",
@@ -111,12 +112,14 @@ def open_file(path: Path | str, hint: str | None = None) -> IO[bytes]:
 
 
 def read_file(path: Path | str, hint: str | None = None) -> bytes:
-    """Return the bytes of a regular file.
+    """Return the bytes of a regular file that describes others.
 
     Raises:
-        UserError: as `open_file`, or the disk fails.
+        UserError: as `open_file`; it is longer than any of its kind; or the disk fails.
     """
     with open_file(path, hint) as file:
+        if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:  # of a terabyte: more than the memory holds
+            raise UserError(f"{shown(path)} is damaged: it has {size:,} bytes, {MOST_BYTES:,} at most", hint)
         try:
             return file.read()
         except OSError as problem:

@@ -347,6 +347,12 @@ def test_a_split_that_is_not_there_is_said(tmp_path: Path) -> None:
         _ = TokenStore.open(store.folder).fingerprints
 
 
+def test_a_manifest_larger_than_memory_is_named(store: TokenStore) -> None:
+    os.truncate(store.folder / "manifest.json", 2**40)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged: it has 1,099,511,627,776 bytes"):
+        TokenStore.open(store.folder)
+
+
 def test_reading_outside_the_split_is_an_index_error(store: TokenStore) -> None:
     split = store.split("train")
     for start, count in ((-1, 2), (0, split.n_tokens + 1), (split.n_tokens, 1), (0, -1)):
