@@ -79,7 +79,8 @@ def _measure(config: TrainConfig, make_objective: MakeObjective) -> Measured:
     snapshot = Snapshot.of(stepper.trainee)
     weights, optimizer = (sum(t.nbytes for t in part.values()) for part in (snapshot.weights, snapshot.optimizer))
     where = f"{stepper.device.type}, {str(stepper.dtype).removeprefix('torch.')}"
-    return Measured(config, where, result.loss, result.tokens, seconds, batch_seconds, weights, optimizer, peak, evaluator.n_batches)
+    found = (result.loss, result.tokens, seconds, batch_seconds, weights, optimizer, peak, evaluator.n_batches)
+    return Measured(config, where, *found)
 
 
 def _timed(do: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
