@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -179,19 +178,3 @@ def use_deterministic_arithmetic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes all memory twice
-
-
-def seconds_per_step(config: TrainConfig, steps: int = 5) -> float:
-    """Return how long a step of these settings takes on this machine: the median of `steps`, after one to warm up.
-
-    Raises:
-        UserError, UsageError: as `Stepper`.
-    """
-    stepper = Stepper(config.model_copy(update={"length_warmup": 0.0, "init": "normal"}))  # a step as most are
-    stepper.compile()
-    seconds = []
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        stepper.step()
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds[1:])[steps // 2]
