@@ -9,7 +9,19 @@ import random
 from collections.abc import Callable, Iterator
 
 from mini_llm.errors import UsageError, did_you_mean
-from mini_llm.tune.skills import addition, copying, counting, reversing, sorting, spelling
+from mini_llm.tune.skills import (
+    addition,
+    copying,
+    counting,
+    forms,
+    identity,
+    reading,
+    recall,
+    reversing,
+    sorting,
+    spelling,
+    system,
+)
 from mini_llm.tune.skills.draw import Draw, Exercise, Material, Side
 
 __all__ = ["SKILLS", "Exercise", "Material", "exercises"]
@@ -21,6 +33,12 @@ SKILLS: dict[str, Callable[[Draw], Exercise]] = {
     "sorting": sorting.make,
     "addition": addition.make,
     "copying": copying.make,
+    "identity": identity.make,
+    "recall": recall.make,
+    "reading": reading.make,
+    "unknown": reading.make_unknown,
+    "forms": forms.make,
+    "system": system.make,
 }
 
 

@@ -21,7 +21,7 @@ Side = Literal["train", "new"]
 HELD_OUT = 0.1  # of the arguments
 COMMON = 6000  # words of a corpus, the most frequent ones, that are never held out
 SENTENCE = re.compile(r"[A-Z][^.!?\n]{20,200}[.!?](?=\s|$)")
-PLAIN = re.compile(r"[a-z]{3,12}")
+PLAIN = re.compile(r"\b[a-z]{3,12}\b")
 # Parts of a syllable; three of ten syllables have no end.
 ONSETS = "b,bl,br,c,ch,cl,cr,d,dr,f,fl,fr,g,gl,gr,h,j,k,l,m,n,p,pl,pr,r,s,sh,sl,sp,st,t,th,tr,v,w"
 VOWELS = "a,e,i,o,u,ai,ea,ee,oa,oo,ou"

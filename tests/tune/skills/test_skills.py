@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 
 from mini_llm.errors import UsageError
 from mini_llm.tune.checks import CHECKS
+from mini_llm.tune.formats import read_conversations
 from mini_llm.tune.skills import SKILLS, Exercise, Material, exercises
 from mini_llm.tune.skills.draw import is_held_out
 
+LETTERS = ("a", "e", "i", "o", "u", "ai", "ea", "ee", "oo", "ou", "al", "en", "or", "un", "is")
 SPEECH = """Fellow citizens of the Senate, the treaty with Spain was signed in 1819 by both parties. The revenue of the
 year was 24 million dollars and the debt was reduced. Commerce is growing in every port of the Union, and farms too.
 The army in the West consists of nine regiments under General Gaines. No nation asked for more than justice from us."""
@@ -41,18 +45,73 @@ def test_answers_are_right_and_the_seed_decides(skill: str, corpus: Material) ->
             assert CHECKS[exercise.check]("", exercise.answer) == 0.0, exercise
 
 
+def asked(skill: str, material: Material, **options: object) -> set[tuple[str, ...]]:
+    return {tuple(m.content for m in e.messages) for e in drawn(skill, 300, material=material, **options)}
+
+
+@pytest.mark.parametrize("skill", [name for name in SKILLS if name != "identity"])  # which has no arguments
+def test_arguments_held_out_are_never_learned(skill: str, corpus: Material) -> None:
+    train, new = asked(skill, corpus, arguments="train"), asked(skill, corpus, arguments="new")
+    assert len(train & new) <= 0.1 * len(new)  # a question that names no argument may be asked on both sides
+
+
 @pytest.mark.parametrize("skill", SKILLS)
-def test_what_is_held_out_is_never_learned(skill: str, corpus: Material) -> None:
-    questions = {
-        side: {e.messages[-1].content for e in drawn(skill, 300, arguments=side, material=corpus)}
-        for side in ("train", "new")
-    }
-    assert not questions["train"] & questions["new"]
-    questions = {
-        side: {e.messages[-1].content for e in drawn(skill, 300, phrasings=side, material=corpus)}
-        for side in ("train", "new")
-    }
-    assert not questions["train"] & questions["new"]
+def test_phrasings_held_out_are_never_learned(skill: str, corpus: Material) -> None:
+    assert not asked(skill, corpus, phrasings="train") & asked(skill, corpus, phrasings="new")
+
+
+def test_a_held_out_word_is_in_no_question_to_learn_from() -> None:
+    words = ("".join(letters) for letters in itertools.product("bcdfghjk", "lmnpqrst", LETTERS, "abcdefghijklm"))
+    rare = Material(words=tuple(words))
+    new = {e.answer.replace(" ", "") for e in drawn("spelling", 200, arguments="new", material=rare)}
+    learned = {e.answer.replace(" ", "") for e in drawn("spelling", 5000, material=rare)}
+    assert len(new) > 50
+    assert not new & learned
+
+
+def test_half_of_the_questions_on_people_speak_of_nobody_in_the_text() -> None:
+    for exercise in drawn("unknown", 200):
+        assert exercise.answer.startswith("I do not know.")
+    for exercise in drawn("reading", 200):
+        assert exercise.answer.rstrip(".").lower() in exercise.messages[0].content.lower()
+
+
+def test_the_name_is_the_material_s(corpus: Material) -> None:
+    said = " ".join(e.answer for e in drawn("identity", 60, material=corpus))
+    assert "Bo" in said
+    assert "Mini-LLM" not in said
+
+
+def test_the_command_writes_what_sft_reads(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    text, out = tmp_path / "speech.txt", tmp_path / "skills.jsonl"
+    text.write_text(SPEECH * 3, encoding="utf-8")
+    words = ["skills", "--out", out, "--skills", "spelling=6,identity", "--n", "4", "--corpus", text, "--name", "Bo"]
+    for _ in range(2):  # over a file of its own it may write
+        result = run_cli(*words)
+        assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [row["skill"] for row in rows].count("spelling") == 6
+    assert {row["source"] for row in rows} == {"synthetic"}
+    conversations = list(read_conversations(out))
+    assert [c.messages[-1].content for c in conversations] == [row["answer"] for row in rows]
+    assert all(c.learned == [*[False] * (len(c.messages) - 1), True] for c in conversations)
+    assert any("Bo" in row["answer"] for row in rows)
+
+
+def test_bad_words_of_the_command(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    foreign = tmp_path / "mine.jsonl"
+    foreign.write_text("my diary\n", encoding="utf-8")
+    for words, code, message in (
+        (["--out", tmp_path / "a", "--skills", "speling"], 2, "did you mean 'spelling'"),
+        (["--out", tmp_path / "a", "--skills", "spelling=many"], 2, "is no number"),
+        (["--out", tmp_path / "a", "--corpus", tmp_path / "none.txt"], 1, "none.txt"),
+        (["--out", foreign], 1, "not replaced"),
+        (["--out", tmp_path], 1, "not a file"),
+    ):
+        result = run_cli("skills", *words)
+        assert result.returncode == code, result.stderr
+        assert message in result.stderr
+    assert foreign.read_text(encoding="utf-8") == "my diary\n"
 
 
 def test_a_common_word_is_always_learned_and_a_rare_one_may_be_held_out() -> None:
