@@ -79,7 +79,7 @@ def read_set(
     Raises:
         UserError: as `find_files` and `read_conversations`, or nothing is left to learn from.
     """
-    counts, sides = Counts(), {"train": _Builder(), "val": _Builder()}
+    counts, sides = Counts(), {"train": SetBuilder(), "val": SetBuilder()}
     for conversation in _all(sources, merge_turns):
         counts.read += 1
         found = shortened(tokenizer, conversation, block_size + 1)
@@ -88,7 +88,7 @@ def read_set(
             continue
         ids, learned, was_cut = found
         counts.shortened += was_cut
-        side = "val" if _is_held_out(conversation, val_fraction) else "train"
+        side = "val" if is_held_out(conversation, val_fraction) else "train"
         counts.held_out += side == "val"
         sides[side].add(ids, learned, learned_text(conversation.messages, conversation.learned))
     train, val = sides["train"].build(), sides["val"].build()
@@ -103,13 +103,14 @@ def _all(sources: Sequence[str], merge_turns: bool) -> Iterator[Conversation]:
         yield from read_conversations(path, merge_turns=merge_turns)
 
 
-def _is_held_out(conversation: Conversation, fraction: float) -> bool:
+def is_held_out(conversation: Conversation, fraction: float) -> bool:
+    """Tell whether a conversation is held out, by its first question alone."""
     first = next(m.content for m in conversation.messages if m.role == "user")
     number = int.from_bytes(hashlib.sha256(first.encode("utf-8", "replace")).digest()[:8], "big")
     return number < fraction * 2**64
 
 
-class _Builder:
+class SetBuilder:
     """Collects conversations."""
 
     def __init__(self) -> None:
@@ -118,11 +119,13 @@ class _Builder:
         self.n_bytes = 0
 
     def add(self, ids: list[int], learned: list[bool], n_bytes: int) -> None:
+        """Add a conversation; `n_bytes` of its text are learned."""
         self.ids.append(np.array(ids, np.uint32))
         self.learned.append(np.array(learned, bool))
         self.n_bytes += n_bytes
 
     def build(self) -> ConversationSet:
+        """Return the set."""
         starts = np.cumsum([0, *(len(ids) for ids in self.ids)], dtype=np.int64)
         empty = np.zeros(0)
         return ConversationSet(
