@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.library import CustomOpDef
 
 # Float32 scores at hand. On a CPU more leave the cache, fewer add up the weight's gradient too often; a GPU has
-# nothing to do while small chunks are launched.
+# nothing to do while small chunks are launched (a small one gets less: head_room.py).
 CHUNK_BYTES = {"cpu": 32 * 1024**2}
 CHUNK_BYTES_ELSEWHERE = 1024**3
 
