@@ -181,7 +181,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
     tmp_path: Path, byte_tokenizer: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(jsonl(TEXTS * 40))
+    path.write_bytes(jsonl(TEXTS * 20))
     command = [
         sys.executable,
         "-c",
