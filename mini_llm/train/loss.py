@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mini_llm.model.transformer import Transformer
-from mini_llm.train.head_loss import head_loss, rows_in_chunk
+from mini_llm.train.head_loss import head_loss, held_out_head_loss
 
 # Float32 scores (B*T*V) that may exist at once in training; above it `head_loss` works in chunks. A large GPU has the
 # room (a small one less: head_room.py), and torch.compile's one pass over all scores is the faster form there.
@@ -37,18 +37,9 @@ def rows_loss_sum(model: Transformer, rows: Tensor, dtype: torch.dtype) -> Tenso
             x_ND, targets_N = model.model(ids_BT).flatten(0, 1), targets_BT.flatten()
             if learns:
                 return head_loss(x_ND, model.lm_head.weight, targets_N, dtype)[0]
-            return loss_sum_in_chunks(model, x_ND, targets_N)
+            return held_out_head_loss(x_ND, model.lm_head, targets_N)
         logits_BTV = model(ids_BT)
     return token_loss_sum(logits_BTV, targets_BT)
-
-
-def loss_sum_in_chunks(model: Transformer, x_ND: Tensor, targets_N: Tensor) -> Tensor:
-    """Return the summed loss of N tokens where no gradient is wanted, of the final norm's output, chunk after chunk."""
-    n = rows_in_chunk(model.lm_head.weight)
-    parts = [
-        token_loss_sum(model.lm_head(x)[None], y[None]) for x, y in zip(x_ND.split(n), targets_N.split(n), strict=True)
-    ]
-    return torch.stack(parts).sum()
 
 
 def wants_chunks(model: Transformer, ids_BT: Tensor, dtype: torch.dtype) -> bool:

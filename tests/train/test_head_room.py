@@ -48,7 +48,7 @@ def test_a_held_out_loss_in_chunks_is_the_whole_ones(dtype: torch.dtype, monkeyp
     monkeypatch.setattr(head_loss, "CHUNK_BYTES", {"cpu": 7 * 4 * 70})  # 7 tokens of 96: the last chunk is shorter
     with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         x_ND = model.model(rows[:, :-1]).flatten(0, 1)
-        found = loss.loss_sum_in_chunks(model, x_ND, rows[:, 1:].flatten())
+        found = head_loss.held_out_head_loss(x_ND, model.lm_head, rows[:, 1:].flatten())
     with torch.no_grad():
         expected = loss.rows_loss_sum(model, rows, dtype)
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
