@@ -6,7 +6,6 @@ differ on both answers. It is the loop of fine-tuning with another objective. Pa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,7 +87,7 @@ class Preferences(Answers):
         """
         super().__init__(config, packed)
         device = pick_device(config.device)
-        self.preference = config.preference
+        self.preference, self.sft_weight = config.preference, config.sft_weight
         self.n_pairs = most_pairs(*packed)
         self.step, self.dtype = 0, pick_dtype(config.dtype, device)
         self.sums = torch.zeros(1 + len(NUMBERS), device=device)  # of the pairs since `restart`, and how many they are
@@ -131,7 +130,7 @@ class Preferences(Answers):
             told += [x_P2[:, side] for x_P2 in (rewards_P2, log_p_P2, lengths_P2) for side in (0, 1)]
             told_KP = torch.stack([torch.ones_like(losses_P), *(x_P.float() for x_P in told)])
             self.sums += (told_KP * is_pair_P).sum(1)
-        return ((losses_P + self.config.sft_weight * chosen_P) * is_pair_P).sum()
+        return ((losses_P + self.sft_weight * chosen_P) * is_pair_P).sum()
 
     def targets(self, rows: PairRows) -> int:  # type: ignore[override]
         """Return how many pairs there are: each counts the same, however long its answers are."""
@@ -150,7 +149,7 @@ class Preferences(Answers):
         numbers = self.means()
         if self.step == 0:
             self._check_first(numbers["preference_loss"])
-        if not self.config.sft_weight:  # the loss is the same number
+        if not self.sft_weight:  # the loss is the same number
             del numbers["preference_loss"]
         return numbers
 

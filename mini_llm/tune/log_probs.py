@@ -23,9 +23,7 @@ def document_log_probs(
     ids_RT, learned_RT, documents_RT = rows.ids[:, 1:], rows.weights[:, 1:] != 0, rows.documents[:, 1:]
     with torch.autocast(ids_RT.device.type, dtype=dtype, enabled=dtype != torch.float32):
         x_RTW = model.model(rows.ids[:, :-1], documents_BT=rows.documents[:, :-1])
-    log_p_N = target_log_probs(
-        x_RTW.flatten(0, 1), model.lm_head.weight, ids_RT.flatten(), learned_RT.flatten(), dtype
-    )
+    log_p_N = target_log_probs(x_RTW.flatten(0, 1), model.lm_head.weight, ids_RT.flatten(), learned_RT.flatten(), dtype)
     numbers_D = torch.arange(n_documents, device=ids_RT.device)
     belongs_RTD = (documents_RT[..., None] == numbers_D) & learned_RT[..., None]
     # A sum over a mask, not a scattered one: CUDA adds those up in any order.

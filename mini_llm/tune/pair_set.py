@@ -58,7 +58,7 @@ def read_pair_set(
             if max(len(ids) for ids, _ in both) > block_size + 1:
                 counts.left_out += 1
                 continue
-            side = "val" if is_held_out(pair.chosen, val_fraction) else "train"
+            side = "val" if is_held_out(pair.chosen.messages, val_fraction) else "train"
             counts.held_out += side == "val"
             for conversation, (ids, learned) in zip((pair.chosen, pair.rejected), both, strict=True):
                 sides[side].add(ids, learned, learned_text(conversation.messages, conversation.learned))

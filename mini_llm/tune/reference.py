@@ -65,9 +65,7 @@ def kept_reference(config: DpoConfig, base: Path, packed: Sequence[PackedRows]) 
 
 
 @torch.no_grad()
-def computed(
-    config: DpoConfig, base: Path, packed: Sequence[PackedRows], places: Sequence[Sequence[int]]
-) -> Reference:
+def computed(config: DpoConfig, base: Path, packed: Sequence[PackedRows], places: Sequence[Sequence[int]]) -> Reference:
     """Return the log p of the conversations in the planned rows at `places` of each set; that of others is NaN."""
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)

@@ -75,7 +75,9 @@ def test_what_is_preferred_becomes_likelier(loss: str, settings) -> None:  # typ
 def test_a_compiled_run_begins_at_ln_2_and_tells_the_same(settings, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """The numbers beside the loss come out of the compiled function too, and trying it out does not count."""
     runs = [
-        dpo(settings(compile=c, out_dir=str(tmp_path / str(c)), max_iters=2, epochs=None, gradient_accumulation_steps=2))
+        dpo(
+            settings(compile=c, out_dir=str(tmp_path / str(c)), max_iters=2, epochs=None, gradient_accumulation_steps=2)
+        )
         for c in (False, True)
     ]
     plain, compiled = ([row for row in read_metrics(run) if "loss" in row] for run in runs)

@@ -81,7 +81,9 @@ def test_packed_files_and_parquet(tmp_path: Path) -> None:
 
     import pyarrow
 
-    parquet.write_table(pyarrow.Table.from_pylist([SAME["ultrafeedback"], SAME["ultrafeedback"]]), tmp_path / "a.parquet")
+    parquet.write_table(
+        pyarrow.Table.from_pylist([SAME["ultrafeedback"], SAME["ultrafeedback"]]), tmp_path / "a.parquet"
+    )
     with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
         file.write(json.dumps(SAME["hh-rlhf"]) + "\n")
     first, second = (list(read_pairs(tmp_path / name)) for name in ("a.parquet", "b.jsonl.gz"))
@@ -141,7 +143,10 @@ def test_pairs_are_held_out_by_question_and_long_ones_are_counted(chat_tokenizer
     assert train.n + val.n == 2 * 120
     assert counts.held_out == val.n // 2 > 0
     questions = [
-        {chat_tokenizer.decode(s.ids[a:b].tolist()).split("yes")[0] for a, b in zip(s.starts[:-1:2], s.starts[1::2], strict=True)}
+        {
+            chat_tokenizer.decode(s.ids[a:b].tolist()).split("yes")[0]
+            for a, b in zip(s.starts[:-1:2], s.starts[1::2], strict=True)
+        }
         for s in (train, val)
     ]
     assert not questions[0] & questions[1]

@@ -63,7 +63,9 @@ def test_two_equal_models_give_the_first_loss(name: LossName, first: float) -> N
 def test_an_answer_twice_as_long_counts_twice_in_plain_dpo_alone() -> None:
     gains, lengths = torch.tensor([[4.0, 8.0]]), torch.tensor([[10, 20]])
     nothing = torch.zeros(1, 2)
-    assert Preference("dpo", 0.1).rewards(gains, nothing, lengths).tolist() == [[pytest.approx(0.4), pytest.approx(0.8)]]
+    assert Preference("dpo", 0.1).rewards(gains, nothing, lengths).tolist() == [
+        [pytest.approx(0.4), pytest.approx(0.8)]
+    ]
     assert Preference("dpo_norm", 5.0).rewards(gains, nothing, lengths).tolist() == [[2.0, 2.0]]
 
 
