@@ -1,10 +1,11 @@
-"""Learning from preferences through the real command: what is preferred becomes likelier, and a run resumes to the bit."""
+"""Learning from preferences: what is preferred becomes likelier, the first loss is ln 2, a run resumes to the bit."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,7 @@ def test_dry_run_show_and_config(base: Path, pairs_file: Path, tmp_path: Path, r
     assert "[[a n t a n t<|end|>]]" in shown.stdout
     assert "[[ant ant <|end|>]]" in shown.stdout
     printed = run_cli(*words, "--print-config")
-    assert "learning_rate: 6.0e-06" in printed.stdout
+    assert float(re.findall(r"^learning_rate: (.*)", printed.stdout, re.MULTILINE)[0]) == pytest.approx(6e-6)
 
 
 def test_the_rate_is_a_fiftieth_of_that_of_fine_tuning(base: Path, pairs_file: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.chat import Message
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.tune.conversations import ConversationSet
 from mini_llm.tune.pair_set import encode_pair, read_pair_set
 from mini_llm.tune.preference import Pair, read_pairs
 
@@ -102,7 +103,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "ends with a question": (
         {"prompt": "a", "chosen": [*GOOD, user("x")], "rejected": BAD}, "chosen is no answer of the assistant"
     ),
-    "prompt ends with an answer": ({"prompt": [user("a"), *GOOD], "chosen": GOOD, "rejected": BAD}, "does not end with"),
+    "prompt ends with an answer": ({"prompt": [user("a"), *GOOD], "chosen": "b", "rejected": "c"}, "does not end with"),
     "empty": ({"prompt": "a", "chosen": "b", "rejected": " "}, "rejected: an empty answer"),
     "number": ({"prompt": "a", "chosen": 3, "rejected": "c"}, "chosen: the conversation is not a list"),
     "role": ({"prompt": "a", "chosen": [{"role": "bot", "content": "b"}], "rejected": "c"}, "unknown role 'bot'"),
@@ -142,14 +143,12 @@ def test_pairs_are_held_out_by_question_and_long_ones_are_counted(chat_tokenizer
     assert (counts.read, counts.left_out) == (121, 1)
     assert train.n + val.n == 2 * 120
     assert counts.held_out == val.n // 2 > 0
-    questions = [
-        {
-            chat_tokenizer.decode(s.ids[a:b].tolist()).split("yes")[0]
-            for a, b in zip(s.starts[:-1:2], s.starts[1::2], strict=True)
-        }
-        for s in (train, val)
-    ]
-    assert not questions[0] & questions[1]
+
+    def questions(pairs: ConversationSet) -> set[str]:
+        ends = zip(pairs.starts[:-1:2], pairs.starts[1::2], strict=True)
+        return {chat_tokenizer.decode(pairs.ids[a:b].tolist()).split("yes")[0] for a, b in ends}
+
+    assert not questions(train) & questions(val)
 
 
 def test_messages_are_those_of_the_chat(chat_tokenizer: Tokenizer, write_rows: Write) -> None:

@@ -1,4 +1,4 @@
-"""Losses of preference equal their papers' formulas in float64; log-probabilities and gradients those of a plain pass."""
+"""Losses of preference equal their papers' formulas in float64, log-probabilities and gradients a plain pass's."""
 
 from __future__ import annotations
 
