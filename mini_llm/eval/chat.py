@@ -86,12 +86,13 @@ def evaluate_chat(wishes: ChatWishes) -> tuple[dict[str, Any], list[Answered]]:
     run = _run_of(generator.folder)
     store = _store(wishes, run)
     material = _material(wishes, store)
+    losses: dict[str, Any] = {"answers": _of_answers(generator, wishes, material)}
+    losses["forgetting"] = _forgetting(generator, wishes, store, run)
     answers = ask_all(generator, items(material, wishes.n))
     found = {
-        "answers": _of_answers(generator, wishes, material),
+        **losses,
         **_form(answers),
         "groups": _groups(answers),
-        "forgetting": _forgetting(generator, wishes, store, run),
         "words": "of the corpus" if material.words else "made up",
         "model": wishes.model,
         "checkpoint": generator.folder.name,

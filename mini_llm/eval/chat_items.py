@@ -14,7 +14,7 @@ from mini_llm.tune.skills.forms import FORMS, of_form
 from mini_llm.tune.skills.identity import WHO
 
 SEED = 20_261_127  # of all exercises that are asked, in every evaluation
-FORM_ITEMS = 20  # of each of the twelve forms
+FORM_ITEMS = 20  # of each of the twelve forms, at most
 
 PROMPTS = (
     "Who are you?",
@@ -57,7 +57,7 @@ def items(material: Material, n: int) -> list[Item]:
             made += _of(f"{skill}, new arguments", exercises(skill, n, seed=SEED, arguments="new", material=material))
             made += _of(f"{skill}, new phrasings", exercises(skill, n, seed=SEED, phrasings="new", material=material))
     made += _of("identity, new phrasings", _who(material))
-    made += _of("forms of IFEval-lite", _forms(material))
+    made += _of("forms of IFEval-lite", _forms(material, min(n, FORM_ITEMS)))
     return made + [Item("prompts", ask(prompt)) for prompt in PROMPTS]
 
 
@@ -70,10 +70,10 @@ def _who(material: Material) -> Iterator[Exercise]:
     return (Exercise(ask(question), answer, WHO[2], "identity") for question in WHO[0].new)
 
 
-def _forms(material: Material) -> Iterator[Exercise]:
+def _forms(material: Material, n: int) -> Iterator[Exercise]:
     """Yield new things in new words, as many of each form."""
     for form in FORMS:
-        for i in range(FORM_ITEMS):
+        for i in range(n):
             yield of_form(Draw(Random(f"{SEED} {form} {i}"), material, "new", "new"), form)
 
 

@@ -14,6 +14,7 @@ from mini_llm.files import write_text
 from mini_llm.tune.skills import SKILLS
 
 IFEVAL = "forms of IFEval-lite"
+SHOWN = 300  # characters of an answer in the table; the file has all
 
 
 def markdown(found: dict[str, Any], answers: Sequence[Answered]) -> str:
@@ -62,7 +63,9 @@ def _percent(share: float) -> str:
 
 
 def _shown(answered: Answered) -> str:
-    return answered.answer.strip() + ("" if answered.stopped else " ... (not ended)")
+    answer = answered.answer.strip()
+    shown = answer if len(answer) <= SHOWN else f"{answer[:SHOWN]} ..."
+    return shown if answered.stopped else f"{shown} (not ended)"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
