@@ -91,7 +91,7 @@ def read_set(
         counts.shortened += was_cut
         side = "val" if is_held_out(conversation.messages, val_fraction) else "train"
         counts.held_out += side == "val"
-        sides[side].add(ids, learned, learned_text(conversation.messages, conversation.learned))
+        sides[side].add(conversation, ids, learned)
     train, val = sides["train"].build(), sides["val"].build()
     if not train.n:
         raise UserError(f"nothing to learn in {', '.join(sources)}: {counts}", "give more data, or a larger block_size")
@@ -112,21 +112,21 @@ def is_held_out(messages: Sequence[Message], fraction: float) -> bool:
 
 
 class SetBuilder:
-    """Collects conversations."""
+    """Collects conversations with their ids."""
 
     def __init__(self) -> None:
         self.ids: list[np.ndarray] = []
         self.learned: list[np.ndarray] = []
         self.n_bytes = 0
 
-    def add(self, ids: list[int], learned: list[bool], n_bytes: int) -> None:
-        """Add a conversation; `n_bytes` of its text are learned."""
+    def add(self, conversation: Conversation, ids: list[int], learned: list[bool]) -> None:
+        """Take one more; `shortened` gave ids and what is learned of them."""
         self.ids.append(np.array(ids, np.uint32))
         self.learned.append(np.array(learned, bool))
-        self.n_bytes += n_bytes
+        self.n_bytes += learned_text(conversation.messages, conversation.learned)
 
     def build(self) -> ConversationSet:
-        """Return the set."""
+        """Return them one after the other."""
         starts = np.cumsum([0, *(len(ids) for ids in self.ids)], dtype=np.int64)
         empty = np.zeros(0)
         return ConversationSet(

@@ -13,7 +13,7 @@ from mini_llm.data.sources import find_files
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.conversations import ConversationSet, SetBuilder, is_held_out
-from mini_llm.tune.encode import encode, learned_text
+from mini_llm.tune.encode import encode
 from mini_llm.tune.formats import Conversation
 from mini_llm.tune.preference import Pair, read_pairs
 
@@ -61,7 +61,7 @@ def read_pair_set(
             side = "val" if is_held_out(pair.chosen.messages, val_fraction) else "train"
             counts.held_out += side == "val"
             for conversation, (ids, learned) in zip((pair.chosen, pair.rejected), both, strict=True):
-                sides[side].add(ids, learned, learned_text(conversation.messages, conversation.learned))
+                sides[side].add(conversation, ids, learned)
     train, val = sides["train"].build(), sides["val"].build()
     if not train.n:
         raise UserError(f"nothing to learn in {', '.join(sources)}: {counts}", "give more data, or a larger block_size")
