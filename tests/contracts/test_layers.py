@@ -20,6 +20,8 @@ LAYERS = [
     [{"tokenizer"}, {"model"}],
     [
         {
+            "cache",
+            "child",
             "config",
             "device",
             "errors",
