@@ -112,12 +112,22 @@ class Tokenizer:
         return {token.content: i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
 
     @functools.cached_property
+    def added_tokens(self) -> list[str]:
+        """The names of all tokens that the algorithm itself would never make: control tokens and their like."""
+        return [token.content for token in self._backend.get_added_tokens_decoder().values()]
+
+    def as_json(self) -> str:
+        """Return it as a tokenizer.json."""
+        text: str = self._backend.to_str()
+        return text
+
+    @functools.cached_property
     def with_control_tokens(self) -> tokenizers.Tokenizer:
         """The same tokenizer, for texts in which a control token's name means it: a chat template's.
 
         A copy: another thread may encode a user's words meanwhile.
         """
-        clone = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        clone = tokenizers.Tokenizer.from_str(self.as_json())
         clone.encode_special_tokens = False
         return clone
 
@@ -139,10 +149,6 @@ class Tokenizer:
         """Return the ids of `text`, where the names of special tokens stand for these; never for a user's words."""
         return self.with_control_tokens.encode(_without_surrogates(text), add_special_tokens=False).ids
 
-    def definition(self) -> str:
-        """Return its tokenizer.json as text, also where the folder has only an older format."""
-        return read_definition(self.folder).text.decode()
-
     def copy_to(self, folder: Path) -> None:
         """Write the tokenizer's files into `folder`, a tokenizer.json among them."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +156,7 @@ class Tokenizer:
             if (self.folder / name).is_file():
                 shutil.copyfile(self.folder / name, folder / name)
         if not (folder / "tokenizer.json").exists():
-            (folder / "tokenizer.json").write_text(self.definition(), encoding="utf-8")
+            (folder / "tokenizer.json").write_bytes(read_definition(self.folder).text)
             (folder / "tokenizer_config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
 
     def _read_rules(self) -> DecodingRules:
