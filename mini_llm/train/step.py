@@ -26,6 +26,7 @@ from mini_llm.train.optim.average import WeightAverage
 from mini_llm.train.optim.lr_scheduler import learning_rate
 from mini_llm.train.optim.optimizer import build_optimizers
 from mini_llm.train.optim.spikes import find_spike
+from mini_llm.train.run.kept import WholeModel
 from mini_llm.train.run.resume import Progress, Trainee
 
 
@@ -64,10 +65,11 @@ class Stepper:
         self.ahead: tuple[int, Rows] | None = None
         self.before_batch: Callable[[], None] = lambda: None  # may raise: the step is given up, nothing has changed
         model = Transformer(config.model)
-        self.objective.initialise(model)
+        kept = self.objective.initialise(model) or WholeModel()
         model.to(self.device).train()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.trainee = Trainee(model, build_optimizers(model, config), scaler, Progress(), self.objective.fingerprints)
+        optimizers, hashes = build_optimizers(model, config), self.objective.fingerprints
+        self.trainee = Trainee(model, optimizers, scaler, Progress(), hashes, kept)
         self.average = WeightAverage(self.trainee.optimizers, config.weight_average)
 
     def compile(self) -> None:
