@@ -104,7 +104,7 @@ def prepare(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the token store to.")],
     val_fraction: Annotated[float, typer.Option(help="Share of documents held out.", min=0.0, max=0.5)] = 0.01,
-    workers: Annotated[int | None, typer.Option(help="Threads that tokenize; default: all cores.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that tokenize; default: all cores.", min=1)] = None,
     text_column: TextColumn = "text",
     decontaminate: Annotated[
         str | None,

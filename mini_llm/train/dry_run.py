@@ -42,6 +42,7 @@ class Measured:
     config: TrainConfig
     model: str  # what is trained and where, in words
     loss: float
+    tokens: int  # of the step
     step_seconds: float
     batch_seconds: float  # of an evaluation
     weight_bytes: int
@@ -84,6 +85,7 @@ def _measure(config: TrainConfig, make_objective: MakeObjective) -> Measured:
         config,
         f"{parameters_in_words(model)} on {where}",
         result.loss,
+        result.tokens,
         seconds,
         batch_seconds,
         weight_bytes=sum(t.nbytes for t in (*model.parameters(), *model.buffers())),
@@ -114,7 +116,7 @@ def report(m: Measured) -> str:
     rest = m.peak_gb * 1e9 - m.weight_bytes - m.gradient_bytes - m.optimizer_bytes
     lines = {
         "model": m.model,
-        "step": f"{m.step_seconds:.3g} s for {c.tokens_per_step:,} tokens, {c.tokens_per_step / m.step_seconds:,.0f} "
+        "step": f"{m.step_seconds:.3g} s for {m.tokens:,} tokens, {m.tokens / m.step_seconds:,.0f} "
         f"tokens/s; {describe_batch(c)}",
         "first loss": f"{m.loss:.4f}",
         "memory": f"{m.peak_gb:.2f} GB at the peak: weights {_size(m.weight_bytes)}, gradients "

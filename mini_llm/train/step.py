@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_fr
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.config import TrainConfig
+from mini_llm.train.head_room import fit_head
 from mini_llm.train.objective import Objective, Pretraining, Rows
 from mini_llm.train.optim.average import WeightAverage
 from mini_llm.train.optim.lr_scheduler import learning_rate
@@ -41,7 +41,9 @@ class StepResult:
     loss: float
     lr: float
     grad_norm: float
+    tokens: int  # of its rows
     skipped: str | None = None  # why the weights are those of before
+    more: dict[str, float] = field(default_factory=dict)  # what else the objective has to show
 
 
 class Stepper:
@@ -61,8 +63,10 @@ class Stepper:
         self.dtype = pick_dtype(config.dtype, self.device)
         if self.device.type == "cpu":
             reuse_freed_memory()
+        fit_head(self.device)
         self.objective: Objective = objective or Pretraining(config)
         self.ahead: tuple[int, Rows] | None = None
+        self.n_tokens = 0  # of the last step
         self.before_batch: Callable[[], None] = lambda: None  # may raise: the step is given up, nothing has changed
         model = Transformer(config.model)
         kept = self.objective.initialise(model) or WholeModel()
@@ -92,8 +96,7 @@ class Stepper:
         config, trainee, step = self.config, self.trainee, self.trainee.progress.step
         lr = learning_rate(step, config)
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout is a function of (seed, step) too
-        with self._kernels():
-            loss_1 = self._backward(step)
+        loss_1 = self._backward(step)
         for optimizer in trainee.optimizers:
             trainee.scaler.unscale_(optimizer)
         norm_1 = torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.grad_clip or math.inf)
@@ -111,10 +114,10 @@ class Stepper:
         trainee.scaler.update()
         trainee.model.zero_grad(set_to_none=True)
         trainee.progress.step += 1
-        trainee.progress.tokens_seen += config.tokens_per_step
+        trainee.progress.tokens_seen += self.n_tokens
         trainee.progress.epochs_seen = self.objective.epoch(trainee.progress.step)
         self.average.update(trainee.progress.step)
-        return StepResult(loss, lr, norm, skipped)
+        return StepResult(loss, lr, norm, self.n_tokens, skipped, self.objective.noted())
 
     @contextmanager
     def _kernels(self) -> Iterator[None]:
@@ -133,16 +136,17 @@ class Stepper:
         """Add up the gradients of the mean loss over all target tokens of the step; return that loss, on the device."""
         with torch.profiler.record_function("mini_llm: batch"):
             rows = self.ahead[1] if self.ahead and self.ahead[0] == step else self.objective.rows(step)
-        n_targets = self.objective.targets(rows)
+        n_targets, self.n_tokens = self.objective.targets(rows), self.objective.tokens(rows)
         if self.device.type == "cuda":
             rows = rows.pin_memory()
         rows = rows.to(self.device, non_blocking=True)
         total = torch.zeros((), device=self.device)
-        for micro_batch in rows.split(len(rows) // self.config.gradient_accumulation_steps):
-            self.before_batch()
-            loss = self.loss_sum(micro_batch)
-            self.trainee.scaler.scale(loss / n_targets).backward()
-            total += loss.detach()
+        with self._kernels():
+            for micro_batch in rows.split(len(rows) // self.config.micro_batches(len(rows))):
+                self.before_batch()
+                loss = self.loss_sum(micro_batch)
+                self.trainee.scaler.scale(loss / n_targets).backward()
+                total += loss.detach()
         if self.device.type == "cuda" and self.objective.reads_ahead:  # reads while the GPU computes
             self.ahead = step + 1, self.objective.rows(step + 1)
         return total / n_targets
@@ -178,19 +182,3 @@ def use_deterministic_arithmetic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes all memory twice
-
-
-def seconds_per_step(config: TrainConfig, steps: int = 5) -> float:
-    """Return how long a step of these settings takes on this machine: the median of `steps`, after one to warm up.
-
-    Raises:
-        UserError, UsageError: as `Stepper`.
-    """
-    stepper = Stepper(config.model_copy(update={"length_warmup": 0.0, "init": "normal"}))  # a step as most are
-    stepper.compile()
-    seconds = []
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        stepper.step()
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds[1:])[steps // 2]

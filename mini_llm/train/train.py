@@ -142,7 +142,8 @@ class Trainer:
                 if self.progress.step >= self.config.max_iters:
                     break
                 self._step()
-                if self.stop_signal is not None or time.monotonic() >= self.ends_at:
+                stops = self.stop_signal is not None or time.monotonic() >= self.ends_at
+                if stops and self.config.is_whole(self.progress.step):
                     self._stop()
                     return
         except SignalCame:
@@ -192,7 +193,7 @@ class Trainer:
         config, step = self.config, self.progress.step
         is_log_step = step % config.log_interval == 0 or step in (1, config.max_iters)
         seconds = self.clock.seconds_per_step
-        speed = config.tokens_per_step / seconds
+        speed = result.tokens / seconds
         reading = Reading(
             step=step,
             max_iters=config.max_iters,
@@ -204,6 +205,7 @@ class Trainer:
             memory_gb=memory_gb(self.stepper.device),
             epoch=self.stepper.objective.epoch(step),
             seconds_left=seconds * (config.max_iters - step),
+            more=result.more,
         )
         self.display.show(reading, is_log_step=is_log_step)
         metrics = reading.metrics(self.progress.tokens_seen)
@@ -222,6 +224,7 @@ class Trainer:
         evaluates = step % config.eval_interval == 0 or is_end
         samples = config.sample_interval is not None and step > 0 and (step % config.sample_interval == 0 or is_end)
         saves = (evaluates or step % config.save_interval == 0 or self.saver.is_due()) and step > self.saved_step
+        saves = saves and config.is_whole(step)
         if saves:
             self.save()
         probes = self.probe is not None and step > 0 and (step % config.probe_interval == 0 or is_end)
@@ -274,7 +277,7 @@ class Trainer:
         log.info("saving; once more ends at once, without saving ...")
 
     def _heed_signal(self) -> None:
-        if self.stop_signal is not None:
+        if self.stop_signal is not None and self.config.is_whole(self.progress.step):
             raise SignalCame
 
     def _stop(self) -> None:
@@ -293,6 +296,6 @@ class Trainer:
         c, stepper = self.config, self.stepper
         return (
             f"{parameters_in_words(stepper.trainee.model)} on {stepper.device.type}, "
-            f"{str(stepper.dtype).removeprefix('torch.')}; {c.tokens_per_step:,} tokens a step, {c.max_iters:,} steps, "
+            f"{str(stepper.dtype).removeprefix('torch.')}; {c.step_size}, {c.max_iters:,} steps, "
             f"{stepper.objective.epoch(c.max_iters):.1f} epochs"
         )
