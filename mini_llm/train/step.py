@@ -26,7 +26,6 @@ from mini_llm.train.optim.average import WeightAverage
 from mini_llm.train.optim.lr_scheduler import learning_rate
 from mini_llm.train.optim.optimizer import build_optimizers
 from mini_llm.train.optim.spikes import find_spike
-from mini_llm.train.run.kept import WholeModel
 from mini_llm.train.run.resume import Progress, Trainee
 
 
@@ -69,11 +68,11 @@ class Stepper:
         self.n_tokens = 0  # of the last step
         self.before_batch: Callable[[], None] = lambda: None  # may raise: the step is given up, nothing has changed
         model = Transformer(config.model)
-        kept = self.objective.initialise(model) or WholeModel()
+        part = self.objective.initialise(model)
         model.to(self.device).train()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         optimizers, hashes = build_optimizers(model, config), self.objective.fingerprints
-        self.trainee = Trainee(model, optimizers, scaler, Progress(), hashes, kept)
+        self.trainee = Trainee(model, optimizers, scaler, Progress(), hashes, part)
         self.average = WeightAverage(self.trainee.optimizers, config.weight_average)
 
     def compile(self) -> None:

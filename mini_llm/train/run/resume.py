@@ -54,7 +54,12 @@ class Trainee:
     scaler: torch.amp.GradScaler
     progress: Progress
     tokens: dict[str, str] = field(default_factory=dict)  # hashes of the tokenizer and of the text that it learns from
-    kept: Kept = field(default_factory=WholeModel)  # what of the model is saved
+    part: Kept | None = None  # what of the model is saved, where it is not all
+
+    @property
+    def kept(self) -> Kept:
+        """What of the model is saved, and how."""
+        return self.part or WholeModel()
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
