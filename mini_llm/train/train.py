@@ -294,8 +294,6 @@ class Trainer:
 
     def _describe(self) -> str:
         c, stepper = self.config, self.stepper
-        return (
-            f"{parameters_in_words(stepper.trainee.model)} on {stepper.device.type}, "
-            f"{str(stepper.dtype).removeprefix('torch.')}; {c.step_size}, {c.max_iters:,} steps, "
-            f"{stepper.objective.epoch(c.max_iters):.1f} epochs"
-        )
+        where = f"{stepper.device.type}, {str(stepper.dtype).removeprefix('torch.')}"
+        steps = f"{c.step_size}, {c.max_iters:,} steps, {stepper.objective.epoch(c.max_iters):.1f} epochs"
+        return f"{parameters_in_words(stepper.trainee.model)} on {where}; {steps}"
