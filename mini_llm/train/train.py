@@ -29,7 +29,7 @@ from mini_llm.train.run.kept import parameters_in_words
 from mini_llm.train.run.metrics import MetricsLog
 from mini_llm.train.run.out_of_memory import fit_memory
 from mini_llm.train.run.profiler import StepProfiler
-from mini_llm.train.run.resume import go_on_with_data, restore_latest
+from mini_llm.train.run.resume import go_on_with_data, restore_latest, what_is_kept
 from mini_llm.train.run.run_folder import keep_batch, open_run
 from mini_llm.train.run.saver import Saver
 from mini_llm.train.sample import write_sample
@@ -92,7 +92,7 @@ def _train(
     except OSError as problem:
         raise UserError(
             f"cannot write {problem.filename or config.out_dir}: {problem.strerror or problem}",
-            "all work up to the last checkpoint is safe: the same command goes on from there",
+            what_is_kept(Path(config.out_dir), config.resume),
         ) from None
     return run
 

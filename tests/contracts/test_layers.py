@@ -21,6 +21,8 @@ LAYERS = [
     [
         {
             "adapter",
+            "cache",
+            "child",
             "config",
             "device",
             "errors",

@@ -122,9 +122,17 @@ def save_checkpoint(run: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> Path
     except OSError as problem:
         raise UserError(
             f"could not write the checkpoint of step {snapshot.step} to {folder}: {reason(problem)}",
-            "earlier checkpoints are untouched: make room and run the same command again, it resumes",
+            f"make room; {what_is_kept(run)}",
         ) from None
     return folder
+
+
+def what_is_kept(run: Path, resume: bool = True) -> str:
+    """Return, for a person, what is safe of a run that has failed, and what goes on with it."""
+    if not (kept := list_checkpoints(run)):
+        return "no step of it is saved: the same command begins anew"
+    same = "the same command" if resume else "the same command without --no-resume"
+    return f"step {kept[-1][0]:,} is safe: {same} goes on from there"
 
 
 def prune_checkpoints(run: Path, up_to: int, keep_last: int, also_keep: set[int]) -> None:
