@@ -10,6 +10,7 @@ from mini_llm.checkpoint import (
     load_model,
     model_weights,
     read_model_config,
+    stored_dtype,
     write_checksums,
     write_model_files,
 )
@@ -19,7 +20,6 @@ from mini_llm.files import new_folder
 from mini_llm.tokenizer.folder import has_tokenizer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.user_files import writing_to
-from mini_llm.weights import stored_dtype
 
 
 def export_hf(folder: Path, out: Path, dtype: str | None = None) -> torch.dtype:

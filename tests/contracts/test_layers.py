@@ -20,6 +20,7 @@ LAYERS = [
     [{"tokenizer"}, {"model"}],
     [
         {
+            "adapter",
             "cache",
             "child",
             "config",
