@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mini_llm.config import load_config
 from mini_llm.data.clean.config import CleanConfig
 from mini_llm.data.clean.plan import group, needs
 from mini_llm.data.clean.run import Where, clean
@@ -301,6 +302,13 @@ def test_words_and_sentences_are_cut_without_a_download() -> None:
         or len(words.sent_tokenize(text)) == 4
     )
     assert all(text[a:b] == s for (a, b), s in zip(words.span_tokenize(text), words.sent_tokenize(text), strict=True))
+
+
+@pytest.mark.parametrize("name", ["clean-web", "clean-light"])
+def test_a_shipped_config_can_be_read(name: str) -> None:
+    path = Path(__file__).parents[2] / "configs" / f"{name}.yaml"
+    config = load_config(CleanConfig, path)
+    assert config == (CleanConfig() if name == "clean-web" else CleanConfig(**LIGHT))  # type: ignore[arg-type]
 
 
 def test_groups_depend_on_the_files_alone(tmp_path: Path) -> None:
