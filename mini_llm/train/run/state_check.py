@@ -7,11 +7,13 @@ from typing import Annotated, Any, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mini_llm.train.config import MOST_STEPS
 from mini_llm.train.optim.optimizer import Muon
 
 Model = TypeVar("Model", bound=BaseModel)
 MOST = 2**62
 Count = Annotated[int, Field(ge=0, le=MOST)]
+Step = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -20,11 +22,11 @@ class _Strict(BaseModel):
 
 
 class _State(_Strict):
-    step: Count
+    step: Step
     tokens_seen: Count = 0
-    epochs_seen: float = Field(0.0, ge=0, le=1e15)
+    epochs_seen: float = Field(0.0, ge=0, le=1e12)
     best_loss: float | None = None
-    best_step: Count | None = None
+    best_step: Step | None = None
     spikes: dict[str, int | float] = {}  # a count stays a count, so that a resumed run writes the same bytes
     scaler: dict[str, Any]
     tokens: dict[str, str] = {}
@@ -80,7 +82,8 @@ def check_optimizer(
     found: dict[str, set[str]] = {name: set() for name in parameters}
     for key, value in tensors.items():
         kind, _, name = key.partition("/")
-        if name not in parameters or kind not in {*_kinds(owner[parameters[name]]), "average"}:
+        optimizer = owner.get(parameters[name]) if name in parameters else None
+        if optimizer is None or kind not in {*_kinds(optimizer), "average"}:
             raise ValueError(f"{key} belongs to no parameter of this model and optimizer")
         shape = () if kind == "step" else tuple(parameters[name].shape)
         if tuple(value.shape) != shape or value.dtype != torch.float32:
@@ -93,7 +96,7 @@ def check_optimizer(
             raise ValueError(f"{key} is {value.item():g} after {step} steps")
         found[name].add(kind)
     for optimizer in optimizers:
-        names = [name for name, p in parameters.items() if owner[p] is optimizer]
+        names = [name for name, p in parameters.items() if owner.get(p) is optimizer]
         kinds = _kinds(optimizer)
         missing = [f"{kind}/{name}" for name in names for kind in kinds if kind not in found[name]]
         if missing and any(found[name] for name in names):  # none at all: every step so far was skipped
