@@ -37,7 +37,7 @@ def _card(catalog: Catalog, served: Served) -> dict[str, Any]:
     rows = _rows(run, "metrics")
     evaluations = [row for row in rows if isinstance(row.get("val_loss"), (int, float))]
     step = served.step if served.step is not None else (rows[-1]["step"] if rows else None)
-    shape = model.config
+    shape, per_step = model.config, settings.tokens_per_step if settings else None
     return {
         "object": "run",
         "model": catalog.name,
@@ -51,7 +51,7 @@ def _card(catalog: Catalog, served: Served) -> dict[str, Any]:
         "backend": served.generator.engine.backend.name,
         "step": step,
         "max_iters": settings.max_iters if settings else None,
-        "tokens_seen": None if step is None else tokens_seen(rows, step, settings and settings.tokens_per_step),
+        "tokens_seen": None if step is None else tokens_seen(rows, step, per_step),
         "loss": next((row["loss"] for row in reversed(rows) if isinstance(row.get("loss"), (int, float))), None),
         "val_loss": evaluations[-1]["val_loss"] if evaluations else None,
         "val_bits_per_byte": evaluations[-1].get("val_bits_per_byte") if evaluations else None,
