@@ -12,7 +12,8 @@ from mini_llm.model.accounting import count_parameters
 from mini_llm.train.config import TrainConfig
 from mini_llm.tune.config import SftConfig
 
-SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHIPPED = sorted(path for path in CONFIGS.glob("*.yaml") if not path.name.startswith("clean-"))
 
 
 class Inner(Config):
