@@ -83,7 +83,8 @@ def settings(args: argparse.Namespace) -> Any:
     return SftConfig.model_validate(
         {
             "base": str(args.folder / "base"), "data": [str(args.folder / "chat.jsonl")], "epochs": None,
-            "max_iters": NEVER, "warmup_iters": 0, "lr_schedule": "wsd", "cooldown_fraction": 0.001, "batch_size": args.batch,
+            "max_iters": NEVER, "warmup_iters": 0, "lr_schedule": "wsd", "cooldown_fraction": 0.001,
+            "batch_size": args.batch,
             "block_size": args.block, "learning_rate": 1e-3, "optimizer": "adamw", "device": args.device,
             "dtype": "float32", "deterministic": False,
         }
@@ -175,8 +176,10 @@ def trl(args: argparse.Namespace, *, flat: bool) -> None:
     made = Recording(
         model=AutoModelForCausalLM.from_pretrained(args.folder / "base", dtype=torch.float32),
         args=trl.SFTConfig(
-            output_dir=out, per_device_train_batch_size=1, max_steps=NEVER, learning_rate=1e-3, lr_scheduler_type="constant",
-            warmup_steps=0, weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.95, max_grad_norm=1.0, bf16=False, report_to=[],
+            output_dir=out, per_device_train_batch_size=1, max_steps=NEVER, learning_rate=1e-3,
+            lr_scheduler_type="constant",
+            warmup_steps=0, weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.95, max_grad_norm=1.0,
+            bf16=False, report_to=[],
             use_cpu=args.device == "cpu", save_strategy="no", logging_strategy="no", disable_tqdm=True, max_length=None,
             gradient_checkpointing=False, remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True},
             dataloader_pin_memory=False, packing=False,
