@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -17,6 +17,8 @@ from mini_llm.train.run.run_folder import read_settings
 
 class SftConfig(TrainConfig):
     """What `mini-llm sft --base RUN --data FILES --config FILE KEY=VALUE ...` reads."""
+
+    share_of_rates: ClassVar[float] = 0.5  # of the base's: the smaller a model, the nearer to those of pretraining
 
     base: str = ""  # the model to begin from: a run, a checkpoint or any Llama folder
     data: tuple[str, ...] = ()  # files, folders or globs of conversations
@@ -34,6 +36,17 @@ class SftConfig(TrainConfig):
     weight_decay: float = Field(0.0, ge=0)
     eval_interval: int = Field(50, ge=1)
 
+    def check_given(self) -> None:
+        """Refuse settings without a base or without data.
+
+        Raises:
+            UsageError: with what to give.
+        """
+        if not self.base:
+            raise UsageError("no model to begin from", "name one: mini-llm sft --base runs/demo --data chat.jsonl")
+        if not self.data:
+            raise UsageError("no conversations to learn from", "name some: --data chat.jsonl")
+
     @property
     def replayed_rows(self) -> int:
         """Rows of a step that are plain text."""
@@ -45,19 +58,17 @@ class SftConfig(TrainConfig):
         return self.rows_per_step - self.replayed_rows
 
 
-def with_base(config: SftConfig) -> SftConfig:
+ConfigT = TypeVar("ConfigT", bound=SftConfig)
+
+
+def with_base(config: ConfigT) -> ConfigT:
     """Return the settings with what the base decides: its shape, and its run's rates and store where none were given.
 
-    Half of the base's rates: the smaller a model, the nearer to those of pretraining.
-
     Raises:
-        UsageError: no base or no data was named, or rows longer than the base can read.
+        UsageError: as `check_given`, or rows longer than the base can read.
         UserError: the base is no model folder.
     """
-    if not config.base:
-        raise UsageError("no model to begin from", "name one: mini-llm sft --base runs/demo --data chat.jsonl")
-    if not config.data:
-        raise UsageError("no conversations to learn from", "name some: --data chat.jsonl")
+    config.check_given()
     folder = resolve_checkpoint(config.base)
     shape = read_model_config(folder)
     given = config.model_fields_set
@@ -71,11 +82,11 @@ def with_base(config: SftConfig) -> SftConfig:
                 changes[key] = getattr(old, key)
         for key in ("learning_rate", "muon_learning_rate"):
             if key not in given:
-                changes[key] = getattr(old, key) / 2
+                changes[key] = getattr(old, key) * config.share_of_rates
     if "block_size" not in given:
         changes["block_size"] = min(config.block_size, shape.max_seq_len)
     try:
-        return SftConfig.model_validate({**config.model_dump(), **changes, "model": changes["model"].model_dump()})
+        return type(config).model_validate({**config.model_dump(), **changes, "model": changes["model"].model_dump()})
     except ValueError as problem:
         raise UsageError(f"these settings do not fit the base {folder}: {problem}") from None
 
