@@ -108,7 +108,7 @@ def read_verifiable(path: Path, *, merge_turns: bool = False) -> Iterator[tuple[
             raise UserError(f"{place}: the messages must end with the user's question", WANTED)
         check = record.get("check", "number" if NUMBER.fullmatch(reference) else "exact")
         if not isinstance(check, str):
-            raise UserError(f"{place}: check is a {type(check).__name__}, not the name of one")
+            raise UserError(f"{place}: check must be the name of a check, not {str(check)[:40]}")
         check_named(check, place)
         yield said.messages[:-1], reference, check, place
 

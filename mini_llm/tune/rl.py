@@ -49,7 +49,12 @@ def rl(config: RlConfig, after_evaluation: AfterEvaluation | None = None) -> Pat
     """
     config, questions = prepared(config)
     log.info("a loss near 0 is as it should be, for advantages sum to 0: look at the reward, and at held-out answers")
-    return train(config, after_evaluation, lambda fitting: Rewarded(fitting, questions))
+    run = train(config, after_evaluation, lambda fitting: Rewarded(fitting, questions))
+    if not (run / "best").exists():
+        log.warn(
+            f"no checkpoint answers better than {config.base}: try a lower learning_rate, more samples, more steps"
+        )
+    return run
 
 
 def prepared(config: RlConfig) -> tuple[RlConfig, Questions]:

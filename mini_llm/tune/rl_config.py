@@ -56,7 +56,7 @@ class RlConfig(SftConfig):
             raise ValueError("rl learns from its own answers alone: replay and length_warmup must stay 0")
         if self.gradient_accumulation_steps != 1 and not self.auto_batch:
             raise ValueError("a step of rl has as many micro-batches of batch_size rows as its answers fill")
-        for name in ("eval_interval", "save_interval", "max_iters"):
+        for name in ("eval_interval", "max_iters"):
             if (value := getattr(self, name)) % self.updates_per_batch:
                 raise ValueError(f"{name}={value} must be a multiple of updates_per_batch={self.updates_per_batch}")
         if self.fit_minutes and self.updates_per_batch > 1:
