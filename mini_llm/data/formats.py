@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from mini_llm.errors import UserError, did_you_mean
 
@@ -31,6 +31,13 @@ PIECE_CHARS = 2**20  # longer texts come in pieces of at most this
 MAX_LINE_BYTES = 2**28  # of jsonl: a file without newlines must not fill the memory
 BLOCK_BYTES = 2**20
 SEPARATOR = re.compile(r"^<\|endoftext\|>\r?(?:\n|\Z)", re.MULTILINE)
+
+
+class Lines(Protocol):
+    """What lines can be read from."""
+
+    def readline(self, limit: int = -1, /) -> bytes:
+        """Return the next line, or its first `limit` bytes; nothing at the end."""
 
 
 def format_of(path: Path) -> tuple[str, str] | None:
@@ -54,7 +61,7 @@ def read_texts(file: IO[bytes], path: Path, text_column: str) -> Iterator[str | 
     if kind == ".parquet":
         return _parquet_texts(file, stream, path, text_column)
     if kind in (".jsonl", ".ndjson"):
-        return _json_texts(stream, path, text_column)
+        return line_texts(stream, path, text_column)
     return _plain_texts(_decoded(stream, path))
 
 
@@ -149,8 +156,13 @@ def _plain_texts(blocks: Iterable[str]) -> Iterator[str | None]:
     yield None
 
 
-def _json_texts(stream: IO[bytes], path: Path, text_column: str) -> Iterator[str | None]:
-    for number in itertools.count(1):
+def line_texts(stream: Lines, path: Path, text_column: str, first_line: int = 1) -> Iterator[str | None]:
+    """Yield the texts of JSON lines, None after each; the first of them is line `first_line` of `path`.
+
+    Raises:
+        UserError: as `read_texts`.
+    """
+    for number in itertools.count(first_line):
         line = stream.readline(MAX_LINE_BYTES + 1)
         if not line:
             return
@@ -158,7 +170,7 @@ def _json_texts(stream: IO[bytes], path: Path, text_column: str) -> Iterator[str
             raise UserError(
                 f"{path}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB", "is this JSON lines?"
             )
-        if number == 1:
+        if number == 1:  # where nobody knows the number it is 0, and there is no mark
             line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
             text = _json_text(line, path, number, text_column)
@@ -208,7 +220,7 @@ def _parquet_texts(file: IO[bytes], stream: IO[bytes], path: Path, text_column: 
     except ImportError:
         raise UserError(".parquet files need the package pyarrow", INSTALL) from None
     size = os.fstat(file.fileno()).st_size
-    with tempfile.TemporaryFile() if stream is not file else path.open("rb") as table:
+    with tempfile.TemporaryFile() if stream is not file else open(file.name, "rb") as table:
         if stream is not file:  # a table is read from its end: unpack it first
             shutil.copyfileobj(stream, table, BLOCK_BYTES)
         if not size:

@@ -1,4 +1,4 @@
-"""Raw text from anywhere: files, folders and globs become one stream of documents, in bounded memory.
+"""Raw text from anywhere: files, folders, globs and addresses become one stream of documents, in bounded memory.
 
 Formats: .txt and .md (a file is one document, unless lines that are exactly `<|endoftext|>` part it), .jsonl (.ndjson)
 and .parquet (a row is one document), each also .gz, .xz or .zst. A document may be larger than memory: what streams is
@@ -17,6 +17,7 @@ from typing import NamedTuple
 from mini_llm import log
 from mini_llm.data.formats import BLOCK_BYTES, NULL, PLAIN, SUPPORTED, format_of, naming_file, read_texts
 from mini_llm.data.reading import Reading, looks_like_utf16
+from mini_llm.data.remote import File, at_hand, find_remote, is_address, name_of, size_of
 from mini_llm.errors import UserError, did_you_mean
 from mini_llm.user_files import kind_of, open_file, reason, shown, what_is
 
@@ -40,9 +41,9 @@ class Corpus:
         self.found = Reading()
         self.reading = self.found  # of the last pass
         self.files = _find_all(sources, self.found)
-        self.total_bytes = sum(path.stat().st_size for path in self.files)
+        self.total_bytes = sum(map(size_of, self.files))
         self.done_bytes = 0  # of the files as they lie on the disk
-        self._text_column = text_column
+        self.text_column = text_column
 
     def pieces(self, description: str | None = None) -> Iterator[Piece]:
         """Yield all documents, file by file; with `description`, progress is shown.
@@ -52,19 +53,14 @@ class Corpus:
                 is no text at all.
         """
         found, self.done_bytes = False, 0
-        self.reading = count = Reading(left_out=dict(self.found.left_out), examples=dict(self.found.examples))
+        count = self.new_reading()
         with log.byte_progress(description, self.total_bytes) if description else nullcontext(_ignore) as show:
-            for path in self.files:
-                start, empty = self.done_bytes, True
-                with open_file(path) as file, naming_file(path):
-                    for piece in _pieces(read_texts(file, path, self._text_column), count, path):
-                        if piece.first and looks_like_utf16(piece.text):
-                            raise UserError(
-                                f"{path}: a NUL beside every letter: this is UTF-16 without its mark, not UTF-8",
-                                f"convert it: iconv -f UTF-16LE -t UTF-8 {path} > utf8-{path.name}",
-                            )
+            for source in self.files:
+                path, start, empty = Path(name_of(source)), self.done_bytes, True
+                column = getattr(source, "column", None) or self.text_column
+                with at_hand(source) as here, open_file(here) as file, naming_file(path):
+                    for piece in file_pieces(read_texts(file, path, column), count, path):
                         empty = False
-                        count.documents += piece.first
                         yield piece
                         if (done := start + file.tell()) - self.done_bytes >= BLOCK_BYTES:
                             self.done_bytes = done
@@ -77,7 +73,16 @@ class Corpus:
                     count.leave_out("files without text", path)
                     log.note(f"{path} holds no text")
         if not found:
-            raise UserError(f"no text in {', '.join(map(str, self.files[:3]))}{' ...' if len(self.files) > 3 else ''}")
+            raise self.no_text()
+
+    def no_text(self) -> UserError:
+        """Return the error of a corpus whose files are all empty."""
+        return UserError(f"no text in {', '.join(map(name_of, self.files[:3]))}{' ...' if len(self.files) > 3 else ''}")
+
+    def new_reading(self) -> Reading:
+        """Begin a pass over the corpus: return what counts it, with that left out already that was never opened."""
+        self.reading = Reading(left_out=dict(self.found.left_out), examples=dict(self.found.examples))
+        return self.reading
 
 
 def read_documents(
@@ -92,18 +97,33 @@ def read_documents(
     return (piece.text for piece in corpus.pieces(description))
 
 
-def _pieces(texts: Iterator[str | None], count: Reading, path: Path) -> Iterator[Piece]:
-    """Mark where documents begin and end; drop those without anything but white space, and count them."""
+def file_pieces(texts: Iterator[str | None], count: Reading, path: Path) -> Iterator[Piece]:
+    """Mark where documents begin and end; those without anything but white space are dropped, and all are counted.
+
+    Raises:
+        UserError: the text is UTF-16 that has no mark.
+    """
     held, first = "", True
+
+    def checked(last: bool) -> Piece:
+        if first:
+            count.documents += 1
+            if looks_like_utf16(held):
+                raise UserError(
+                    f"{path}: a NUL beside every letter: this is UTF-16 without its mark, not UTF-8",
+                    f"convert it: iconv -f UTF-16LE -t UTF-8 {path} > utf8-{path.name}",
+                )
+        return Piece(held, first, last)
+
     for text in texts:
         if text is None:
             if not first or held.strip():
-                yield Piece(held, first, True)
+                yield checked(last=True)
             elif held or format_of(path) not in PLAIN:
                 count.leave_out("blank documents" if held is not NULL else "nulls", path)
             held, first = "", True
         elif text and held:
-            yield Piece(held, first, False)
+            yield checked(last=False)
             held, first = text, False
         elif text:
             held = text
@@ -118,12 +138,18 @@ def find_files(sources: Sequence[str | Path]) -> list[Path]:
     Raises:
         UserError: a source does not exist, holds no text file, or is of an unknown format.
     """
-    return _find_all(sources, Reading())
-
-
-def _find_all(sources: Sequence[str | Path], count: Reading) -> list[Path]:
-    files: dict[Path, Path] = {}
     for source in sources:
+        if is_address(str(source)):
+            raise UserError(f"{source}: only files of this machine are read here", "fetch them first")
+    return [file for file in _find_all(sources, Reading()) if isinstance(file, Path)]
+
+
+def _find_all(sources: Sequence[str | Path], count: Reading) -> list[File]:
+    files: dict[Path | str, File] = {}
+    for source in sources:
+        if is_address(str(source)):
+            files.update({file.url: file for file in find_remote(str(source))})
+            continue
         for path in _find(str(source), count):
             if files.setdefault(path.resolve(), path) != path:
                 count.leave_out("files met twice", path)

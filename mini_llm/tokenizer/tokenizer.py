@@ -120,12 +120,22 @@ class Tokenizer:
         return {token.content: i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
 
     @functools.cached_property
+    def added_tokens(self) -> list[str]:
+        """The names of all tokens that the algorithm itself would never make: control tokens and their like."""
+        return [token.content for token in self._backend.get_added_tokens_decoder().values()]
+
+    def as_json(self) -> str:
+        """Return it as a tokenizer.json."""
+        text: str = self._backend.to_str()
+        return text
+
+    @functools.cached_property
     def with_control_tokens(self) -> tokenizers.Tokenizer:
         """The same tokenizer, for texts in which a control token's name means it: a chat template's.
 
         A copy: another thread may encode a user's words meanwhile.
         """
-        clone = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        clone = tokenizers.Tokenizer.from_str(self.as_json())
         clone.encode_special_tokens = False
         return clone
 

@@ -20,6 +20,7 @@ from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_fr
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.config import TrainConfig
+from mini_llm.train.head_room import fit_head
 from mini_llm.train.objective import Objective, Pretraining, Rows
 from mini_llm.train.optim.average import WeightAverage
 from mini_llm.train.optim.lr_scheduler import learning_rate
@@ -61,6 +62,7 @@ class Stepper:
         self.dtype = pick_dtype(config.dtype, self.device)
         if self.device.type == "cpu":
             reuse_freed_memory()
+        fit_head(self.device)
         self.objective: Objective = objective or Pretraining(config)
         self.ahead: tuple[int, Rows] | None = None
         self.n_tokens = 0  # of the last step

@@ -80,7 +80,7 @@ def read_set(
     Raises:
         UserError: as `find_files` and `read_conversations`, or nothing is left to learn from.
     """
-    counts, sides = Counts(), {"train": _Builder(), "val": _Builder()}
+    counts, sides = Counts(), {"train": SetBuilder(), "val": SetBuilder()}
     for conversation in _all(sources, merge_turns):
         counts.read += 1
         found = shortened(tokenizer, conversation, block_size + 1)
@@ -91,7 +91,7 @@ def read_set(
         counts.shortened += was_cut
         side = "val" if is_held_out(conversation.messages, val_fraction) else "train"
         counts.held_out += side == "val"
-        sides[side].add(ids, learned, learned_text(conversation.messages, conversation.learned))
+        sides[side].add(conversation, ids, learned)
     train, val = sides["train"].build(), sides["val"].build()
     if not train.n:
         raise UserError(f"nothing to learn in {', '.join(sources)}: {counts}", "give more data, or a larger block_size")
@@ -111,20 +111,22 @@ def is_held_out(messages: Sequence[Message], fraction: float) -> bool:
     return number < fraction * 2**64
 
 
-class _Builder:
-    """Collects conversations."""
+class SetBuilder:
+    """Collects conversations with their ids."""
 
     def __init__(self) -> None:
         self.ids: list[np.ndarray] = []
         self.learned: list[np.ndarray] = []
         self.n_bytes = 0
 
-    def add(self, ids: list[int], learned: list[bool], n_bytes: int) -> None:
+    def add(self, conversation: Conversation, ids: list[int], learned: list[bool]) -> None:
+        """Take one more; `shortened` gave ids and what is learned of them."""
         self.ids.append(np.array(ids, np.uint32))
         self.learned.append(np.array(learned, bool))
-        self.n_bytes += n_bytes
+        self.n_bytes += learned_text(conversation.messages, conversation.learned)
 
     def build(self) -> ConversationSet:
+        """Return them one after the other."""
         starts = np.cumsum([0, *(len(ids) for ids in self.ids)], dtype=np.int64)
         empty = np.zeros(0)
         return ConversationSet(

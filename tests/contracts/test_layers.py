@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mini_llm"
 LAYERS = [
     [{"cli", "__init__", "__main__"}],
     [{"commands"}],
-    [{"demo"}],
+    [{"demo", "demo_chat"}],
     [{"report"}],
     [{"serve", "tune", "eval"}, {"plan"}, {"plot"}],
     [{"train"}, {"inference"}, {"export"}],

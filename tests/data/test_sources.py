@@ -281,7 +281,7 @@ def test_pieces_never_depend_on_where_blocks_end(parts: list[str]) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(formats, "PIECE_CHARS", piece_chars)
             blocks = [text[i : i + block] for i in range(0, len(text), block)]
-            found = whole(list(sources._pieces(formats._plain_texts(blocks), Reading(), Path("a.txt"))))
+            found = whole(list(sources.file_pieces(formats._plain_texts(blocks), Reading(), Path("a.txt"))))
             return [document for document in found if document.strip()]
 
     expected = documents(10**6, 10**6)
