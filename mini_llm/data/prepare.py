@@ -104,7 +104,7 @@ def _write(
                 proved=proved,
             )
             with log.byte_progress("tokenizing", corpus.total_bytes) as show:
-                fill_in_parts(writer, corpus.files, work, workers or _cores(), corpus.new_reading(), show, max_tokens)
+                fill_in_parts(writer, corpus.files, work, workers or cores(), corpus.new_reading(), show, max_tokens)
             if not any(writer.tokens.values()):
                 raise corpus.no_text()
             documents = corpus.reading.documents
@@ -120,7 +120,7 @@ def _write(
     return documents
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

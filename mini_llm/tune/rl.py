@@ -24,7 +24,9 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.rows.dataloader import permute
+from mini_llm.train.run.kept import Kept
 from mini_llm.train.train import AfterEvaluation, train
+from mini_llm.tune.adapter_files import begin
 from mini_llm.tune.answer_loss import answer_loss_sum
 from mini_llm.tune.clip import clipped
 from mini_llm.tune.config import with_base
@@ -111,14 +113,10 @@ class Rewarded:
     def verify(self) -> None:
         """Do nothing more: the questions have been read already."""
 
-    def initialise(self, model: Transformer) -> None:
-        """Give the model the base's weights, and keep hold of it: it is what answers.
-
-        Raises:
-            UserError: they are damaged or of another shape.
-        """
-        model.load_state_dict(load_model(self.base, device="cpu", dtype=torch.float32).state_dict())
-        self.model = model
+    def initialise(self, model: Transformer) -> Kept | None:
+        """Give the model the base's weights, LoRA where it is asked for (see `begin`), and keep hold of it."""
+        self.model, c = model, self.config
+        return begin(model, self.base, c.base, c.lora, self.tokenizer, c.seed)
 
     def example(self) -> ConversationRows:
         """Return a micro-batch in which every token is learned."""

@@ -22,6 +22,7 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.chat import turn_ends
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.conversations import ConversationSet
+from mini_llm.tune.lora import plain_copy
 from mini_llm.tune.packing import PackedRows
 from mini_llm.tune.questions import Question
 from mini_llm.tune.rewards import reward
@@ -77,7 +78,8 @@ def write_answers(
     """
     n_ids = min(tokenizer.vocab_size, model.config.vocab_size)
     eos_ids = {i for i in (*tokenizer.eos_ids, *turn_ends(tokenizer)) if i < n_ids}
-    with quiet(model):
+    model = plain_copy(model)  # of LoRA's sums; what is no sum is shared
+    with torch.inference_mode():
         engine = Engine(model, vocab_size=n_ids, eos_ids=eos_ids, source=source, max_slots=SLOTS)
         handles = [
             engine.submit(Request(prompt_ids=q.ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed))

@@ -25,7 +25,7 @@ def test_advantages_are_what_is_better_than_the_group() -> None:
     assert advantages([third] * 7) == [0.0] * 7
 
 
-# One token each: advantage, log p now, log p when it was written, and the weight by hand: ratio * A, or 0 where clipped.
+# One token each: advantage, log p now, log p when written, and the weight by hand: ratio * A, or 0 where clipped.
 REFERENCE = [
     (1.0, -1.0, -1.0, 1.0),  # nothing has moved
     (0.5, math.log(0.6), math.log(0.5), 0.6),  # 1.2 times as likely: within 1.28

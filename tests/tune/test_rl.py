@@ -1,4 +1,4 @@
-"""Reinforcement learning through the real command: it raises the reward, and killed anywhere it ends with the same bits."""
+"""Reinforcement learning through the real command: it raises the reward, and killed it ends with the same bits."""
 
 from __future__ import annotations
 

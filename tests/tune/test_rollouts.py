@@ -1,4 +1,4 @@
-"""Answers are a pure function of weights and seed, and what is learned of them is the gradient of the expected reward."""
+"""Answers are a pure function of weights and seed; what is learned of them is the expected reward's gradient."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def expected_reward(model: Transformer) -> float:
 
 
 def test_what_is_learned_is_the_gradient_of_the_expected_reward() -> None:
-    """Over all groups of two answers, each with its probability: a group's mean as baseline halves it, once a sample."""
+    """Over all groups of two answers, each with its probability; the mean as baseline halves each one's share."""
     torch.manual_seed(0)
     model = Transformer(ModelConfig(dim=16, n_layers=1, n_heads=2, vocab_size=6, max_seq_len=8))
     model.init_weights(seed=4)
@@ -150,7 +150,7 @@ def test_what_is_learned_is_the_gradient_of_the_expected_reward() -> None:
     question = Question([5], "", "exact", "here")
     answers = [Answer(question, list(ids), "", True, WORTH[ids]) for ids in ALL]
     log_p = [model(torch.tensor([[5, *a.ids]])).log_softmax(-1)[0] for a in answers]
-    p = [math.exp(sum(l[i, t].item() for i, t in enumerate(a.ids))) for l, a in zip(log_p, answers, strict=True)]
+    p = [math.exp(sum(q[i, t].item() for i, t in enumerate(a.ids))) for q, a in zip(log_p, answers, strict=True)]
     assert sum(p) == pytest.approx(1)
     weights = [0.0] * len(ALL)
     for i, j in itertools.product(range(len(ALL)), repeat=2):
