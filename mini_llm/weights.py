@@ -75,6 +75,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _other_weights(folder: Path) -> str:
     """Return what helps where weights are missing."""
+    if (folder / "shares.json").exists():
+        return f"it is a checkpoint in shares: mini-llm export {folder} --consolidate --out DIR makes it one of a piece"
     if (folder / "adapter_config.json").exists():
         return "it holds an adapter (LoRA): merge it into its model first, for instance with peft's merge_and_unload"
     if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):

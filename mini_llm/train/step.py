@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_freed_memory
-from mini_llm.model.transformer import Transformer
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining, Rows
@@ -26,6 +25,9 @@ from mini_llm.train.optim.average import WeightAverage
 from mini_llm.train.optim.lr_scheduler import learning_rate
 from mini_llm.train.optim.optimizer import build_optimizers
 from mini_llm.train.optim.spikes import find_spike
+from mini_llm.train.parallel.boxes import whole
+from mini_llm.train.parallel.world import World
+from mini_llm.train.parallel.wrap import Spread
 from mini_llm.train.run.resume import Progress, Trainee
 
 
@@ -46,14 +48,14 @@ class StepResult:
 class Stepper:
     """A model in training with its optimizers and its batches."""
 
-    def __init__(self, config: TrainConfig, objective: Objective | None = None) -> None:
+    def __init__(self, config: TrainConfig, objective: Objective | None = None, world: World | None = None) -> None:
         """Build a new model, at step 0, for `objective`: without one, for pretraining on `config.data_dir`.
 
         Raises:
             UserError: the tokens cannot be read or are too few.
             UsageError: a device or dtype that this machine lacks.
         """
-        self.config = config
+        self.config, self.world = config, world or World()
         if config.deterministic:
             use_deterministic_arithmetic()
         self.device = pick_device(config.device)
@@ -63,23 +65,28 @@ class Stepper:
         self.objective: Objective = objective or Pretraining(config)
         self.ahead: tuple[int, Rows] | None = None
         self.before_batch: Callable[[], None] = lambda: None  # may raise: the step is given up, nothing has changed
-        model = Transformer(config.model)
-        self.objective.initialise(model)
-        model.to(self.device).train()
+        self.wants: Callable[[], tuple[float, ...]] = lambda: ()  # what this process would like all to do next
+        self.heard: list[float] = []  # and what all of them would, added up
+        self.spread = Spread(config, self.world, self.objective.initialise, self.device, self.dtype)
+        model = self.spread.model
+        optimizers = build_optimizers(model, config, self.spread.owners())
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.trainee = Trainee(model, build_optimizers(model, config), scaler, Progress(), self.objective.fingerprints)
+        self.trainee = Trainee(model, optimizers, scaler, Progress(), self.objective.fingerprints, self.world)
         self.average = WeightAverage(self.trainee.optimizers, config.weight_average)
 
     def compile(self) -> None:
         """Compile loss and gradient, trying them on a first micro-batch; called once before the first step."""
-        example = self.objective.example().to(self.device)
+        is_alone, example = self.world.size == 1, self.objective.example()
+        example = example.split(self.world.n_rows(self.config))[0].to(self.device)
         with self._kernels():
             self.loss_sum = build_loss_sum(
-                self._plain_loss_sum, self.trainee.model, example, compile=self.config.compile
+                self._plain_loss_sum, self.trainee.model, example, compile=self.config.compile and is_alone
             )
+            if not is_alone:
+                self.spread.try_together(lambda: self.loss_sum(example).backward())
 
     def _plain_loss_sum(self, rows: Any) -> Tensor:
-        return self.objective.loss_sum(self.trainee.model, rows, self.dtype)
+        return whole(self.spread.use(lambda model: self.objective.loss_sum(model, rows, self.dtype)))
 
     def step(self) -> StepResult:
         """Do the next step.
@@ -89,13 +96,15 @@ class Stepper:
         """
         config, trainee, step = self.config, self.trainee, self.trainee.progress.step
         lr = learning_rate(step, config)
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout is a function of (seed, step) too
+        # Dropout is a function of (seed, step) too, and of who sees the rows.
+        torch.manual_seed(config.seed * 1_000_003 + step + self.world.data_rank * 2**53)
         with self._kernels():
             loss_1 = self._backward(step)
         for optimizer in trainee.optimizers:
             trainee.scaler.unscale_(optimizer)
-        norm_1 = torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.grad_clip or math.inf)
+        norm_1 = whole(torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.grad_clip or math.inf))
         loss, norm = torch.stack([loss_1, norm_1]).tolist()  # the step's one wait for a GPU
+        loss, *self.heard = self.world.agree(loss, *self.wants())
         skipped = self._find_spike(loss, norm)
         if skipped is None:
             self._check_finite(loss, norm)
@@ -118,7 +127,7 @@ class Stepper:
     def _kernels(self) -> Iterator[None]:
         """Choose the kernels of loss and gradient; a rule that only warns does not make CUDA's attention repeat."""
         deterministic = self.config.deterministic
-        with attention_kernels(self.device, deterministic=deterministic):
+        with attention_kernels(self.device, deterministic=deterministic), self.spread.loss_from_shares():
             if deterministic:
                 torch.use_deterministic_algorithms(True, warn_only=False)
             try:
@@ -128,18 +137,22 @@ class Stepper:
                     torch.use_deterministic_algorithms(True, warn_only=True)
 
     def _backward(self, step: int) -> Tensor:
-        """Add up the gradients of the mean loss over all target tokens of the step; return that loss, on the device."""
+        """Add up the gradients of the mean loss over all target tokens of the step.
+
+        Returns that loss, on the device; of several processes each returns its own rows' part of it.
+        """
         with torch.profiler.record_function("mini_llm: batch"):
             rows = self.ahead[1] if self.ahead and self.ahead[0] == step else self.objective.rows(step)
-        n_targets = self.objective.targets(rows)
+        n_targets, rows = self.objective.targets(rows), self.world.own(rows)
         if self.device.type == "cuda":
             rows = rows.pin_memory()
         rows = rows.to(self.device, non_blocking=True)
         total = torch.zeros((), device=self.device)
-        for micro_batch in rows.split(len(rows) // self.config.gradient_accumulation_steps):
+        mean = n_targets / self.world.data_size  # DDP and FSDP2 divide by their number what they add up
+        for micro_batch in self.spread.micro_batches(rows, self.world.n_micro_batches(self.config)):
             self.before_batch()
             loss = self.loss_sum(micro_batch)
-            self.trainee.scaler.scale(loss / n_targets).backward()
+            self.trainee.scaler.scale(loss / mean).backward()
             total += loss.detach()
         if self.device.type == "cuda" and self.objective.reads_ahead:  # reads while the GPU computes
             self.ahead = step + 1, self.objective.rows(step + 1)
@@ -164,6 +177,8 @@ class Stepper:
         """Return the summed loss of rows without dropout."""
         self.trainee.model.eval()
         try:
+            if self.world.size > 1:
+                return self.world.sum_of_parts(self.loss_sum, rows)
             if len(rows) < self.config.batch_size:  # the last few rows of a short split: not worth compiling for
                 return self._plain_loss_sum(rows)
             return self.loss_sum(rows)

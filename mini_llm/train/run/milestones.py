@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from mini_llm.checkpoint import save_model
-from mini_llm.model.transformer import Transformer
+from mini_llm.checkpoint import save_weights
+from mini_llm.model.config import ModelConfig
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
 MOST = 10
@@ -22,12 +22,14 @@ def milestone_steps(max_iters: int) -> set[int]:
     return {2**n for n in range(max_iters.bit_length())[-MOST:]}
 
 
-def save_milestone(run: Path, step: int, model: Transformer, tokenizer: Tokenizer) -> Path:
-    """Write the weights of `step` as a model folder, whole or not at all.
+def save_milestone(
+    run: Path, step: int, weights: dict[str, torch.Tensor], config: ModelConfig, tokenizer: Tokenizer
+) -> Path:
+    """Write the weights of `step`, bfloat16 on the CPU, as a model folder, whole or not at all.
 
     Raises:
         OSError: the disk is full.
     """
     folder = run / "milestones" / f"step-{step:08d}"
-    save_model(folder, model, tokenizer, dtype=torch.bfloat16)
+    save_weights(folder, weights, config, tokenizer)
     return folder

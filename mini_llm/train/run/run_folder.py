@@ -161,7 +161,11 @@ def _recorded(run: Path, kind: type[TrainConfig]) -> TrainConfig:
 
 def _compare(old: TrainConfig, new: TrainConfig, run: Path) -> None:
     a, b = (
-        {**c.model_dump(exclude={"model", "resume"}), **{f"model.{k}": v for k, v in c.model.model_dump().items()}}
+        {
+            **c.model_dump(exclude={"model", "parallel", "resume"}),
+            **{f"model.{k}": v for k, v in c.model.model_dump().items()},
+            **{f"parallel.{k}": v for k, v in c.parallel.model_dump().items()},
+        }
         for c in (old, new)
     )
     changed = {key: f"{key} {a[key]} -> {b[key]}" for key in a if a[key] != b[key] and key != "model.multiple_of"}
