@@ -30,7 +30,7 @@ from mini_llm.tokenizer.train import WrongVocabSize, train_tokenizer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.out_of_memory import fit_memory
-from mini_llm.train.step import seconds_per_step
+from mini_llm.train.speed import seconds_per_step
 from mini_llm.train.train import train
 
 PROMPTS = ("Fellow citizens, the state of our Union is", "The people of", "Our economy")

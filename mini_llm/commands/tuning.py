@@ -1,14 +1,47 @@
-"""From a model that continues to one that answers: `sft`."""
+"""From a model that continues to one that answers: `skills`, `sft`."""
 
 from __future__ import annotations
 
 import json
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mini_llm import output
 from mini_llm.commands.arguments import ConfigOption, DryRun, PrintConfig, Resume, SettingsArgument
+
+
+class SideName(StrEnum):
+    """What is learned from, or what is held out."""
+
+    train = "train"
+    new = "new"
+
+
+def skills(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The .jsonl to write, for sft and rl.")],
+    skills: Annotated[
+        str, typer.Option(metavar="NAMES", help="Which, with commas: spelling,copying=3000. [default: all]")
+    ] = "",
+    n: Annotated[int, typer.Option("--n", help="Exercises of each skill that names no number.", min=1)] = 1000,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(help="Text to take words and sentences from, as for prepare; may be repeated. [default: made up]"),
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the model calls itself.")] = "Mini-LLM",
+    seed: Annotated[int, typer.Option(help="Same seed, same exercises.", min=0)] = 0,
+    arguments: Annotated[SideName, typer.Option(help="Words and numbers to learn from, or those held out.")] = (
+        SideName.train
+    ),
+    phrasings: Annotated[SideName, typer.Option(help="Questions to learn from, or those held out.")] = SideName.train,
+) -> None:
+    """Make exercises by program, each with a right answer and the check that knows others: for sft and rl."""
+    from mini_llm.tune.skills.write import Wish, material_of, parse_counts, write_exercises
+
+    wish = Wish(parse_counts(skills, n), seed, arguments.value, phrasings.value)
+    write_exercises(out, wish, material_of(corpus or [], name))
 
 
 def sft(

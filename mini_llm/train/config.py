@@ -149,3 +149,16 @@ class TrainConfig(Config):
     def tokens_per_step(self) -> int:
         """Target tokens of one step."""
         return self.rows_per_step * self.block_size
+
+    @property
+    def step_size(self) -> str:
+        """What a step sees, for a person."""
+        return f"{self.tokens_per_step:,} tokens a step"
+
+    def micro_batches(self, n_rows: int) -> int:
+        """Return in how many parts the rows of a step are computed."""
+        return self.gradient_accumulation_steps
+
+    def is_whole(self, step: int) -> bool:
+        """Tell whether a run can be stopped and gone on with after `step` steps."""
+        return True

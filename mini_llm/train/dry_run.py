@@ -42,6 +42,7 @@ class Measured:
     config: TrainConfig
     device: str
     loss: float
+    tokens: int  # of the step
     step_seconds: float
     batch_seconds: float  # of an evaluation
     weight_bytes: int
@@ -78,7 +79,8 @@ def _measure(config: TrainConfig, make_objective: MakeObjective) -> Measured:
     snapshot = Snapshot.of(stepper.trainee)
     weights, optimizer = (sum(t.nbytes for t in part.values()) for part in (snapshot.weights, snapshot.optimizer))
     where = f"{stepper.device.type}, {str(stepper.dtype).removeprefix('torch.')}"
-    return Measured(config, where, result.loss, seconds, batch_seconds, weights, optimizer, peak, evaluator.n_batches)
+    found = (result.loss, result.tokens, seconds, batch_seconds, weights, optimizer, peak, evaluator.n_batches)
+    return Measured(config, where, *found)
 
 
 def _timed(do: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
@@ -101,7 +103,7 @@ def report(m: Measured) -> str:
     rest = m.peak_gb * 1e9 - m.weight_bytes - saved_bytes
     lines = {
         "model": f"{count_parameters(c.model):,} parameters ({c.model.n_layers} layers x {c.model.dim}) on {m.device}",
-        "step": f"{m.step_seconds:.3g} s for {c.tokens_per_step:,} tokens, {c.tokens_per_step / m.step_seconds:,.0f} "
+        "step": f"{m.step_seconds:.3g} s for {m.tokens:,} tokens, {m.tokens / m.step_seconds:,.0f} "
         f"tokens/s; {describe_batch(c)}",
         "first loss": f"{m.loss:.4f}",
         "memory": f"{m.peak_gb:.2f} GB at the peak: weights {_size(m.weight_bytes)}, gradients "

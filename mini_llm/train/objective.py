@@ -111,6 +111,12 @@ class Objective(Protocol):
     def targets(self, rows: Any) -> int:
         """Return by how many targets the summed loss of a whole step is divided, once."""
 
+    def tokens(self, rows: Any) -> int:
+        """Return how many tokens a whole step's rows have."""
+
+    def noted(self) -> dict[str, float]:
+        """Return what else there is to show and to keep of the step that was just done, by name."""
+
     def epoch(self, step: int) -> float:
         """Return how many times all data has been seen before `step`."""
 
@@ -194,6 +200,14 @@ class Pretraining:
     def targets(self, rows: Tensor) -> int:
         """Return the number of tokens that are foretold."""
         return rows[:, 1:].numel()
+
+    def tokens(self, rows: Tensor) -> int:
+        """Return the same: every token is foretold."""
+        return self.targets(rows)
+
+    def noted(self) -> dict[str, float]:
+        """Return nothing: the loss says it all."""
+        return {}
 
     def epoch(self, step: int) -> float:
         """Return how many times all rows have been seen before `step`."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,7 +41,9 @@ class StepResult:
     loss: float
     lr: float
     grad_norm: float
+    tokens: int  # of its rows
     skipped: str | None = None  # why the weights are those of before
+    more: dict[str, float] = field(default_factory=dict)  # what else the objective has to show
 
 
 class Stepper:
@@ -64,6 +65,7 @@ class Stepper:
             reuse_freed_memory()
         self.objective: Objective = objective or Pretraining(config)
         self.ahead: tuple[int, Rows] | None = None
+        self.n_tokens = 0  # of the last step
         self.before_batch: Callable[[], None] = lambda: None  # may raise: the step is given up, nothing has changed
         self.wants: Callable[[], tuple[float, ...]] = lambda: ()  # what this process would like all to do next
         self.heard: list[float] = []  # and what all of them would, added up
@@ -76,8 +78,8 @@ class Stepper:
 
     def compile(self) -> None:
         """Compile loss and gradient, trying them on a first micro-batch; called once before the first step."""
-        is_alone, example = self.world.size == 1, self.objective.example()
-        example = example.split(self.world.n_rows(self.config))[0].to(self.device)
+        is_alone = self.world.size == 1
+        example = self.world.micro_batch(self.config, self.objective.example()).to(self.device)
         with self._kernels():
             self.loss_sum = build_loss_sum(
                 self._plain_loss_sum, self.trainee.model, example, compile=self.config.compile and is_alone
@@ -98,8 +100,7 @@ class Stepper:
         lr = learning_rate(step, config)
         # Dropout is a function of (seed, step) too, and of who sees the rows.
         torch.manual_seed(config.seed * 1_000_003 + step + self.world.data_rank * 2**53)
-        with self._kernels():
-            loss_1 = self._backward(step)
+        loss_1 = self._backward(step)
         for optimizer in trainee.optimizers:
             trainee.scaler.unscale_(optimizer)
         norm_1 = whole(torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.grad_clip or math.inf))
@@ -118,10 +119,10 @@ class Stepper:
         trainee.scaler.update()
         trainee.model.zero_grad(set_to_none=True)
         trainee.progress.step += 1
-        trainee.progress.tokens_seen += config.tokens_per_step
+        trainee.progress.tokens_seen += self.n_tokens
         trainee.progress.epochs_seen = self.objective.epoch(trainee.progress.step)
         self.average.update(trainee.progress.step)
-        return StepResult(loss, lr, norm, skipped)
+        return StepResult(loss, lr, norm, self.n_tokens, skipped, self.objective.noted())
 
     @contextmanager
     def _kernels(self) -> Iterator[None]:
@@ -143,17 +144,19 @@ class Stepper:
         """
         with torch.profiler.record_function("mini_llm: batch"):
             rows = self.ahead[1] if self.ahead and self.ahead[0] == step else self.objective.rows(step)
-        n_targets, rows = self.objective.targets(rows), self.world.own(rows)
+        n_targets, self.n_tokens = self.objective.targets(rows), self.objective.tokens(rows)
+        rows, n_parts = self.world.own(rows), self.world.n_micro_batches(self.config, len(rows))
         if self.device.type == "cuda":
             rows = rows.pin_memory()
         rows = rows.to(self.device, non_blocking=True)
         total = torch.zeros((), device=self.device)
         mean = n_targets / self.world.data_size  # DDP and FSDP2 divide by their number what they add up
-        for micro_batch in self.spread.micro_batches(rows, self.world.n_micro_batches(self.config)):
-            self.before_batch()
-            loss = self.loss_sum(micro_batch)
-            self.trainee.scaler.scale(loss / mean).backward()
-            total += loss.detach()
+        with self._kernels():
+            for micro_batch in self.spread.micro_batches(rows, n_parts):
+                self.before_batch()
+                loss = self.loss_sum(micro_batch)
+                self.trainee.scaler.scale(loss / mean).backward()
+                total += loss.detach()
         if self.device.type == "cuda" and self.objective.reads_ahead:  # reads while the GPU computes
             self.ahead = step + 1, self.objective.rows(step + 1)
         return total / n_targets
@@ -191,19 +194,3 @@ def use_deterministic_arithmetic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes all memory twice
-
-
-def seconds_per_step(config: TrainConfig, steps: int = 5) -> float:
-    """Return how long a step of these settings takes on this machine: the median of `steps`, after one to warm up.
-
-    Raises:
-        UserError, UsageError: as `Stepper`.
-    """
-    stepper = Stepper(config.model_copy(update={"length_warmup": 0.0, "init": "normal"}))  # a step as most are
-    stepper.compile()
-    seconds = []
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        stepper.step()
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds[1:])[steps // 2]

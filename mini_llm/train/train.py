@@ -148,7 +148,7 @@ class Trainer:
                 if self.progress.step >= self.config.max_iters:
                     break
                 self._step()
-                if any(self._wanted()[:2]):
+                if any(self._wanted()[:2]) and self.config.is_whole(self.progress.step):
                     self._stop()
                     return
         except SignalCame:
@@ -179,7 +179,7 @@ class Trainer:
         config, step = self.config, self.progress.step
         is_log_step = step % config.log_interval == 0 or step in (1, config.max_iters)
         seconds = self.clock.seconds_per_step
-        speed = config.tokens_per_step / seconds
+        speed = result.tokens / seconds
         reading = Reading(
             step=step,
             max_iters=config.max_iters,
@@ -191,6 +191,7 @@ class Trainer:
             memory_gb=memory_gb(self.stepper.device),
             epoch=self.stepper.objective.epoch(step),
             seconds_left=seconds * (config.max_iters - step),
+            more=result.more,
         )
         self.display.show(reading, is_log_step=is_log_step)
         metrics = reading.metrics(self.progress.tokens_seen)
@@ -209,6 +210,7 @@ class Trainer:
         evaluates = step % config.eval_interval == 0 or is_end
         samples = config.sample_interval is not None and step > 0 and (step % config.sample_interval == 0 or is_end)
         saves = (evaluates or step % config.save_interval == 0 or self._wanted()[2]) and step > self.saved_step
+        saves = saves and config.is_whole(step)
         if saves:
             self.save()
         probes = self.probe is not None and step > 0 and (step % config.probe_interval == 0 or is_end)
@@ -262,7 +264,8 @@ class Trainer:
         log.info("saving; once more ends at once, without saving ...")
 
     def _heed_signal(self) -> None:
-        if self.stop_signal is not None and self.world.size == 1:  # several stop together, after a whole step
+        is_alone = self.world.size == 1  # several stop together, after a whole step
+        if self.stop_signal is not None and is_alone and self.config.is_whole(self.progress.step):
             raise SignalCame
 
     def _wants(self) -> tuple[float, float, float]:
@@ -289,6 +292,6 @@ class Trainer:
         c, stepper = self.config, self.stepper
         return (
             f"{count_parameters(c.model):,} parameters ({c.model.n_layers} layers x {c.model.dim}) on "
-            f"{stepper.device.type}, {str(stepper.dtype).removeprefix('torch.')}; {c.tokens_per_step:,} tokens a step, "
+            f"{stepper.device.type}, {str(stepper.dtype).removeprefix('torch.')}; {c.step_size}, "
             f"{c.max_iters:,} steps, {stepper.objective.epoch(c.max_iters):.1f} epochs"
         )

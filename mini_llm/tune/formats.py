@@ -8,6 +8,7 @@
 | `instruction`, `response` (`context`) | Dolly |
 | `prompt`, `completion` | prompt and completion, as texts or messages |
 | `question` or `prompt`, and `answer` | questions with an answer |
+| `messages` up to a question, and `answer` (`check`) | verifiable: what `mini-llm skills` writes |
 """
 
 from __future__ import annotations
@@ -92,7 +93,10 @@ def detect(record: dict[str, Any], place: str) -> Callable[[dict[str, Any], str]
 
 
 def _messages(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
-    return [_message(turn, "role", "content", place) for turn in _turns(record["messages"], place)]
+    turns = [_message(turn, "role", "content", place) for turn in _turns(record["messages"], place)]
+    if "answer" in record and turns[-1][0].role == "user":  # the earlier turns are part of the question
+        return [*((said, False) for said, _ in turns), (Message("assistant", _text(record["answer"], place)), True)]
+    return turns
 
 
 def _conversations(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:

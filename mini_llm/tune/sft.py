@@ -133,6 +133,14 @@ class Answers:
         """Return how many tokens are learned; every row holds an answer, so there is always one."""
         return rows.n_targets()
 
+    def tokens(self, rows: ConversationRows) -> int:
+        """Return how many tokens are read, padding included."""
+        return rows.ids[:, 1:].numel()
+
+    def noted(self) -> dict[str, float]:
+        """Return nothing: the loss says it all."""
+        return {}
+
     def epoch(self, step: int) -> float:
         """Return how many times all conversations have been seen before `step`."""
         return (self.first_row + step * self.config.chat_rows) / self.train_rows.n_rows

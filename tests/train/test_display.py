@@ -118,3 +118,11 @@ def test_a_message_during_the_live_table_does_not_show_its_markup(monkeypatch: p
         log.info("a message")
     assert "a message" in screen.getvalue()
     assert "[bold]" not in screen.getvalue()
+
+
+def test_what_an_objective_has_to_show_stands_beside_the_loss() -> None:
+    reading = replace(READING, more={"reward": 0.512345, "stop_rate": 1.0})
+    assert "loss 3.2199 | reward 0.512 | stop rate 1 | lr" in plain_line(reading)
+    assert reading.metrics(7) == {
+        "tokens": 7, "loss": 3.21987, "lr": 6e-4, "grad_norm": 0.5, "reward": 0.512345, "stop_rate": 1.0
+    }  # fmt: skip

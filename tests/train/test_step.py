@@ -12,11 +12,11 @@ from mini_llm.errors import UsageError
 from mini_llm.model import causal_attention
 from mini_llm.train import head_loss
 from mini_llm.train import loss as loss_module
-from mini_llm.train import step as step_module
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.optim import optimizer as optimizer_module
 from mini_llm.train.optim.lr_scheduler import learning_rate
-from mini_llm.train.step import NotFinite, Stepper, seconds_per_step
+from mini_llm.train.speed import seconds_per_step
+from mini_llm.train.step import NotFinite, Stepper
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -256,7 +256,7 @@ def test_seconds_per_step_is_the_median_without_the_first(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends = iter([0, 100, 200, 201, 300, 303, 400, 402])  # steps of 100 (the first), 1, 3 and 2 seconds
-    monkeypatch.setattr(step_module.time, "perf_counter", lambda: next(ends))
+    monkeypatch.setattr("mini_llm.train.speed.time.perf_counter", lambda: next(ends))
     assert seconds_per_step(make_config(), steps=3) == 2
 
 

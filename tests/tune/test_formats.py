@@ -41,6 +41,7 @@ SAME: dict[str, dict[str, Any]] = {
     },
     "question": {"question": "Hi?", "answer": "Hello."},
     "prompt and answer": {"prompt": "Hi?", "answer": "Hello."},
+    "verifiable": {"messages": [{"role": "user", "content": "Hi?"}], "answer": "Hello.", "check": "exact"},
 }
 
 

@@ -60,14 +60,19 @@ class World:
         """Return this process's rows of a whole step: an equal share, the same for all of a tensor group."""
         return rows.split(len(rows) // self.data_size)[self.data_rank] if self.data_size > 1 else rows
 
-    def n_micro_batches(self, config: TrainConfig) -> int:
-        """Return in how many parts this process takes its rows: equal ones, of `batch_size` rows at most."""
-        rows = config.rows_per_step // self.data_size
+    def n_micro_batches(self, config: TrainConfig, n_rows: int) -> int:
+        """Return in how many parts this process takes its share of a step's rows: of `batch_size` rows at most each."""
+        if self.data_size == 1:
+            return config.micro_batches(n_rows)
+        rows = config.rows_per_step // self.data_size  # `length_warmup` makes more of them, and shorter ones
         return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= config.batch_size)
 
-    def n_rows(self, config: TrainConfig) -> int:
-        """Return how many rows are one part: a micro-batch."""
-        return config.rows_per_step // self.data_size // self.n_micro_batches(config)
+    def micro_batch(self, config: TrainConfig, example: Any) -> Any:
+        """Return what one such part is like, of an example of `batch_size` rows."""
+        if self.data_size == 1:
+            return example
+        rows = config.rows_per_step // self.data_size
+        return example.split(rows // self.n_micro_batches(config, config.rows_per_step))[0]
 
     def agree(self, loss: float, *signs: float) -> list[float]:
         """Return [loss, *signs] added up over all processes: the one exchange of a step; of one process, its own."""

@@ -32,10 +32,11 @@ class Reading:
     memory_gb: float
     epoch: float
     seconds_left: float
+    more: dict[str, float] = field(default_factory=dict)  # what the objective has to show, by name
 
     def metrics(self, tokens_seen: int) -> dict[str, Any]:
         """Return what the arithmetic decides: the same in every repetition."""
-        return {"tokens": tokens_seen, "loss": self.loss, "lr": self.lr, "grad_norm": self.grad_norm}
+        return {"tokens": tokens_seen, "loss": self.loss, "lr": self.lr, "grad_norm": self.grad_norm, **self.more}
 
     def timing(self) -> dict[str, Any]:
         """Return what the machine decides."""
@@ -109,6 +110,8 @@ class Display:
             table.add_row("held out", self.held_out)
         if self.tasks:
             table.add_row("tasks", self.tasks)
+        if r.more:
+            table.add_row("", described(r.more))
         table.add_row("lr", f"{r.lr:.3e}   gradient norm {r.grad_norm:.3f}")
         mfu = "" if r.mfu is None else f"   MFU {r.mfu:.1%}"
         if self.skipped:
@@ -122,10 +125,16 @@ class Display:
 def plain_line(r: Reading) -> str:
     """Return a reading as one line, for logs and pipes."""
     mfu = "" if r.mfu is None else f" | MFU {r.mfu:.1%}"
+    more = f"{described(r.more)} | " if r.more else ""
     return (
-        f"step {r.step:>6,}/{r.max_iters:,} | loss {r.loss:.4f} | lr {r.lr:.2e} | grad {r.grad_norm:.3f} | "
+        f"step {r.step:>6,}/{r.max_iters:,} | loss {r.loss:.4f} | {more}lr {r.lr:.2e} | grad {r.grad_norm:.3f} | "
         f"{r.tokens_per_second:,.0f} tok/s{mfu} | {r.memory_gb:.2f} GB | {duration(r.seconds_left)} left"
     )
+
+
+def described(numbers: dict[str, float]) -> str:
+    """Return numbers with their names."""
+    return " | ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in numbers.items())
 
 
 def sparkline(values: list[float], width: int = 40) -> str:

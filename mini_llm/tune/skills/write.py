@@ -1,0 +1,85 @@
+"""Exercises as a file that `sft` and `rl` read: one object a line, the skills mixed in the order of their shares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mini_llm import log
+from mini_llm.data.sources import read_documents
+from mini_llm.errors import UsageError, did_you_mean
+from mini_llm.files import check_replaceable_file, new_file
+from mini_llm.tune.skills import SKILLS, Exercise, Material, exercises
+from mini_llm.tune.skills.draw import Side
+from mini_llm.user_files import writing_to
+
+MARK = b'{"messages": '  # how a file of ours begins
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to make: how many exercises of each skill, of which sides."""
+
+    counts: dict[str, int]
+    seed: int = 0
+    arguments: Side = "train"
+    phrasings: Side = "train"
+
+
+def parse_counts(words: str, n: int) -> dict[str, int]:
+    """Return how many exercises of each skill "spelling=3000,copying" means, `n` where no number is given.
+
+    Raises:
+        UsageError: no such skill, or no number.
+    """
+    counts: dict[str, int] = {}
+    for word in filter(None, (word.strip() for word in words.split(","))):
+        name, _, number = word.partition("=")
+        if name not in SKILLS:
+            raise UsageError(f"no skill '{name}'{did_you_mean(name, SKILLS)}", f"known: {', '.join(SKILLS)}")
+        if number and not number.isdecimal():
+            raise UsageError(f"how many exercises of {name}? '{number}' is no number", f"for instance {name}=3000")
+        counts[name] = int(number) if number else n
+    return counts or dict.fromkeys(SKILLS, n)
+
+
+def material_of(corpus: Sequence[str], name: str) -> Material:
+    """Return what the exercises speak of: words and sentences of files, or made-up words where none are named.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    if not corpus:
+        return Material(name)
+    return Material.of(read_documents(list(corpus), description="looking for words and sentences"), name)
+
+
+def mixed(wish: Wish, material: Material) -> Iterator[Exercise]:
+    """Yield the exercises of all skills, so that any part of them holds each in its share."""
+    sides = {"arguments": wish.arguments, "phrasings": wish.phrasings}
+    streams = {
+        skill: exercises(skill, n, seed=wish.seed, material=material, **sides) for skill, n in wish.counts.items()
+    }
+    places = sorted(((i + 0.5) / n, skill) for skill, n in wish.counts.items() for i in range(n))
+    for _, skill in places:
+        yield next(streams[skill])
+
+
+def write_exercises(out: Path, wish: Wish, material: Material) -> int:
+    """Write them and return how many they are.
+
+    Raises:
+        UserError: the place is taken by a file of somebody else's, or cannot be written.
+    """
+    check_replaceable_file(out, MARK, "file of exercises")
+    n = 0
+    with writing_to(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for exercise in mixed(wish, material):
+                file.write(json.dumps(exercise.record(), ensure_ascii=False) + "\n")
+                n += 1
+    log.info(f"{out}: {n:,} exercises, made by program, of {', '.join(wish.counts)}")
+    return n

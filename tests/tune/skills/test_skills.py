@@ -1,0 +1,138 @@
+"""Exercises are the same for the same seed, are answered rightly, and never leak what is held out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from mini_llm.errors import UsageError
+from mini_llm.tune.checks import CHECKS
+from mini_llm.tune.formats import read_conversations
+from mini_llm.tune.skills import SKILLS, Exercise, Material, exercises
+from mini_llm.tune.skills.draw import is_held_out
+
+LETTERS = ("a", "e", "i", "o", "u", "ai", "ea", "ee", "oo", "ou", "al", "en", "or", "un", "is")
+SPEECH = """Fellow citizens of the Senate, the treaty with Spain was signed in 1819 by both parties. The revenue of the
+year was 24 million dollars and the debt was reduced. Commerce is growing in every port of the Union, and farms too.
+The army in the West consists of nine regiments under General Gaines. No nation asked for more than justice from us."""
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Material:
+    made_up = " ".join(f"{a}{b}{c}" for a in "bdfgklmnpr" for b in "aeiou" for c in ("lter", "nding", "rmer", "stion"))
+    return Material.of([f"{SPEECH} {made_up}"] * 3, "Bo")
+
+
+def drawn(skill: str, n: int = 40, **options: object) -> list[Exercise]:
+    return list(exercises(skill, n, seed=1, **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_answers_are_right_and_the_seed_decides(skill: str, corpus: Material) -> None:
+    for material in (None, corpus):
+        found = drawn(skill, material=material)
+        assert found == drawn(skill, material=material)
+        assert found[:7] == drawn(skill, 7, material=material)
+        assert found != list(exercises(skill, 40, seed=2, material=material))
+        assert len({tuple(e.messages) for e in found}) > 10
+        for exercise in found:
+            assert exercise.skill == skill
+            assert exercise.messages[-1].role == "user"
+            assert CHECKS[exercise.check](exercise.answer, exercise.answer) == 1.0, exercise
+            assert CHECKS[exercise.check]("", exercise.answer) == 0.0, exercise
+
+
+def asked(skill: str, material: Material, **options: object) -> set[tuple[str, ...]]:
+    return {tuple(m.content for m in e.messages) for e in drawn(skill, 300, material=material, **options)}
+
+
+@pytest.mark.parametrize("skill", [name for name in SKILLS if name != "identity"])  # which has no arguments
+def test_arguments_held_out_are_never_learned(skill: str, corpus: Material) -> None:
+    train, new = asked(skill, corpus, arguments="train"), asked(skill, corpus, arguments="new")
+    assert len(train & new) <= 0.1 * len(new)  # a question that names no argument may be asked on both sides
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_phrasings_held_out_are_never_learned(skill: str, corpus: Material) -> None:
+    assert not asked(skill, corpus, phrasings="train") & asked(skill, corpus, phrasings="new")
+
+
+def test_a_held_out_word_is_in_no_question_to_learn_from() -> None:
+    words = ("".join(letters) for letters in itertools.product("bcdfghjk", "lmnpqrst", LETTERS, "abcdefghijklm"))
+    rare = Material(words=tuple(words))
+    new = {e.answer.replace(" ", "") for e in drawn("spelling", 200, arguments="new", material=rare)}
+    learned = {e.answer.replace(" ", "") for e in drawn("spelling", 5000, material=rare)}
+    assert len(new) > 50
+    assert not new & learned
+
+
+def test_half_of_the_questions_on_people_speak_of_nobody_in_the_text() -> None:
+    for exercise in drawn("unknown", 200):
+        assert exercise.answer.startswith("I do not know.")
+    for exercise in drawn("reading", 200):
+        assert exercise.answer.rstrip(".").lower() in exercise.messages[0].content.lower()
+
+
+def test_the_name_is_the_material_s(corpus: Material) -> None:
+    said = " ".join(e.answer for e in drawn("identity", 60, material=corpus))
+    assert "Bo" in said
+    assert "Mini-LLM" not in said
+
+
+def test_the_command_writes_what_sft_reads(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    text, out = tmp_path / "speech.txt", tmp_path / "skills.jsonl"
+    text.write_text(SPEECH * 3, encoding="utf-8")
+    words = ["skills", "--out", out, "--skills", "spelling=6,identity", "--n", "4", "--corpus", text, "--name", "Bo"]
+    for _ in range(2):  # over a file of its own it may write
+        result = run_cli(*words)
+        assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [row["skill"] for row in rows].count("spelling") == 6
+    assert {row["source"] for row in rows} == {"synthetic"}
+    conversations = list(read_conversations(out))
+    assert [c.messages[-1].content for c in conversations] == [row["answer"] for row in rows]
+    assert all(c.learned == [*[False] * (len(c.messages) - 1), True] for c in conversations)
+    assert any("Bo" in row["answer"] for row in rows)
+
+
+def test_bad_words_of_the_command(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    foreign = tmp_path / "mine.jsonl"
+    foreign.write_text("my diary\n", encoding="utf-8")
+    for words, code, message in (
+        (["--out", tmp_path / "a", "--skills", "speling"], 2, "did you mean 'spelling'"),
+        (["--out", tmp_path / "a", "--skills", "spelling=many"], 2, "is no number"),
+        (["--out", tmp_path / "a", "--corpus", tmp_path / "none.txt"], 1, "none.txt"),
+        (["--out", foreign], 1, "not replaced"),
+        (["--out", tmp_path], 1, "not a file"),
+    ):
+        result = run_cli("skills", *words)
+        assert result.returncode == code, result.stderr
+        assert message in result.stderr
+    assert foreign.read_text(encoding="utf-8") == "my diary\n"
+
+
+def test_a_common_word_is_always_learned_and_a_rare_one_may_be_held_out() -> None:
+    words = ["".join(letters) for letters in itertools.product("abcdefghijklmnopqrst", repeat=3)]
+    sides = Material(words=tuple(words)).by_side
+    assert set(sides["train"]) >= set(words[:6000])
+    assert 100 < len(sides["new"]) < 300
+    assert all(map(is_held_out, sides["new"]))
+    assert not set(sides["train"]) & set(sides["new"])
+
+
+def test_worked_sums_are_right() -> None:
+    for exercise in drawn("addition", 300):
+        steps, _, result = exercise.answer.rpartition(":")
+        for step in filter(None, steps.split(",")):
+            left, _, right = step.partition("=")
+            assert sum(int(part) for part in left.split("+")) == int(right)
+        numbers = [int(w.strip(".?")) for w in exercise.messages[0].content.split() if w.strip(".?").isdigit()]
+        assert sum(numbers) == int(result)
+
+
+def test_an_unknown_skill_is_named() -> None:
+    with pytest.raises(UsageError, match="no skill 'speling', did you mean 'spelling'"):
+        next(exercises("speling", 1, seed=0))
