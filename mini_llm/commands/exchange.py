@@ -11,6 +11,7 @@ import typer
 
 from mini_llm import log
 from mini_llm.commands.arguments import RunArgument
+from mini_llm.errors import UsageError
 
 
 class Target(StrEnum):
@@ -24,9 +25,9 @@ class Target(StrEnum):
 def export(
     model: RunArgument,
     to: Annotated[
-        Target,
+        Target | None,
         typer.Option(help="gguf: for llama.cpp; ollama: that and a Modelfile; hf: a Hugging Face folder."),
-    ],
+    ] = None,
     kind: Annotated[
         str, typer.Option("--type", help="Of a GGUF file's weights: f32, f16, bf16, q8_0 or q4_0.")
     ] = "f16",
@@ -38,6 +39,10 @@ def export(
         bool | None,
         typer.Option("--chat/--no-chat", help="ollama: prompts are conversations; default: if there are markers."),
     ] = None,
+    whole: Annotated[
+        bool,
+        typer.Option("--consolidate", help="Make one Hugging Face folder of a checkpoint that many processes wrote."),
+    ] = False,
 ) -> None:
     """Write a model for other programs: a GGUF file for llama.cpp, an Ollama model, a folder in fewer bits."""
     from mini_llm.checkpoint import read_model_config
@@ -47,6 +52,16 @@ def export(
     from mini_llm.pointers import resolve_checkpoint
 
     folder, name = resolve_checkpoint(model), model_name(model)
+    if whole:
+        from mini_llm.export.consolidate import consolidate
+
+        if to not in (None, Target.hf):
+            raise UsageError(f"--consolidate makes a Hugging Face folder, not {to}", f"export that one --to {to} then")
+        out = out or Path(f"{name}-hf")
+        log.info(f"{out}: {str(consolidate(folder, out, dtype)).removeprefix('torch.')}")
+        return
+    if to is None:
+        raise UsageError("export to what?", "--to gguf, --to ollama or --to hf; --consolidate for one in shares")
     if to == Target.hf:
         out = out or Path(f"{name}-hf")
         log.info(f"{out}: {str(export_hf(folder, out, dtype)).removeprefix('torch.')}")

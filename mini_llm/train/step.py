@@ -138,10 +138,7 @@ class Stepper:
                     torch.use_deterministic_algorithms(True, warn_only=True)
 
     def _backward(self, step: int) -> Tensor:
-        """Add up the gradients of the mean loss over all target tokens of the step.
-
-        Returns that loss, on the device; of several processes each returns its own rows' part of it.
-        """
+        """Add up the gradients of the mean loss over all targets of a step; return its own rows' part of that loss."""
         with torch.profiler.record_function("mini_llm: batch"):
             rows = self.ahead[1] if self.ahead and self.ahead[0] == step else self.objective.rows(step)
         n_targets, self.n_tokens = self.objective.targets(rows), self.objective.tokens(rows)

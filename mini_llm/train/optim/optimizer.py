@@ -124,7 +124,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(matrices, 1 - lr * weight_decay)
         torch._foreach_add_(matrices, updates, alpha=-lr * scale)
 
-    def _orthogonal(self, matrices: list[Tensor], nesterov: Iterable[Tensor]) -> list[Tensor]:
+    def _orthogonal(self, matrices: list[Tensor], nesterov: tuple[Tensor, ...] | list[Tensor]) -> list[Tensor]:
         if self.owners is not None:
             return self.owners(matrices, list(nesterov), lambda x_NRC: orthogonalise(x_NRC.to(self.dtype)))
         return list(orthogonalise(torch.stack(nesterov).to(self.dtype)).to(matrices[0].dtype).unbind())
@@ -141,7 +141,7 @@ def orthogonalise(x_NRC: Tensor, steps: int = 5) -> Tensor:
 
     Newton-Schulz iteration: five rounds of matrix products instead of a singular value decomposition.
     """
-    if is_share(x_NRC):  # torch 2.13 gives a wrong result without an error: `diagonal().add_()` below does nothing there
+    if is_share(x_NRC):  # torch 2.13 would give a wrong one without an error: `diagonal().add_()` does nothing there
         raise TypeError("a share of a matrix cannot be orthogonalised alone")
     a, b, c = NEWTON_SCHULZ
     if x_NRC.shape[1] > x_NRC.shape[2]:  # the smaller Gram matrix is the cheaper one

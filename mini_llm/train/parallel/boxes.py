@@ -60,8 +60,9 @@ def is_written_here(tensor: Tensor, rank: int) -> bool:
         return rank == 0
     place = tensor.device_mesh.get_coordinate()
     assert place is not None
-    copies = [p for p, placement in zip(place, tensor.placements, strict=True) if getattr(placement, "dim", None) is None]
-    return not any(copies) and local(tensor).numel() > 0
+    is_cut = [getattr(placement, "dim", None) is not None for placement in tensor.placements]
+    is_first = all(cut or number == 0 for cut, number in zip(is_cut, place, strict=True))
+    return is_first and local(tensor).numel() > 0
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class WholeToShares(TorchFunctionMode):
     So whoever fills a model (`init_weights`, `load_state_dict`) need not know that it is spread.
     """
 
-    def __torch_function__(  # noqa: D102
+    def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if function is Tensor.copy_ and is_share(args[0]) and not is_share(args[1]):

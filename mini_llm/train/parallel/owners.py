@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mini_llm.train.parallel.boxes import Box, box_of, is_share
+
 Orthogonalise = Callable[[Tensor], Tensor]
 
 
@@ -52,7 +53,8 @@ class Owners:
 
     def _gather(self, updates: list[Tensor], boxes: list[Box], n_mine: int, like: Tensor) -> list[Tensor]:
         """Send each owner this process's shares of its matrices; return the whole matrices of which it is the owner."""
-        sent = [torch.cat([updates[0].new_empty(0), *(u.flatten() for u in updates[o :: self.size])]) for o in range(self.size)]
+        nothing = updates[0].new_empty(0)
+        sent = [torch.cat([nothing, *(u.flatten() for u in updates[o :: self.size])]) for o in range(self.size)]
         parts = self._exchange(sent, [n_mine * math.prod(box.size) for box in boxes])
         matrices = [updates[0].new_empty(like.shape) for _ in range(n_mine)]
         for box, part in zip(boxes, parts, strict=True):

@@ -15,6 +15,6 @@ class ParallelConfig(Config):
     # none: every process of a tensor group has it all; ddp: copies of the model; full: each keeps a share of weights,
     # gradients and optimizer state; hybrid: shares within a machine, copies of the whole between machines
     shard: Literal["none", "ddp", "full", "hybrid"] = "none"
-    tensor: int = Field(1, ge=1, le=1024)  # processes that share each matrix product; neighbours, on one machine
+    tensor: int = Field(default=1, ge=1, le=1024)  # neighbours, on one machine, that share each matrix product
     checkpoint_activations: bool = False  # keep each block's input alone, and compute the block again going back
-    gather_up_to: int = Field(3_000_000_000, ge=0, le=10**15)  # parameters; above, each process saves its own share
+    gather_up_to: int = Field(default=3_000_000_000, ge=0, le=10**15)  # parameters; above, each saves its share

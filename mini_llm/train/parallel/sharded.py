@@ -53,7 +53,7 @@ class Shares:
             self._write(place.parent)
         except OSError as problem:
             raise UserError(
-                f"could not write share {self.world.rank} of the checkpoint of step {self.snapshot.step}: {reason(problem)}",
+                f"could not write share {self.world.rank} of step {self.snapshot.step}'s checkpoint: {reason(problem)}",
                 "earlier checkpoints are untouched: make room and run the same command again, it resumes",
             ) from None
 

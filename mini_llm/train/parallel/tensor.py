@@ -45,7 +45,10 @@ class Whole(ParallelStyle):
 def share_products(model: Transformer, mesh: DeviceMesh) -> None:
     """Spread every product of `model` over the one axis of `mesh`."""
     once = PrepareModuleInput(input_layouts=(Replicate(),), desired_input_layouts=(Replicate(),))
-    six = (Replicate(), *[None] * 5)  # what a block hands to its attention; as one DTensor, its gradients are added once
+    six = (
+        Replicate(),
+        *[None] * 5,
+    )  # what attention is given; as one DTensor, its gradients are added once
     block = {
         "self_attn": PrepareModuleInput(input_layouts=six, desired_input_layouts=six),
         "self_attn.q_proj": ColwiseParallel(),

@@ -76,7 +76,7 @@ class Spread:
 
     def use(self, work: Callable[[Transformer], Result]) -> Result:
         """Return `work(model)`; call it in all processes where weights are shared."""
-        return work(self.model) if self.world.size == 1 else self.work(work)  # type: ignore[no-any-return]
+        return work(self.model) if self.world.size == 1 else self.work(work)
 
     def look(self, work: Callable[[Transformer], Result]) -> Result | None:
         """Return what the first process finds with the model: the others only help where weights are shared."""
@@ -131,7 +131,7 @@ class Spread:
             return nullcontext()
         from torch.distributed.tensor.parallel import loss_parallel
 
-        return loss_parallel()  # type: ignore[no-any-return]
+        return loss_parallel()
 
 
 def spread_out(work: nn.Module, config: TrainConfig, world: World, device: torch.device, dtype: torch.dtype) -> None:
@@ -165,7 +165,7 @@ def spread_out(work: nn.Module, config: TrainConfig, world: World, device: torch
 def keep_entrances_alone(model: Transformer) -> None:
     """Let each block keep its input alone; going back it is computed again. The same bits, and a third more work."""
     for block in model.model.layers:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def compiles(device: torch.device) -> bool:

@@ -148,13 +148,11 @@ class Saver:
 
     def _write(self, snapshot: Snapshot) -> None:
         self.sync()
-        if snapshot.boxes is not None:
-            shares = Shares(snapshot, self.world, self._gives_up)
-            if not self.world.is_first:
-                return shares.write(checkpoint_folder(self.run, snapshot.step))
-            save_checkpoint(self.run, snapshot, self.tokenizer, shares)
-        else:
-            save_checkpoint(self.run, snapshot, self.tokenizer)
+        shares = None if self.gathers else Shares(snapshot, self.world, self._gives_up)
+        if shares and not self.world.is_first:
+            shares.write(checkpoint_folder(self.run, snapshot.step))
+            return
+        save_checkpoint(self.run, snapshot, self.tokenizer, shares)
         also_keep = {snapshot.state["best_step"]}
         if self.config.always_save_checkpoint:
             also_keep |= {step for step, _ in list_checkpoints(self.run) if step % self.config.eval_interval == 0}
