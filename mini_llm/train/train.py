@@ -169,6 +169,7 @@ class Trainer:
         try:
             result = self.profiler.step(step) if self.profiler else step()
         except NotFinite as problem:
+            self.saver.close()
             raise diverged(problem, self.config, self.folder, self.progress.step) from None
         self.clock.step()
         self._report(result)
