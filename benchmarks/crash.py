@@ -66,13 +66,13 @@ def make_store(folder: Path) -> Path:
     return folder / "tokens"
 
 
-def settings(store: Path, run: Path, *, async_save: bool = True) -> list[str]:
+def settings(store: Path, run: Path, device: str, *, async_save: bool = True) -> list[str]:
     """Return a run of 80 steps of 47,000 parameters, with all that must survive: dropout, Muon, spikes, samples."""
     values = {
         "data_dir": store, "out_dir": run, "batch_size": 4, "block_size": 32, "max_iters": MAX_ITERS,
         "learning_rate": 1e-2, "min_lr": 1e-3, "warmup_iters": 10, "optimizer": "muon", "skip_spikes": 3.0,
         "eval_interval": 30, "eval_iters": 2, "save_interval": SAVE_INTERVAL, "log_interval": 1, "sample_interval": 40,
-        "keep_last": 2, "async_save": str(async_save).lower(), "device": "cpu", "dtype": "float32", "compile": "false",
+        "keep_last": 2, "async_save": str(async_save).lower(), "device": device, "dtype": "float32", "compile": "false",
         "model.dim": 32, "model.n_layers": 2, "model.n_heads": 4, "model.vocab_size": 512, "model.max_seq_len": 64,
         "model.dropout": 0.1,
     }  # fmt: skip
@@ -82,8 +82,8 @@ def settings(store: Path, run: Path, *, async_save: bool = True) -> list[str]:
 class Campaign:
     """Kills and resumes one run after the other, and counts what goes wrong."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.dice = folder, random.Random(seed)
+    def __init__(self, folder: Path, seed: int, device: str) -> None:
+        self.folder, self.dice, self.device = folder, random.Random(seed), device
         self.store = make_store(folder)
         self.count: Counter[str] = Counter()
         self.began = 0  # this life, in nanoseconds
@@ -94,7 +94,7 @@ class Campaign:
         self.unbroken, self.run = folder / "unbroken", folder / "again"
         for run in (self.unbroken, self.run):  # the first one also waits until torch is imported
             start = time.perf_counter()
-            if self.start(settings(self.store, run)).wait() != 0:
+            if self.start(settings(self.store, run, device)).wait() != 0:
                 sys.exit(f"the unbroken run failed:\n{self.stderr}")
         self.seconds = time.perf_counter() - start  # of a whole run
         self.compare("undisturbed, twice")
@@ -117,7 +117,7 @@ class Campaign:
         self.count["lives"] += 1
         limit = self.dice.randrange(1_000, 400_000) if how == "disk full" else None  # sometimes enough for every file
         self.began = time.time_ns()
-        life = self.start(settings(self.store, self.run, async_save=is_async), limit)
+        life = self.start(settings(self.store, self.run, self.device, async_save=is_async), limit)
         if how == "while saving" or (how == "disk full" and self.dice.random() < 0.5):
             begun = self.dice.randrange(1, 4) if limit is None else 1  # which checkpoint of this life
             self.wait_for_writing(life, begun)
@@ -192,7 +192,7 @@ class Campaign:
     def finish_run(self) -> None:
         """Let the last run reach its end."""
         self.began = time.time_ns()
-        life = self.start(settings(self.store, self.run))
+        life = self.start(settings(self.store, self.run, self.device))
         life.wait()
         self.count["lives"] += 1
         self.check("to the end", True, life, was_killed=False)
@@ -225,13 +225,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="how many (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the dice")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; default cpu")
     parser.add_argument("--quick", action="store_true", help="10 kills, and no result file")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     arguments = parser.parse_args()
     wanted = 10 if arguments.quick else arguments.kills
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="mini-llm-crash-") as name:
-        campaign = Campaign(Path(name), arguments.seed)
+        campaign = Campaign(Path(name), arguments.seed, arguments.device)
         note(f"  a whole run takes {campaign.seconds:.1f} s")
         while (kills := sum(campaign.count[how] for how in ENDS)) < wanted:
             if campaign.life(min(ENDS, key=lambda how: campaign.count[how])) and (kills + 1) % 10 == 0:
@@ -256,12 +257,19 @@ def main() -> int:
             for mode, lost in campaign.lost_max.items()
         },
         "seconds": round(time.perf_counter() - begin),
-        "machine": machine(),
+        "device": arguments.device,
+        "machine": machine(arguments.device),
     }
     for problem in [*campaign.unreadable, *campaign.different, *campaign.errors]:
         note(f"  {problem}")
     print(table(["", ""], [[key.replace("_", " "), str(value)] for key, value in result.items() if key != "machine"]))
-    finish("crash", result, as_json=arguments.json, keep=not arguments.quick and wanted >= 100)
+    finish(
+        "crash",
+        result,
+        as_json=arguments.json,
+        device=arguments.device,
+        keep=not arguments.quick and wanted >= 100,
+    )
     return 1 if campaign.unreadable or campaign.different or campaign.errors else 0
 
 

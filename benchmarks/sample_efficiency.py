@@ -71,7 +71,7 @@ def with_tokens(config: TrainConfig, tokens: float) -> TrainConfig:
 
 def code_hash() -> str:
     """Return the hash of what computes a run: other code, or another torch, trains anew."""
-    files = sorted(path for name in ("model", "train") for path in (ROOT / "mini_llm" / name).glob("*.py"))
+    files = sorted(path for name in ("model", "train") for path in (ROOT / "mini_llm" / name).rglob("*.py"))
     return hashlib.sha256(b"".join([torch.__version__.encode(), *(path.read_bytes() for path in files)])).hexdigest()
 
 
@@ -161,12 +161,13 @@ def main() -> None:
     parser.add_argument("--eval-rows", type=int, help="held-out rows; without it all")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "sample-efficiency", help="tokens, finished runs")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of our recipe and machine")
+    parser.add_argument("--device", help="cpu or cuda; default: what --config says")
     parser.add_argument("--quick", action="store_true", help="two minutes: a tiny model, one seed")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
 
-    ours = load_config(TrainConfig, args.config, args.set)
+    ours = load_config(TrainConfig, args.config, [*args.set, *([f"device={args.device}"] if args.device else [])])
     if args.quick:
         model = ours.model.model_validate(QUICK)
         ours = ours.model_copy(update={"model": model, "block_size": 128, "batch_size": 8, "compile": False})

@@ -30,6 +30,7 @@ from mini_llm.tokenizer.train import WrongVocabSize, train_tokenizer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.out_of_memory import fit_memory
+from mini_llm.train.run.run_folder import read_settings
 from mini_llm.train.speed import seconds_per_step
 from mini_llm.train.train import train
 
@@ -45,8 +46,13 @@ def run_demo(*, corpus: list[str] | None, out: Path, minutes: float, seed: int) 
     Raises:
         UserError: the corpus cannot be read, or `out` holds a demo of another corpus.
     """
-    sources = corpus or [str(built_in_corpus())]
-    prompts = PROMPTS if corpus is None else ("", "", "")
+    run = trained_base(corpus=corpus, out=out, minutes=minutes, seed=seed)
+    show_results(run, TokenStore.open(out / "tokens"), _prompts(corpus), read_settings(run).seed)
+
+
+def trained_base(*, corpus: list[str] | None, out: Path, minutes: float, seed: int) -> Path:
+    """Train the demo's model, or finish what was begun in `out`, and return its run; raises as `run_demo`."""
+    sources, prompt = corpus or [str(built_in_corpus())], _prompts(corpus)[0]
     run = out / "run"
     store = prepare_tokens(sources, out, seed)
     here = {"data_dir": str(out / "tokens"), "out_dir": str(run)}
@@ -59,11 +65,14 @@ def run_demo(*, corpus: list[str] | None, out: Path, minutes: float, seed: int) 
 
     def show_sample(step: int, _model: Transformer) -> None:
         if step > 0:
-            text = Generator(run).generate(prompts[0], max_new_tokens=40, temperature=0.7, top_p=0.9, seed=config.seed)
+            text = Generator(run).generate(prompt, max_new_tokens=40, temperature=0.7, top_p=0.9, seed=config.seed)
             log.note(f"    {' '.join(text.split())} ...")
 
-    train(config, after_evaluation=show_sample, make_probe=task_probe)
-    show_results(run, store, prompts, config.seed)
+    return train(config, after_evaluation=show_sample, make_probe=task_probe)
+
+
+def _prompts(corpus: list[str] | None) -> tuple[str, ...]:
+    return PROMPTS if corpus is None else ("", "", "")
 
 
 def built_in_corpus() -> Path:
@@ -170,7 +179,7 @@ def show_results(run: Path, store: TokenStore, prompts: tuple[str, ...], seed: i
     next_steps = {
         f"generate {run} --prompt 'We must'": "write on from your words",
         f"serve {run}": "look inside it in your browser, and see how it learned",
-        f"chat {run}": "talk with it (it only knows speeches)",
+        "demo --chat": "teach it to answer, and talk with it",
         "demo --corpus my.txt --out runs/mine": "learn your own text",
         "train --config configs/mini-50m.yaml": "the real thing",
     }

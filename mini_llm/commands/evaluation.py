@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mini_llm import log, output
 from mini_llm.commands.arguments import Device
+from mini_llm.errors import UsageError
 
 
 def evaluate(
@@ -17,15 +18,22 @@ def evaluate(
         str,
         typer.Argument(metavar="MODEL", help="A run, a checkpoint, any Llama folder, or a server: http://HOST:PORT."),
     ],
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Ask as in a chat: skills, forms, identity, recall; stopping and repeating.")
+    ] = False,
     tasks: Annotated[
         str, typer.Option(help="Tasks, with commas between: piqa,arc_easy,blimp,mmlu_anatomy, or paths of YAML files.")
     ] = "",
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="DIR | TASK=FILE", help="Where the sets are; may be repeated. [default: the hub]"),
+        typer.Option(
+            metavar="DIR | TASK=FILE",
+            help="Where the sets are [default: the hub]; with --chat, conversations.",
+        ),
     ] = None,
     text: Annotated[
-        list[str] | None, typer.Option(help="Text to measure the loss on, as for prepare; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Text for the loss, as for prepare; with --chat, for words."),
     ] = None,
     store: Annotated[
         Path | None,
@@ -34,7 +42,10 @@ def evaluate(
     shots: Annotated[
         int | None, typer.Option(help="Examples before each question. [default: the task's]", min=0)
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many items of each task.", min=1)] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Only so many items of each task, or with --chat of each skill.", min=1),
+    ] = None,
     overlap: Annotated[
         bool | None,
         typer.Option(
@@ -53,6 +64,10 @@ def evaluate(
     dtype: Annotated[
         str, typer.Option(help="auto (as stored, where the device is fast in it), float32, bfloat16 or float16.")
     ] = "auto",
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="With --chat: what was tuned, to say what was forgotten.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="With --chat: how the model should call itself.")] = "Mini-LLM",
     run_task_code: Annotated[
         bool, typer.Option("--run-task-code", help="Allow tasks to run the Python beside their YAML.")
     ] = False,
@@ -61,6 +76,13 @@ def evaluate(
     ] = False,
 ) -> None:
     """Say how good a model is: standard tasks with lm-eval's scores, and the loss on any text."""
+    if chat:
+        if tasks:
+            raise UsageError("--chat has its own questions", "ask tasks by another call, without --chat")
+        wishes_of_chat = {"base": base, "name": name, "n": limit or 100, "device": device, "dtype": dtype}
+        places = {"conversations": list(data or []), "corpus": list(text or []), "store": store, "out": out}
+        _evaluate_chat(model, {**wishes_of_chat, **places}, samples, as_json)
+        return
     from mini_llm.eval.run import Wishes, run_evaluation, show
 
     wishes = Wishes(
@@ -82,6 +104,20 @@ def evaluate(
     )
     found = run_evaluation(wishes)
     output.line(json.dumps(found, default=str) if as_json else show(found))
+
+
+def _evaluate_chat(model: str, wishes: dict[str, Any], samples: bool, as_json: bool) -> None:
+    from mini_llm.eval import chat_report
+    from mini_llm.eval.chat import ChatWishes, evaluate_chat, folder_of
+    from mini_llm.user_files import writing_to
+
+    asked = ChatWishes(model, **wishes)
+    found, answers = evaluate_chat(asked)
+    values = chat_report.as_json(found, answers)
+    if folder := folder_of(asked):
+        with writing_to(folder):
+            log.info(f"kept: {chat_report.keep(folder, values, answers, samples=samples)}")
+    output.line(json.dumps(values, default=str) if as_json else chat_report.markdown(found, answers))
 
 
 def report(

@@ -21,6 +21,7 @@ class Gpu(StrEnum):
     h200 = "h200"
     a100 = "a100"
     rtx4090 = "4090"
+    rtx3070 = "3070"
     cpu = "cpu"
 
 

@@ -1,30 +1,33 @@
 """From text to a token store: read, tokenize in parallel, hold some documents out, write.
 
-A document becomes `<s> text </s>`. Which side it falls on depends on a hash of its text alone, so neither on the order
-of the files nor on the number of threads, and copies of a document never stand on both sides.
+A small corpus is done at once, a large one in parts that several processes share. The bytes are the same for every
+number of them.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from mini_llm import log
+from mini_llm.data.fill import document_marks, fill
+from mini_llm.data.parallel import fill_in_parts, workplace
+from mini_llm.data.part_worker import Work
+from mini_llm.data.parts import SMALLEST
+from mini_llm.data.remote import File, RemoteFile, size_of
 from mini_llm.data.sources import Corpus, Piece
 from mini_llm.data.store_writer import TokenStoreWriter
 from mini_llm.data.token_store import ReadFrom, Source, TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.signals import raise_on_signal
+from mini_llm.tokenizer.fast import DifferentIds, FastEncoder
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.user_files import reason, shown
-
-BATCH_CHARS = 2**22  # 4 MB: enough to keep every thread busy, and a signal waits for one batch at most
 
 
 def prepare(
@@ -36,12 +39,13 @@ def prepare(
     workers: int | None = None,
     text_column: str = "text",
     leaves_out: Callable[[str], bool] | None = None,
+    max_tokens: int | None = None,
 ) -> TokenStore:
     """Tokenize `sources` into a token store at `out`, whole or not at all, and return it opened.
 
-    `workers` is the number of threads, all cores by default. It counts only before the first text of this process is
-    tokenized: the pool of `tokenizers` is made then, and stays. `leaves_out(text)` says which documents do not go
-    in; of one that comes in pieces, those alone.
+    `workers` is the number of processes, all cores by default; a corpus of less than 16 MB is done by this one.
+    `leaves_out(text)` says which documents do not go in; of one that comes in pieces, those alone. It keeps the work in
+    this process. The document that reaches `max_tokens` is the last, of a large corpus the part that does.
 
     Raises:
         UserError: no text, a bad file, no tokenizer, a full disk, or `out` is something else than a token store.
@@ -52,50 +56,78 @@ def prepare(
     if workers is not None:
         os.environ["RAYON_NUM_THREADS"] = str(workers)
     start = time.monotonic()
+    start = time.monotonic()
     with raise_on_signal(f"stopped; {out} is as it was before"):
         corpus = Corpus(sources, text_column)
         encoder = Tokenizer.load(tokenizer)
-        files = [Source(path=_utf8(path), bytes=path.stat().st_size) for path in corpus.files]
-        with _full_disk(out, corpus), TokenStoreWriter.create(out, encoder, sources=files) as writer:
-            documents = _fill(writer, encoder, corpus, val_fraction, leaves_out)
-            read = corpus.reading
-            writer.reading = ReadFrom(files=read.files, documents=read.documents, left_out=read.left_out)
-            if val_fraction and not all(writer.tokens.values()):
-                log.info(f"too few documents to hold any out: the last {val_fraction:.1%} of the tokens become val")
-                writer.hold_out_tail(val_fraction)
+        document_marks(encoder)
+        try:
+            documents = _write(corpus, encoder, out, val_fraction, workers, leaves_out, max_tokens, proved=True)
+        except DifferentIds:
+            documents = _write(corpus, encoder, out, val_fraction, workers, leaves_out, max_tokens, proved=False)
     store = TokenStore.open(out)
     log.info(_summary(store, documents, time.monotonic() - start))
     log.info(corpus.reading.line())
     return store
 
 
-def _utf8(path: Path) -> str:
-    r"""Return the name as the manifest can hold it: a byte that is not UTF-8 becomes \xff."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _fill(
-    writer: TokenStoreWriter,
-    tokenizer: Tokenizer,
+def _write(
     corpus: Corpus,
+    tokenizer: Tokenizer,
+    out: Path,
     val_fraction: float,
+    workers: int | None,
     leaves_out: Callable[[str], bool] | None,
+    max_tokens: int | None,
+    *,
+    proved: bool,
 ) -> int:
-    """Append all documents of `corpus` to the store and return their number."""
-    before, after = _document_marks(tokenizer)
-    side, documents = "train", 0
-    pieces = corpus.pieces("tokenizing")
-    for batch in _batches(pieces if leaves_out is None else _kept(pieces, leaves_out)):
-        for piece, ids in zip(batch, tokenizer.encode_batch([piece.text for piece in batch]), strict=True):
-            utf8 = piece.text.encode()
-            if piece.first:
-                side = "val" if _hash(utf8) < val_fraction else "train"
-                ids = before + ids
-            if piece.last:
-                ids = ids + after
-            writer.append(side, ids, text_bytes=len(utf8), new_document=piece.first)
-            documents += piece.first
+    """Write the store and return its documents; `proved` says whether the faster library may encode."""
+    encoder = FastEncoder(tokenizer, proved=proved)
+    if encoder.engine != "kitoken" and corpus.total_bytes > SMALLEST:
+        log.note(f"`tokenizers` encodes, several times slower than kitoken would: {encoder.reason}")
+    large = corpus.total_bytes > SMALLEST or any(isinstance(file, RemoteFile) for file in corpus.files)
+    in_parts = leaves_out is None and large
+    files = [Source(path=_utf8(file), bytes=size_of(file)) for file in corpus.files]
+    with (
+        _full_disk(out, corpus),
+        workplace(out) if in_parts else nullcontext() as parts,
+        TokenStoreWriter.create(out, tokenizer, sources=files) as writer,
+    ):
+        if parts is not None:
+            work = Work(
+                tokenizer=str(tokenizer.folder),
+                fingerprint=tokenizer.fingerprint,
+                folder=str(parts),
+                val_fraction=val_fraction,
+                text_column=corpus.text_column,
+                proved=proved,
+            )
+            with log.byte_progress("tokenizing", corpus.total_bytes) as show:
+                fill_in_parts(writer, corpus.files, work, workers or cores(), corpus.new_reading(), show, max_tokens)
+            if not any(writer.tokens.values()):
+                raise corpus.no_text()
+            documents = corpus.reading.documents
+        else:
+            pieces = corpus.pieces("tokenizing")
+            kept = pieces if leaves_out is None else _kept(pieces, leaves_out)
+            documents = fill(writer, tokenizer, encoder, kept, val_fraction, max_tokens)
+        read = corpus.reading
+        writer.reading = ReadFrom(files=read.files, documents=read.documents, left_out=read.left_out)
+        if val_fraction and not all(writer.tokens.values()):
+            log.info(f"too few documents to hold any out: the last {val_fraction:.1%} of the tokens become val")
+            writer.hold_out_tail(val_fraction)
     return documents
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _utf8(file: File) -> str:
+    r"""Return the name as the manifest can hold it: a byte that is not UTF-8 becomes \xff."""
+    return file.url if isinstance(file, RemoteFile) else os.fsencode(file).decode("utf-8", "backslashreplace")
 
 
 def _kept(pieces: Iterable[Piece], leaves_out: Callable[[str], bool]) -> Iterator[Piece]:
@@ -116,36 +148,6 @@ def _kept(pieces: Iterable[Piece], leaves_out: Callable[[str], bool]) -> Iterato
     if held is not None:
         yield held._replace(last=True)
     log.info(f"left out: {dropped:,} document{'s' * (dropped != 1)} that share text with the sets")
-
-
-def _document_marks(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the ids before and after each document: bos and eos, once only where they are the same token."""
-    before = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    after = [] if tokenizer.eos_id in (None, tokenizer.bos_id) else [tokenizer.eos_id]
-    if not before and not after:
-        raise UserError(
-            f"the tokenizer {tokenizer.folder} has neither a bos_token nor an eos_token to part documents with",
-            f"name one in {tokenizer.folder / 'tokenizer_config.json'}",
-        )
-    return before, after
-
-
-def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    batch: list[Piece] = []
-    size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += len(piece.text)
-        if size >= BATCH_CHARS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _hash(text: bytes) -> float:
-    """Spread texts evenly over 0 <= x < 1, the same way on every machine."""
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
 
 
 @contextmanager

@@ -14,9 +14,9 @@ class Reading:
     left_out: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
-    def leave_out(self, kind: str, example: object) -> None:
+    def leave_out(self, kind: str, example: object, number: int = 1) -> None:
         """Count something that is not read."""
-        self.left_out[kind] = self.left_out.get(kind, 0) + 1
+        self.left_out[kind] = self.left_out.get(kind, 0) + number
         self.examples.setdefault(kind, str(example))
 
     def line(self) -> str:

@@ -1,4 +1,4 @@
-"""Raw text from anywhere: files, folders and globs become one stream of documents, in bounded memory.
+"""Raw text from anywhere: files, folders, globs and addresses become one stream of documents, in bounded memory.
 
 Formats: .txt and .md (a file is one document, unless lines that are exactly `<|endoftext|>` part it), .jsonl (.ndjson)
 and .parquet (a row is one document), each also .gz, .xz or .zst. A document may be larger than memory: what streams is
@@ -17,8 +17,10 @@ from typing import NamedTuple
 from mini_llm import log
 from mini_llm.data.formats import BLOCK_BYTES, NULL, PLAIN, SUPPORTED, format_of, naming_file, read_texts
 from mini_llm.data.reading import Reading, looks_like_utf16
+from mini_llm.data.remote import File, at_hand, find_remote, is_address, name_of, size_of
+from mini_llm.data.walking import matching, walk
 from mini_llm.errors import UserError, did_you_mean
-from mini_llm.user_files import kind_of, open_file, reason, shown, what_is
+from mini_llm.user_files import kind_of, open_file, shown, what_is
 
 
 class Piece(NamedTuple):
@@ -40,9 +42,9 @@ class Corpus:
         self.found = Reading()
         self.reading = self.found  # of the last pass
         self.files = _find_all(sources, self.found)
-        self.total_bytes = sum(path.stat().st_size for path in self.files)
+        self.total_bytes = sum(map(size_of, self.files))
         self.done_bytes = 0  # of the files as they lie on the disk
-        self._text_column = text_column
+        self.text_column = text_column
 
     def pieces(self, description: str | None = None) -> Iterator[Piece]:
         """Yield all documents, file by file; with `description`, progress is shown.
@@ -52,19 +54,14 @@ class Corpus:
                 is no text at all.
         """
         found, self.done_bytes = False, 0
-        self.reading = count = Reading(left_out=dict(self.found.left_out), examples=dict(self.found.examples))
+        count = self.new_reading()
         with log.byte_progress(description, self.total_bytes) if description else nullcontext(_ignore) as show:
-            for path in self.files:
-                start, empty = self.done_bytes, True
-                with open_file(path) as file, naming_file(path):
-                    for piece in _pieces(read_texts(file, path, self._text_column), count, path):
-                        if piece.first and looks_like_utf16(piece.text):
-                            raise UserError(
-                                f"{path}: a NUL beside every letter: this is UTF-16 without its mark, not UTF-8",
-                                f"convert it: iconv -f UTF-16LE -t UTF-8 {path} > utf8-{path.name}",
-                            )
+            for source in self.files:
+                path, start, empty = Path(name_of(source)), self.done_bytes, True
+                column = getattr(source, "column", None) or self.text_column
+                with at_hand(source) as here, open_file(here) as file, naming_file(path):
+                    for piece in file_pieces(read_texts(file, path, column), count, path):
                         empty = False
-                        count.documents += piece.first
                         yield piece
                         if (done := start + file.tell()) - self.done_bytes >= BLOCK_BYTES:
                             self.done_bytes = done
@@ -77,7 +74,16 @@ class Corpus:
                     count.leave_out("files without text", path)
                     log.note(f"{path} holds no text")
         if not found:
-            raise UserError(f"no text in {', '.join(map(str, self.files[:3]))}{' ...' if len(self.files) > 3 else ''}")
+            raise self.no_text()
+
+    def no_text(self) -> UserError:
+        """Return the error of a corpus whose files are all empty."""
+        return UserError(f"no text in {', '.join(map(name_of, self.files[:3]))}{' ...' if len(self.files) > 3 else ''}")
+
+    def new_reading(self) -> Reading:
+        """Begin a pass over the corpus: return what counts it, with that left out already that was never opened."""
+        self.reading = Reading(left_out=dict(self.found.left_out), examples=dict(self.found.examples))
+        return self.reading
 
 
 def read_documents(
@@ -92,18 +98,33 @@ def read_documents(
     return (piece.text for piece in corpus.pieces(description))
 
 
-def _pieces(texts: Iterator[str | None], count: Reading, path: Path) -> Iterator[Piece]:
-    """Mark where documents begin and end; drop those without anything but white space, and count them."""
+def file_pieces(texts: Iterator[str | None], count: Reading, path: Path) -> Iterator[Piece]:
+    """Mark where documents begin and end; those without anything but white space are dropped, and all are counted.
+
+    Raises:
+        UserError: the text is UTF-16 that has no mark.
+    """
     held, first = "", True
+
+    def checked(last: bool) -> Piece:
+        if first:
+            count.documents += 1
+            if looks_like_utf16(held):
+                raise UserError(
+                    f"{path}: a NUL beside every letter: this is UTF-16 without its mark, not UTF-8",
+                    f"convert it: iconv -f UTF-16LE -t UTF-8 {path} > utf8-{path.name}",
+                )
+        return Piece(held, first, last)
+
     for text in texts:
         if text is None:
             if not first or held.strip():
-                yield Piece(held, first, True)
+                yield checked(last=True)
             elif held or format_of(path) not in PLAIN:
                 count.leave_out("blank documents" if held is not NULL else "nulls", path)
             held, first = "", True
         elif text and held:
-            yield Piece(held, first, False)
+            yield checked(last=False)
             held, first = text, False
         elif text:
             held = text
@@ -118,12 +139,18 @@ def find_files(sources: Sequence[str | Path]) -> list[Path]:
     Raises:
         UserError: a source does not exist, holds no text file, or is of an unknown format.
     """
-    return _find_all(sources, Reading())
-
-
-def _find_all(sources: Sequence[str | Path], count: Reading) -> list[Path]:
-    files: dict[Path, Path] = {}
     for source in sources:
+        if is_address(str(source)):
+            raise UserError(f"{source}: only files of this machine are read here", "fetch them first")
+    return [file for file in _find_all(sources, Reading()) if isinstance(file, Path)]
+
+
+def _find_all(sources: Sequence[str | Path], count: Reading) -> list[File]:
+    files: dict[Path | str, File] = {}
+    for source in sources:
+        if is_address(str(source)):
+            files.update({file.url: file for file in find_remote(str(source))})
+            continue
         for path in _find(str(source), count):
             if files.setdefault(path.resolve(), path) != path:
                 count.leave_out("files met twice", path)
@@ -136,53 +163,17 @@ def _find(source: str, count: Reading) -> list[Path]:
     path = Path(source)
     kind = kind_of(path)
     if kind == "folder":
-        return _known(_walk(path, count, set()), f"the folder {source}", count)
+        return _known(walk(path, count), f"the folder {source}", count)
     if kind == "file":
         if format_of(path) is None:
             raise UserError(f"cannot read {source}: unknown format '{path.suffix}'", SUPPORTED)
         return [path]
     if kind == "nothing" and glob.has_magic(source):
-        matches = sorted(Path(match) for match in glob.glob(source, recursive=True))
-        found: list[Path] = []
-        for match in matches:
-            found += _walk(match, count, set()) if kind_of(match) == "folder" and "**" not in source else [match]
-        return _known([match for match in found if kind_of(match) == "file"], f"the glob {source}", count)
+        return _known(matching(source, count), f"the glob {source}", count)
     if kind == "other":
         raise UserError(f"{source} is {what_is(path)}, not a regular file")
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     raise UserError(f"no file, folder or glob '{shown(source)}'{did_you_mean(path.name, names)}")
-
-
-def _walk(folder: Path, count: Reading, seen: set[tuple[int, int]]) -> list[Path]:
-    """Return the files below `folder`, links followed, each folder once: so a loop of links ends."""
-    files: list[Path] = []
-    try:
-        status = folder.stat()
-        names = sorted(os.listdir(folder))
-    except OSError as problem:
-        raise UserError(f"cannot read the folder {shown(folder)}: {reason(problem)}") from None
-    if (status.st_dev, status.st_ino) in seen:
-        count.leave_out("links to folders that are read already", folder)
-        return []
-    seen.add((status.st_dev, status.st_ino))
-    for name in names:
-        path = folder / name
-        if name.startswith("."):
-            count.leave_out("hidden", path)
-            continue
-        try:
-            kind = kind_of(path)
-        except UserError:
-            kind = "nothing"
-        if kind == "folder" and path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
-            count.leave_out("links in a circle", path)
-        elif kind == "folder":
-            files += _walk(path, count, seen)
-        elif kind == "file":
-            files.append(path)
-        else:
-            count.leave_out("broken links" if kind == "nothing" else "pipes and devices", path)
-    return files
 
 
 def _known(paths: list[Path], where: str, count: Reading) -> list[Path]:

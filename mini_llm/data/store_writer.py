@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from mini_llm.data.token_store import Manifest, ReadFrom, Shard, Source, Split, TokenSplit
+from mini_llm.data.tokenizer_files import hashes_of
 from mini_llm.files import Kind, new_folder, sha256_of
 from mini_llm.hub import TOKENIZER_FILES
 from mini_llm.tokenizer.tokenizer import Tokenizer
@@ -66,8 +68,7 @@ class TokenStoreWriter:
                 yield writer
                 writer._finish()
             finally:
-                for split in writer._splits.values():
-                    split.close()
+                writer.close()
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -79,6 +80,24 @@ class TokenStoreWriter:
     ) -> None:
         """Append the ids of a document, or of its next piece, which stand for `text_bytes` bytes of text."""
         self._splits[split].append(ids, text_bytes, new_document)
+
+    def adopt(self, folder: Path, splits: dict[str, Split]) -> None:
+        """Append the documents of a store that is part of this one, without copying its tokens where links can be made.
+
+        Raises:
+            OSError: a file of `folder` is not there, or the disk is full.
+        """
+        for name, split in splits.items():
+            self._splits[name].adopt(folder, split)
+
+    def finished_splits(self) -> dict[str, Split]:
+        """End the files of all splits that have tokens, and return what is in them."""
+        return {name: split.finish() for name, split in self._splits.items() if split.tokens}
+
+    def close(self) -> None:
+        """Close the files; what an unfinished split holds is lost."""
+        for split in self._splits.values():
+            split.close()
 
     def hold_out_tail(self, fraction: float) -> None:
         """Make the last `fraction` of the tokens the val split, where every document fell on one side."""
@@ -108,7 +127,8 @@ class TokenStoreWriter:
             dtype=self._dtype,
             vocab_size=self._tokenizer.vocab_size,
             tokenizer_hash=self._tokenizer.fingerprint,
-            splits={name: split.finish() for name, split in self._splits.items() if split.tokens},  # type: ignore[misc]
+            tokenizer_files=hashes_of(self._folder / "tokenizer"),
+            splits=self.finished_splits(),  # type: ignore[arg-type]
             sources=self._sources,
             reading=self.reading,
         )
@@ -144,6 +164,19 @@ class _SplitWriter:
             self.tokens += len(rest[:room])
             rest = rest[room:]
         self.text_bytes += text_bytes
+
+    def adopt(self, folder: Path, split: Split) -> None:
+        self._end_shard()
+        for shard in split.shards:
+            name = f"{self._name}-{len(self._shards):05d}.bin"
+            _link_or_copy(folder / shard.name, self._folder / name)
+            self._shards.append(shard.model_copy(update={"name": name}))
+        starts = np.fromfile(folder / f"{self._name}.idx", dtype="<u8") + np.uint64(self.tokens)
+        self._index = self._index or _HashedFile(self._folder / f"{self._name}.idx")
+        self._index.write(starts.astype("<u8").tobytes())
+        self.documents += split.documents
+        self.tokens += split.tokens
+        self.text_bytes += split.text_bytes
 
     def finish(self) -> Split:
         self._end_shard()
@@ -192,6 +225,13 @@ class _SplitWriter:
     def _cut(self, path: Path, tokens: int) -> Shard:
         os.truncate(path, tokens * self._dtype.itemsize)
         return Shard(name=path.name, tokens=tokens, bytes=tokens * self._dtype.itemsize, sha256=sha256_of(path))
+
+
+def _link_or_copy(old: Path, new: Path) -> None:
+    try:
+        os.link(old, new)
+    except OSError:  # a disk without links, or without more of them for this file
+        shutil.copyfile(old, new)
 
 
 class _HashedFile:

@@ -114,12 +114,12 @@ def _store(wishes: Wishes, run: Path | None) -> TokenStore | None:
 def answer_all(model: LanguageModel, questions: Sequence[Questions]) -> list[TaskResult]:
     """Let the model answer all tasks' items, with progress."""
     total = sum(len(item.requests) for one in questions for item in one.items)
-    with _progress("answering", total) as more:
+    with progress("answering", total) as more:
         return [ask(model, one, more) for one in questions]
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show how many requests are done: a bar on a terminal, elsewhere a line every 10 s."""
     done, shown = 0, time.monotonic()
     if log.console().is_terminal and total:

@@ -12,7 +12,7 @@ import torch
 from mini_llm.device import DTYPES, GPU_PEAKS, has_fast_bfloat16, peak_flops
 
 # Bytes that a GPU's maker names; the driver and CUDA's context take about half a gigabyte of them.
-GPU_MEMORY = {"h100": 80e9, "h200": 141e9, "a100": 80e9, "4090": 24e9}
+GPU_MEMORY = {"h100": 80e9, "h200": 141e9, "a100": 80e9, "4090": 24e9, "3070": 8e9}
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from mini_llm.model.causal_attention import LONGEST_ROW
 from mini_llm.model.config import ModelConfig
 from mini_llm.plan.activations import HEAP_BLOCK, Saved, eager_activations
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.head_loss import CHUNK_BYTES, CHUNK_BYTES_ELSEWHERE
-from mini_llm.train.loss import MOST_SCORES_BYTES, MOST_SCORES_BYTES_ELSEWHERE
+from mini_llm.train.head_loss import CHUNK_BYTES
+from mini_llm.train.head_room import scores_room
+from mini_llm.train.loss import MOST_SCORES_BYTES
 
 # Bytes of `mini-llm train` without its tensors, and of the compiler; measured on Linux (x86-64, torch 2.13).
 PROGRAM, COMPILER = 330e6, 140e6
@@ -63,8 +64,10 @@ class Memory:
         return asdict(self)
 
 
-def predict_memory(config: TrainConfig, dtype: torch.dtype, scenario: Scenario, *, on_cpu: bool) -> Memory:
-    """Return the memory of one device that computes in `dtype`."""
+def predict_memory(
+    config: TrainConfig, dtype: torch.dtype, scenario: Scenario, *, on_cpu: bool, room: float | None = None
+) -> Memory:
+    """Return the memory of one device that computes in `dtype`; a GPU of `room` bytes, None: a large one."""
     c, model = config, config.model
     parameters, matrices, shards = count_parameters(model), count_block_matrices(model), scenario.shards
     weights, gradients = 4 * parameters // shards, 4 * parameters // shards
@@ -76,7 +79,9 @@ def predict_memory(config: TrainConfig, dtype: torch.dtype, scenario: Scenario, 
     if shards > 1:  # whole are only the block at work and the next one on its way
         autocast = 2 * (2 if low else 4) * count_block_parameters(model) // scenario.tensor
     saved = activations(c, dtype, checkpointing=scenario.checkpointing, on_cpu=on_cpu)
-    logits = head_bytes(c, dtype, on_cpu=on_cpu) if scenario.tensor == 1 else shared_scores(c, scenario.tensor)
+    logits = head_bytes(c, dtype, on_cpu=on_cpu, room=room)
+    if scenario.tensor > 1:
+        logits = shared_scores(c, scenario.tensor)
     backward = saved.bytes + logits + autocast + (gradients if c.gradient_accumulation_steps > 1 else 0)
     step = gradients + work
     program = int(PROGRAM + (COMPILER if c.compile else 0)) if on_cpu else 0
@@ -96,13 +101,14 @@ def predict_memory(config: TrainConfig, dtype: torch.dtype, scenario: Scenario, 
     )
 
 
-def head_bytes(config: TrainConfig, dtype: torch.dtype, *, on_cpu: bool) -> int:
+def head_bytes(config: TrainConfig, dtype: torch.dtype, *, on_cpu: bool, room: float | None = None) -> int:
     """Return what the loss head holds at once: the scores of all tokens, or of a chunk and the gradients made of it."""
     c, model = config, config.model
     scores = 4 * c.batch_size * c.block_size * model.vocab_size
-    if scores <= (MOST_SCORES_BYTES["cpu"] if on_cpu else MOST_SCORES_BYTES_ELSEWHERE) or dtype == torch.float16:
+    most, chunk = (MOST_SCORES_BYTES["cpu"], CHUNK_BYTES["cpu"]) if on_cpu else scores_room(room or math.inf)
+    if scores <= most or dtype == torch.float16:
         return scores * (LOGIT_COPIES_COMPILED if c.compile else LOGIT_COPIES_EAGER)
-    chunk = min(scores, CHUNK_BYTES["cpu"] if on_cpu else CHUNK_BYTES_ELSEWHERE) * (1 if dtype == torch.float32 else 2)
+    chunk = min(scores, chunk) * (1 if dtype == torch.float32 else 2)
     gradients = 4 * model.dim * (model.vocab_size + c.batch_size * c.block_size)
     return chunk + 2 * gradients  # as computed, and scaled by the loss's own gradient
 

@@ -21,6 +21,7 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.plan.machines import GPU_MEMORY, Machine, compute_dtype, data_sheet, this_cpu, this_gpu
 from mini_llm.plan.memory import Memory, Scenario, predict_memory
 from mini_llm.train.config import TrainConfig
+from mini_llm.train.run.out_of_memory import describe_batch, halve_batch
 
 SMALLEST_OF_LAW = 40_000_000  # parameters; the law of the loss is fitted to models from 44 million on
 USABLE = 0.92  # of a device's memory; the driver, libraries and fragments take the rest
@@ -95,7 +96,7 @@ def make_plan(
 
     Args:
         config: the run; its batch is that of all devices together.
-        gpu: h100, h200, a100, 4090 or cpu; None is what this machine has.
+        gpu: h100, h200, a100, 4090, 3070 or cpu; None is what this machine has.
         gpus: devices that share the work.
         mfu: share of the device's peak that the training reaches ("model FLOPs utilisation", arXiv 2204.02311).
         price: money for one device and hour.
@@ -119,7 +120,11 @@ def make_plan(
     tensor = config.parallel.tensor
     accumulation = max(1, config.gradient_accumulation_steps * tensor // gpus)  # of one device
     alone = config.model_copy(update={"gradient_accumulation_steps": accumulation})
-    memory = {s.name: predict_memory(alone, dtype, s, on_cpu=is_cpu) for s in scenarios}
+    memory = {s.name: predict_memory(alone, dtype, s, on_cpu=is_cpu, room=machine.memory) for s in scenarios}
+    smaller = fitting_batch(alone, dtype, machine) if config.auto_batch else None
+    if smaller is not None:
+        batch = Scenario("with auto_batch")
+        memory[batch.name] = predict_memory(smaller, dtype, batch, on_cpu=is_cpu, room=machine.memory)
     planned = tokens or compute_optimal_tokens(config.model)
     flops = float(flops_per_token(config.model, config.block_size)) * planned
     peak = machine.peak if dtype != torch.float32 or is_cpu else None  # data sheets are about 16 bits
@@ -165,6 +170,8 @@ def advise(config: TrainConfig, dtype: torch.dtype, machine: Machine, memory: di
     if fits(memory["as configured"], machine) is not False:
         return []
     advice = []
+    if config.auto_batch and (smaller := fitting_batch(config, dtype, machine)) is not None:
+        return [f"{describe_batch(smaller)}  (auto_batch does so by itself)"]
     rows, accumulation = config.batch_size, config.gradient_accumulation_steps
     while rows > 1:
         rows, accumulation = (rows + 1) // 2, accumulation * 2
@@ -184,7 +191,7 @@ def advise(config: TrainConfig, dtype: torch.dtype, machine: Machine, memory: di
     alone = config.model_copy(update=one)
     while shards <= 2**16 and not machine.is_cpu:
         scenario = Scenario("", shards=shards, checkpointing=True)
-        if fits(predict_memory(alone, dtype, scenario, on_cpu=machine.is_cpu), machine):
+        if fits(predict_memory(alone, dtype, scenario, on_cpu=machine.is_cpu, room=machine.memory), machine):
             return [
                 *advice,
                 f"--gpus {shards}  (torchrun, parallel.shard=full parallel.checkpoint_activations=true)",
@@ -196,4 +203,15 @@ def advise(config: TrainConfig, dtype: torch.dtype, machine: Machine, memory: di
 def works(config: TrainConfig, dtype: torch.dtype, machine: Machine, **changes: Any) -> bool:
     """Tell whether the run fits on one device after `changes`."""
     changed = config.model_copy(update=changes)
-    return bool(fits(predict_memory(changed, dtype, Scenario("as configured"), on_cpu=machine.is_cpu), machine))
+    memory = predict_memory(changed, dtype, Scenario("as configured"), on_cpu=machine.is_cpu, room=machine.memory)
+    return bool(fits(memory, machine))
+
+
+def fitting_batch(config: TrainConfig, dtype: torch.dtype, machine: Machine) -> TrainConfig | None:
+    """Return the settings that `auto_batch` ends with; None where the run fits as it is, or no batch does."""
+    smaller: TrainConfig | None = config
+    if machine.memory is None or works(config, dtype, machine):
+        return None
+    while smaller is not None and not works(smaller, dtype, machine):
+        smaller = halve_batch(smaller)
+    return smaller

@@ -35,7 +35,9 @@ def show(plan: Plan) -> None:
         console.print(table)
         console.print()
     if plan.advice:
-        console.print("It does not fit. Change:", style="bold yellow")
+        adapts = "with auto_batch" in plan.memory
+        found = "It does not fit as configured, but with" if adapts else "It does not fit. Change:"
+        console.print(found, style="bold green" if adapts else "bold yellow")
         for line in plan.advice:
             console.print(f"  {line}", markup=False)
     elif fits(plan.memory["as configured"], plan.machine):

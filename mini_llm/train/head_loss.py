@@ -6,11 +6,12 @@ Letters: N tokens, D width, V vocabulary.
 """
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.library import CustomOpDef
 
 # Float32 scores at hand. On a CPU more leave the cache, fewer add up the weight's gradient too often; a GPU has
-# nothing to do while small chunks are launched.
+# nothing to do while small chunks are launched (a small one gets less: head_room.py).
 CHUNK_BYTES = {"cpu": 32 * 1024**2}
 CHUNK_BYTES_ELSEWHERE = 1024**3
 
@@ -18,6 +19,12 @@ CHUNK_BYTES_ELSEWHERE = 1024**3
 def rows_in_chunk(weight_VD: Tensor) -> int:
     """Return how many tokens' scores are made at once, on the device of the head's weight."""
     return max(1, CHUNK_BYTES.get(weight_VD.device.type, CHUNK_BYTES_ELSEWHERE) // (4 * len(weight_VD)))
+
+
+def held_out_head_loss(x_ND: Tensor, head: nn.Linear, targets_N: Tensor) -> Tensor:
+    """Return the summed -log p(target) where no gradient is wanted, a chunk of rows at a time."""
+    chunks = zip(*(rows.split(rows_in_chunk(head.weight)) for rows in (x_ND, targets_N)), strict=True)
+    return torch.stack([F.cross_entropy(head(x).float(), targets, reduction="sum") for x, targets in chunks]).sum()
 
 
 @torch.library.custom_op("mini_llm::head_loss", mutates_args=())

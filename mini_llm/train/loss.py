@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mini_llm.model.transformer import Transformer
-from mini_llm.train.head_loss import head_loss
+from mini_llm.train.head_loss import head_loss, held_out_head_loss
 from mini_llm.train.parallel.boxes import is_share
 
-# Float32 scores (B*T*V) that may exist at once in training; above it `head_loss` works in chunks. A GPU has the room,
-# and torch.compile's one pass over all scores is the faster form there.
+# Float32 scores (B*T*V) that may exist at once in training; above it `head_loss` works in chunks. A large GPU has the
+# room (a small one less: head_room.py), and torch.compile's one pass over all scores is the faster form there.
 MOST_SCORES_BYTES = {"cpu": 32 * 1024**2}
 MOST_SCORES_BYTES_ELSEWHERE = 8 * 1024**3
 
@@ -33,9 +33,12 @@ def rows_loss_sum(model: Transformer, rows: Tensor, dtype: torch.dtype) -> Tenso
     """
     ids_BT, targets_BT = rows[:, :-1], rows[:, 1:]
     with torch.autocast(rows.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        if torch.is_grad_enabled() and wants_chunks(model, ids_BT, dtype):
-            x_BTD = model.model(ids_BT)
-            return head_loss(x_BTD.flatten(0, 1), model.lm_head.weight, targets_BT.flatten(), dtype)[0]
+        learns, on_cpu = torch.is_grad_enabled(), rows.device.type == "cpu"
+        if (learns or not on_cpu) and wants_chunks(model, ids_BT, dtype):
+            x_ND, targets_N = model.model(ids_BT).flatten(0, 1), targets_BT.flatten()
+            if learns:
+                return head_loss(x_ND, model.lm_head.weight, targets_N, dtype)[0]
+            return held_out_head_loss(x_ND, model.lm_head, targets_N)
         logits_BTV = model(ids_BT)
     return token_loss_sum(logits_BTV, targets_BT)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_freed_memory
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.config import TrainConfig
+from mini_llm.train.head_room import fit_head
 from mini_llm.train.objective import Objective, Pretraining, Rows
 from mini_llm.train.optim.average import WeightAverage
 from mini_llm.train.optim.lr_scheduler import learning_rate
@@ -63,6 +64,7 @@ class Stepper:
         self.dtype = pick_dtype(config.dtype, self.device)
         if self.device.type == "cpu":
             reuse_freed_memory()
+        fit_head(self.device)
         self.objective: Objective = objective or Pretraining(config)
         self.ahead: tuple[int, Rows] | None = None
         self.n_tokens = 0  # of the last step
@@ -70,10 +72,10 @@ class Stepper:
         self.wants: Callable[[], tuple[float, ...]] = lambda: ()  # what this process would like all to do next
         self.heard: list[float] = []  # and what all of them would, added up
         self.spread = Spread(config, self.world, self.objective.initialise, self.device, self.dtype)
-        model = self.spread.model
+        model, hashes = self.spread.model, self.objective.fingerprints
         optimizers = build_optimizers(model, config, self.spread.owners())
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.trainee = Trainee(model, optimizers, scaler, Progress(), self.objective.fingerprints, self.world)
+        self.trainee = Trainee(model, optimizers, scaler, Progress(), hashes, self.spread.part, self.world)
         self.average = WeightAverage(self.trainee.optimizers, config.weight_average)
 
     def compile(self) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from mini_llm import log
 from mini_llm.data.sources import find_files
 from mini_llm.errors import UserError
+from mini_llm.tokenizer.chat import Message
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.encode import learned_text, shortened
 from mini_llm.tune.formats import Conversation, read_conversations
@@ -79,7 +80,7 @@ def read_set(
     Raises:
         UserError: as `find_files` and `read_conversations`, or nothing is left to learn from.
     """
-    counts, sides = Counts(), {"train": _Builder(), "val": _Builder()}
+    counts, sides = Counts(), {"train": SetBuilder(), "val": SetBuilder()}
     for conversation in _all(sources, merge_turns):
         counts.read += 1
         found = shortened(tokenizer, conversation, block_size + 1)
@@ -88,9 +89,9 @@ def read_set(
             continue
         ids, learned, was_cut = found
         counts.shortened += was_cut
-        side = "val" if _is_held_out(conversation, val_fraction) else "train"
+        side = "val" if is_held_out(conversation.messages, val_fraction) else "train"
         counts.held_out += side == "val"
-        sides[side].add(ids, learned, learned_text(conversation.messages, conversation.learned))
+        sides[side].add(conversation, ids, learned)
     train, val = sides["train"].build(), sides["val"].build()
     if not train.n:
         raise UserError(f"nothing to learn in {', '.join(sources)}: {counts}", "give more data, or a larger block_size")
@@ -103,26 +104,29 @@ def _all(sources: Sequence[str], merge_turns: bool) -> Iterator[Conversation]:
         yield from read_conversations(path, merge_turns=merge_turns)
 
 
-def _is_held_out(conversation: Conversation, fraction: float) -> bool:
-    first = next(m.content for m in conversation.messages if m.role == "user")
+def is_held_out(messages: Sequence[Message], fraction: float) -> bool:
+    """Tell whether the hash of the first question puts a conversation among that share of them."""
+    first = next(m.content for m in messages if m.role == "user")
     number = int.from_bytes(hashlib.sha256(first.encode("utf-8", "replace")).digest()[:8], "big")
     return number < fraction * 2**64
 
 
-class _Builder:
-    """Collects conversations."""
+class SetBuilder:
+    """Collects conversations with their ids."""
 
     def __init__(self) -> None:
         self.ids: list[np.ndarray] = []
         self.learned: list[np.ndarray] = []
         self.n_bytes = 0
 
-    def add(self, ids: list[int], learned: list[bool], n_bytes: int) -> None:
+    def add(self, conversation: Conversation, ids: list[int], learned: list[bool]) -> None:
+        """Take one more; `shortened` gave ids and what is learned of them."""
         self.ids.append(np.array(ids, np.uint32))
         self.learned.append(np.array(learned, bool))
-        self.n_bytes += n_bytes
+        self.n_bytes += learned_text(conversation.messages, conversation.learned)
 
     def build(self) -> ConversationSet:
+        """Return them one after the other."""
         starts = np.cumsum([0, *(len(ids) for ids in self.ids)], dtype=np.int64)
         empty = np.zeros(0)
         return ConversationSet(

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mini_llm"
 LAYERS = [
     [{"cli", "__init__", "__main__"}],
     [{"commands"}],
-    [{"demo"}],
+    [{"demo", "demo_chat"}],
     [{"report"}],
     [{"serve", "tune", "eval"}, {"plan"}, {"plot"}],
     [{"train"}, {"inference"}, {"export"}],
@@ -20,6 +20,9 @@ LAYERS = [
     [{"tokenizer"}, {"model"}],
     [
         {
+            "adapter",
+            "cache",
+            "child",
             "config",
             "device",
             "errors",

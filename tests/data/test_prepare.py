@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from mini_llm.data import formats
-from mini_llm.data import prepare as prepare_module
+from mini_llm.data import fill, formats
 from mini_llm.data.prepare import prepare
 from mini_llm.data.store_writer import TokenStoreWriter
 from mini_llm.data.token_store import TokenStore
@@ -90,7 +89,7 @@ def test_a_document_is_whole_and_on_one_side_however_it_is_cut_and_batched(
     texts = [" ".join(f"{i}-{j}" for j in range(40)) for i in range(60)]
     path = write_jsonl(tmp_path / "a.jsonl", texts)
     monkeypatch.setattr(formats, "PIECE_CHARS", 50)
-    monkeypatch.setattr(prepare_module, "BATCH_CHARS", 120)
+    monkeypatch.setattr(fill, "BATCH_CHARS", 120)
     store = prepare([path], byte_tokenizer, tmp_path / "out", val_fraction=0.3)
     assert sorted(documents(store, "train") + documents(store, "val")) == sorted(texts)
     assert store.manifest.splits["val"].documents > 5
@@ -242,10 +241,10 @@ def test_what_is_wrong_is_said_without_a_traceback(
 SLOW = """
 import time
 from mini_llm.cli import main
-from mini_llm.data import prepare
-encode_batch = prepare.Tokenizer.encode_batch
-prepare.Tokenizer.encode_batch = lambda self, texts: time.sleep(0.1) or encode_batch(self, texts)
-prepare.BATCH_CHARS = 1
+from mini_llm.data import fill
+encode_batch = fill.FastEncoder.encode_batch
+fill.FastEncoder.encode_batch = lambda self, texts: time.sleep(0.1) or encode_batch(self, texts)
+fill.BATCH_CHARS = 1
 main()
 """
 

@@ -162,7 +162,8 @@ def test_no_text_at_all_is_an_error(tmp_path: Path) -> None:
         ("plain words", ["not JSON"]),
         ('{"Text": "a", "id": 3}', ["no key 'text'", "did you mean 'Text'?", "Text, id", "--text-column"]),
         ("{}", ["no key 'text'", "none"]),
-        ('{"text": 3}', ["'text' holds a number"]),
+        ('{"text": 3}', ["'text' holds a number", "each row must be a text"]),
+        ('{"text": 3, "id": 4, "body": "a"}', ["'text' holds a number", "these hold text: body", "--text-column"]),
         ('{"text": true}', ["'text' holds a truth value"]),
         ('{"text": ["a"]}', ["'text' holds a list"]),
         ("[1]", ["holds a list"]),
@@ -281,7 +282,7 @@ def test_pieces_never_depend_on_where_blocks_end(parts: list[str]) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(formats, "PIECE_CHARS", piece_chars)
             blocks = [text[i : i + block] for i in range(0, len(text), block)]
-            found = whole(list(sources._pieces(formats._plain_texts(blocks), Reading(), Path("a.txt"))))
+            found = whole(list(sources.file_pieces(formats._plain_texts(blocks), Reading(), Path("a.txt"))))
             return [document for document in found if document.strip()]
 
     expected = documents(10**6, 10**6)

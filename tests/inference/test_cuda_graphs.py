@@ -157,6 +157,29 @@ def test_where_graphs_do_not_work_texts_are_computed_anyway(
     assert capsys.readouterr().err.count("CUDA graphs do not work here") == 1
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 0},
+        {"temperature": 0.9},
+        {"temperature": 0.9, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.5},
+    ],
+    ids=["greedy", "sampled", "filtered"],
+)
+@pytest.mark.parametrize("shape", [{}, {"qk_norm": True}], ids=["gqa", "qk_norm"])
+def test_a_recorded_step_never_asks_the_host(shape: dict[str, object], sampling: dict[str, float]) -> None:
+    """On tensors without numbers, where to look at one, or to mix in a tensor of the CPU, is an error."""
+    model = make_model(**shape).to("meta")
+    backend = Watched(model)
+    backend.cache.reserve(4, 64)
+    mixed = [SamplingParams(temperature=0), *[SamplingParams(**sampling)] * 3]
+    params = RowParams.of(mixed, "meta")
+    recorded = backend._record(torch.zeros(4, 4, dtype=torch.long, device="meta"), params, 64)
+    recorded.replay()
+    assert recorded.chosen.shape == (4,)
+    assert backend.cache.keys_LBJSK.device.type == "meta"
+
+
 def test_graphs_are_refused_without_a_gpu() -> None:
     with pytest.raises(UsageError, match="needs an NVIDIA GPU"):
         Engine(make_model(), backend="cuda-graphs")

@@ -132,6 +132,28 @@ def test_a_run_that_is_too_big_is_told_what_to_change_and_then_fits() -> None:
     assert make_plan(changed, gpu="4090").advice == []
 
 
+@pytest.mark.parametrize("name", ["mini-50m", "flagship", "demo-gpu"])
+def test_a_50m_config_runs_as_it_is_on_the_cards_that_its_header_names(name: str) -> None:
+    header = re.match(r"(#.*\n)+", shipped_config(f"{name}.yaml").read_text())[0]
+    assert all(word in header for word in ("24 GB", "4090", "8 GB", "3070"))
+    large, small = (make_plan(config(name), gpu=gpu) for gpu in ("4090", "3070"))
+    assert fits(large.memory["as configured"], large.machine) is True
+    assert large.advice == []
+    assert fits(small.memory["as configured"], small.machine) is False
+    assert fits(small.memory["with auto_batch"], small.machine) is True
+    assert "auto_batch does so by itself" in small.advice[0]
+    changed = config(name, *re.findall(r"\w+=\d+", small.advice[0]))
+    assert changed.rows_per_step == config(name).rows_per_step
+    assert make_plan(changed, gpu="3070").memory["as configured"] == small.memory["with auto_batch"]
+
+
+def test_a_batch_that_auto_batch_mends_is_no_failure(run_cli) -> None:
+    said = run_cli("plan", "--config", "configs/mini-50m.yaml", "--gpu", "3070").stdout
+    assert "It does not fit as configured, but with\n  batch_size=16 gradient_accumulation_steps=16" in said
+    without = run_cli("plan", "--config", "configs/mini-50m.yaml", "--gpu", "3070", "auto_batch=false").stdout
+    assert "It does not fit. Change:" in without
+
+
 def test_what_no_setting_makes_fit_is_told_how_many_devices() -> None:
     advice = make_plan(config("70b"), gpu="h100").advice
     assert re.search(r"--gpus \d+ ", advice[-1])

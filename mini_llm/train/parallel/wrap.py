@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from mini_llm import log
+from mini_llm.errors import UsageError
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.parallel.boxes import WholeToShares
@@ -27,6 +28,7 @@ from mini_llm.train.run.out_of_memory import RanOut, is_out_of_memory
 
 if TYPE_CHECKING:
     from mini_llm.train.parallel.owners import Owners
+    from mini_llm.train.run.kept import Kept
 
 Result = TypeVar("Result")
 
@@ -50,7 +52,7 @@ class Spread:
         self,
         config: TrainConfig,
         world: World,
-        initialise: Callable[[Transformer], None],
+        initialise: Callable[[Transformer], Kept | None],
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -64,12 +66,14 @@ class Spread:
         self.work: nn.Module = Work(self.model)
         spread_out(self.work, config, world, device, dtype)
         if self.mesh is None:
-            initialise(self.model)
+            self.part = initialise(self.model)
             self.model.to(device)
         else:
             self.model.to_empty(device=device)
             with WholeToShares():
-                initialise(self.model)
+                self.part = initialise(self.model)
+        if self.part is not None and world.size > 1:
+            raise UsageError("an adapter is trained in one process so far", "leave out torchrun")
         self.model.train()
         if world.size > 1 and config.parallel.shard == "ddp":
             self.work = DistributedDataParallel(self.work)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
-from mini_llm.checkpoint import save_weights
+from mini_llm.checkpoint import CHECKPOINT_FOLDER, write_checksums
+from mini_llm.files import new_folder
 from mini_llm.model.config import ModelConfig
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.train.run.kept import Kept
 
 MOST = 10
 
@@ -23,13 +25,15 @@ def milestone_steps(max_iters: int) -> set[int]:
 
 
 def save_milestone(
-    run: Path, step: int, weights: dict[str, torch.Tensor], config: ModelConfig, tokenizer: Tokenizer
+    run: Path, step: int, weights: dict[str, torch.Tensor], config: ModelConfig, tokenizer: Tokenizer, kept: Kept
 ) -> Path:
-    """Write the weights of `step`, bfloat16 on the CPU, as a model folder, whole or not at all.
+    """Write what is kept of the weights of `step`, bfloat16 on the CPU, as a model folder, whole or not at all.
 
     Raises:
         OSError: the disk is full.
     """
     folder = run / "milestones" / f"step-{step:08d}"
-    save_weights(folder, weights, config, tokenizer)
+    with new_folder(folder, CHECKPOINT_FOLDER) as temporary:
+        kept.write(temporary, weights, config, tokenizer)
+        write_checksums(temporary)
     return folder

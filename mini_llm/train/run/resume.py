@@ -19,11 +19,9 @@ from mini_llm import log
 from mini_llm.checkpoint import (
     CHECKPOINT_FOLDER,
     CHECKSUMS,
-    model_weights,
     verify_checkpoint,
     write_checksums,
     write_descriptions,
-    write_model_files,
     write_tensors,
 )
 from mini_llm.errors import UserError
@@ -35,12 +33,14 @@ from mini_llm.shares import INDEX as SHARES_INDEX
 from mini_llm.shares import Box
 from mini_llm.temporary import temporary_name
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.train.parallel.boxes import WholeToShares, box_of, is_written_here, local, share_like, whole
+from mini_llm.train.parallel.boxes import WholeToShares, box_of, is_written_here, local, share_like
 from mini_llm.train.parallel.sharded import Shares, read_shares
 from mini_llm.train.parallel.world import World
+from mini_llm.train.run.host_copy import to_host
+from mini_llm.train.run.kept import Kept, WholeModel
 from mini_llm.train.run.state_check import check_optimizer, check_scaler, check_state
 from mini_llm.user_files import reason
-from mini_llm.weights import DamagedCheckpoint, read_tensors, read_weights
+from mini_llm.weights import DamagedCheckpoint, read_tensors
 
 if TYPE_CHECKING:
     from mini_llm.train.objective import Objective
@@ -67,7 +67,13 @@ class Trainee:
     scaler: torch.amp.GradScaler
     progress: Progress
     tokens: dict[str, str] = field(default_factory=dict)  # hashes of the tokenizer and of the text that it learns from
+    part: Kept | None = None  # what of the model is saved, where it is not all
     world: World = field(default_factory=World)  # the processes that have a share or a copy of it
+
+    @property
+    def kept(self) -> Kept:
+        """What of the model is saved, and how."""
+        return self.part or WholeModel()
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -86,13 +92,14 @@ class Snapshot:
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     state: dict[str, Any]
+    kept: Kept
     boxes: dict[str, Box] | None = None
     all_boxes: dict[str, Box] = field(default_factory=dict)  # of all tensors, also those that others write
 
     @classmethod
     def of(cls, trainee: Trainee, into: Snapshot | None = None, *, gathered: bool = True) -> Snapshot:
         """Copy all that changes; `into`, an earlier snapshot that nobody needs any more, gives its memory."""
-        weights, optimizer, boxes = model_weights(trainee.model), optimizer_tensors(trainee), None
+        weights, optimizer, boxes = trainee.kept.weights(trainee.model), optimizer_tensors(trainee), None
         all_boxes = {} if gathered else {name: box_of(tensor) for name, tensor in (weights | optimizer).items()}
         if not gathered:
             kept = {n for n, t in (weights | optimizer).items() if is_written_here(t, trainee.world.rank)}
@@ -100,9 +107,10 @@ class Snapshot:
             weights, optimizer = ({n: local(t) for n, t in p.items() if n in kept} for p in (weights, optimizer))
         snapshot = cls(
             trainee.model.config,
-            _to_host(weights, into.weights if into else {}, trainee.world.is_first or not gathered),
-            _to_host(optimizer, into.optimizer if into else {}, trainee.world.is_first or not gathered),
+            to_host(weights, into.weights if into else {}, trainee.world.is_first or not gathered),
+            to_host(optimizer, into.optimizer if into else {}, trainee.world.is_first or not gathered),
             {**asdict(trainee.progress), "scaler": trainee.scaler.state_dict(), "tokens": trainee.tokens},
+            trainee.kept,
             boxes,
             all_boxes,
         )
@@ -137,7 +145,7 @@ def save_checkpoint(run: Path, snapshot: Snapshot, tokenizer: Tokenizer, shares:
                 sums = shares.write_and_collect(temporary)
                 write_descriptions(temporary, snapshot.config, tokenizer, torch.float32)
             else:
-                write_model_files(temporary, snapshot.weights, snapshot.config, tokenizer)
+                snapshot.kept.write(temporary, snapshot.weights, snapshot.config, tokenizer)
                 write_tensors(snapshot.optimizer, state / "optimizer.safetensors")
             (state / "state.json").write_text(json.dumps(snapshot.state, indent=2) + "\n", encoding="utf-8")
             write_checksums(temporary, sums)
@@ -145,9 +153,17 @@ def save_checkpoint(run: Path, snapshot: Snapshot, tokenizer: Tokenizer, shares:
     except OSError as problem:
         raise UserError(
             f"could not write the checkpoint of step {snapshot.step} to {folder}: {reason(problem)}",
-            "earlier checkpoints are untouched: make room and run the same command again, it resumes",
+            f"make room; {what_is_kept(run)}",
         ) from None
     return folder
+
+
+def what_is_kept(run: Path, resume: bool = True) -> str:
+    """Return, for a person, what is safe of a run that has failed, and what goes on with it."""
+    if not (kept := list_checkpoints(run)):
+        return "no step of it is saved: the same command begins anew"
+    same = "the same command" if resume else "the same command without --no-resume"
+    return f"step {kept[-1][0]:,} is safe: {same} goes on from there"
 
 
 def prune_checkpoints(run: Path, up_to: int, keep_last: int, also_keep: set[int]) -> None:
@@ -221,17 +237,14 @@ def _restore(folder: Path, step: int, trainee: Trainee) -> None:
     if is_other_text and math.isfinite(progress.epochs_seen):
         progress.epochs_seen = float(math.ceil(progress.epochs_seen))  # the new text from its first row on
     is_whole = not (folder / SHARES_INDEX).is_file()
-    weights = read_weights(folder) if is_whole else {}
     tensors = read_tensors(state / "optimizer.safetensors") if is_whole else {}
     try:
         if not is_whole:
             tensors = read_shares(folder, trainee)
         check_optimizer(trainee.model, trainee.optimizers, tensors, step)
         if is_whole:
-            if trainee.model.config.tie_embeddings:
-                weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
             with WholeToShares():
-                trainee.model.load_state_dict(weights)
+                trainee.kept.load(folder, trainee.model)
         _load_optimizers(trainee, tensors)
     except (RuntimeError, KeyError, ValueError) as problem:
         raise DamagedCheckpoint(f"{folder} does not belong to this model ({problem})") from None
@@ -270,24 +283,6 @@ def optimizer_tensors(trainee: Trainee) -> dict[str, torch.Tensor]:
             for kind, value in optimizer.state.get(p, {}).items():
                 tensors[f"{kind}/{name}"] = torch.as_tensor(value).detach()
     return tensors
-
-
-def _to_host(
-    tensors: dict[str, torch.Tensor], into: dict[str, torch.Tensor], keeps: bool = True
-) -> dict[str, torch.Tensor]:
-    """Copy to host memory: to the tensors of `into` where they fit, for new memory costs more than the copying.
-
-    Shares are gathered one after the other; who does not keep the copy only helps.
-    """
-    copies: dict[str, torch.Tensor] = {}
-    for name, value in ((name, whole(tensor)) for name, tensor in tensors.items()):
-        if not keeps:
-            continue
-        copy = into.get(name)
-        if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:
-            copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-        copies[name] = copy.copy_(value, non_blocking=value.is_cuda)  # on MPS nothing would wait for it
-    return copies
 
 
 def _load_optimizers(trainee: Trainee, tensors: dict[str, torch.Tensor]) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from mini_llm import log
-from mini_llm.checkpoint import model_weights
 from mini_llm.errors import UserError
 from mini_llm.pointers import is_pointer, list_checkpoints, write_pointer
 from mini_llm.threads import Worker, WorkerDied
@@ -87,9 +86,10 @@ class Saver:
         if not config.milestones or step not in milestone_steps(config.max_iters):
             return False
         with average.in_place():
-            weights = {name: whole(w).to("cpu", torch.bfloat16) for name, w in model_weights(trainee.model).items()}
+            found = trainee.kept.weights(trainee.model)
+            weights = {name: whole(w).to("cpu", torch.bfloat16).contiguous() for name, w in found.items()}
         if self.world.is_first:
-            save_milestone(self.run, step, weights, trainee.model.config, self.tokenizer)
+            save_milestone(self.run, step, weights, trainee.model.config, self.tokenizer, trainee.kept)
         return True
 
     def mark_best(self, step: int) -> None:

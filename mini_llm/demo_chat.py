@@ -1,0 +1,128 @@
+"""The demo's second half: the model that continues speeches learns to answer, and then it is your turn to speak.
+
+Each step is one that you could run by hand: `mini-llm skills`, `mini-llm sft`, `mini-llm chat`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mini_llm import log, output
+from mini_llm.config import load_config, shipped_config
+from mini_llm.data.sources import read_documents
+from mini_llm.demo import built_in_corpus, command_line, trained_base
+from mini_llm.files import write_text
+from mini_llm.inference.chat import Conversation
+from mini_llm.inference.generate import Generator
+from mini_llm.inference.sampling.params import SamplingParams
+from mini_llm.inference.session import chat
+from mini_llm.tune.config import SftConfig
+from mini_llm.tune.sft import sft
+from mini_llm.tune.skills import Exercise, Material
+from mini_llm.tune.skills.addresses import address_exercises, read_addresses
+from mini_llm.tune.skills.write import Wish, mixed
+
+# How many exercises of each skill: what small models learn slowly, and what people ask first, stands there most often.
+MIXTURE = {
+    "spelling": 16_000,
+    "counting": 4_000,
+    "reversing": 4_000,
+    "sorting": 3_000,
+    "addition": 4_000,
+    "copying": 10_000,
+    "identity": 4_000,
+    "recall": 4_000,
+    "reading": 6_000,
+    "unknown": 3_000,
+    "forms": 9_000,
+    "system": 4_000,
+}
+ADDRESSES = 4_000
+QUESTIONS = (
+    "Hello!",
+    "Who are you?",
+    "What can you do?",
+    "Spell the word president.",
+    'How many e are in "secretary"?',
+    "What is 38 + 47?",
+    "List three animals.",
+    "Repeat after me: the rivers run to the sea",
+    "Anna lives in Rome. Ben has a horse. What does Ben have?",
+    "Who gave the State of the Union address of 1863?",
+    "Thank you!",
+)
+GREEDY = SamplingParams(temperature=0)
+
+
+def run_chat_demo(
+    *, corpus: list[str] | None, out: Path, minutes: float, chat_minutes: float, chat_data: list[str], seed: int
+) -> None:
+    """Train the demo's model, or take the one in `out`, teach it to answer, and talk with it.
+
+    Interrupted, the same command goes on; finished, it talks at once.
+
+    Raises:
+        UserError: the corpus or the conversations cannot be read, or `out` holds a demo of another corpus.
+    """
+    run = trained_base(corpus=corpus, out=out, minutes=minutes, seed=seed)
+    log.info("[4/5] exercises made by program: spelling, counting, copying, answers from a text, who it is")
+    exercises = out / "skills.jsonl"
+    if not exercises.exists():
+        write_exercises(exercises, corpus, seed)
+    log.info(f"[5/5] teaching it to answer, for about {chat_minutes:g} minutes")
+    config = chat_config(run, out, [str(exercises), *chat_data], chat_minutes, seed)
+    talk(sft(config))
+
+
+def chat_config(run: Path, out: Path, data: list[str], minutes: float, seed: int) -> SftConfig:
+    """Return the settings of the tuning: the shipped ones for this run, or those of the run that has begun."""
+    tuned = out / "chat"
+    here = {"base": str(run), "data_dir": str(out / "tokens"), "out_dir": str(tuned), "data": tuple(data)}
+    if (tuned / "config.yaml").exists():
+        log.info(f"going on with the run in {tuned}; for other --chat-minutes or --chat-data give another --out")
+        kept = load_config(SftConfig, tuned / "config.yaml")
+        return kept.model_copy(update={**here, "data": kept.data})
+    template = load_config(SftConfig, shipped_config("demo-chat.yaml"))
+    values = template.model_dump(include=template.model_fields_set)
+    return SftConfig.model_validate({**values, **here, "max_minutes": minutes, "seed": seed})
+
+
+def write_exercises(path: Path, corpus: list[str] | None, seed: int) -> None:
+    """Write the exercises: of the corpus's words and sentences, and of its speeches where it is the built-in one."""
+    sources = corpus or [str(built_in_corpus())]
+    material = Material.of(read_documents(sources, description="looking for words and sentences"))
+    lines = [json.dumps(exercise.record(), ensure_ascii=False) for exercise in _all(material, corpus is None, seed)]
+    write_text(path, "\n".join(lines) + "\n")
+    log.info(f"{len(lines):,} exercises in {path}")
+
+
+def _all(material: Material, with_addresses: bool, seed: int) -> Iterator[Exercise]:
+    yield from mixed(Wish(MIXTURE, seed), material)
+    if with_addresses:
+        yield from address_exercises(read_addresses(built_in_corpus()), ADDRESSES, seed=seed)
+
+
+def talk(tuned: Path) -> None:
+    """Let the user talk; where there is no terminal, print what a short conversation was and end."""
+    generator = Generator(tuned)
+    command = command_line()
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        log.info(f"\nIn the browser: {command} serve {tuned}    How good it is: {command} eval {tuned} --chat")
+        log.info("It is small, it knows little, and it often errs. Ask it who it is. /help shows more, /exit leaves.")
+        chat(generator, system=None, max_new_tokens=256, sampling=GREEDY, seed=0, stop=())
+        return
+    transcript(generator, QUESTIONS)
+    log.info(f"\nTalk with it: {command} chat {tuned}    in the browser: {command} serve {tuned}")
+
+
+def transcript(generator: Generator, questions: tuple[str, ...]) -> None:
+    """Print questions, each of a conversation of its own, and the answers."""
+    generator.ready_to_chat()
+    options: dict[str, Any] = {"max_new_tokens": 256, "sampling": GREEDY}
+    for question in questions:
+        answer = "".join(Conversation(generator, None).ask(question, seed=0, **options))
+        output.line(f"> {question}\n{answer}\n")
