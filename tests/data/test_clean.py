@@ -285,16 +285,8 @@ def test_a_disk_that_is_too_small_is_refused_before(
 def test_words_and_sentences_are_cut_without_a_download() -> None:
     words = Words()
     assert words.word_tokenize("It's 3.5 well-known things, isn't it?") == [
-        "It's",
-        "3",
-        ".",
-        "5",
-        "well-known",
-        "things",
-        ",",
-        "isn't",
-        "it",
-        "?",
+        *("It's", "3", "5", "well-known"),
+        *("things", "isn't", "it"),
     ]
     text = 'He said: "Go." Then he left! Why?\nNobody knows.'
     assert (

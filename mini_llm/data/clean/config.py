@@ -38,7 +38,7 @@ class GopherRepetition(Config):
 class GopherQuality(Config):
     """Text that is not prose: section A1.1 of Gopher (arXiv 2112.11446)."""
 
-    min_doc_words: int = Field(50, ge=0)
+    min_doc_words: int = Field(50, ge=1)
     max_doc_words: int = Field(100_000, ge=1)
     min_avg_word_length: int = Field(3, ge=0)
     max_avg_word_length: int = Field(10, ge=1)

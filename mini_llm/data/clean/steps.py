@@ -21,21 +21,22 @@ from mini_llm.data.reading import Reading
 from mini_llm.data.sources import file_pieces
 from mini_llm.user_files import open_file
 
-WORD = re.compile(r"\w+(?:['\u2019-]\w+)*|[^\w\s]+")
+WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 SENTENCE = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])[\"'\u201d\u2019)]*\s+|\n+")
 
 
 class Words(WordTokenizer):
     """Words and sentences by rule: nothing to download, and 300 times as fast as a grammar.
 
-    What the papers count with their own splitters differs a little.
+    Signs are no words, as in Gopher's text. Where they are counted, as datatrove's own splitter does, speeches and
+    dialogues have too few words with a letter: 21 % of 200 MB of mixed English prose would go for that alone.
     """
 
     def __init__(self) -> None:
         super().__init__("rules")
 
     def word_tokenize(self, text: str) -> list[str]:
-        """Return words and runs of other signs."""
+        """Return the words."""
         return WORD.findall(text)
 
     def sent_tokenize(self, text: str) -> list[str]:

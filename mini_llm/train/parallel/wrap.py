@@ -24,7 +24,7 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.parallel.boxes import WholeToShares
 from mini_llm.train.parallel.world import World
-from mini_llm.train.run.out_of_memory import RanOut, is_out_of_memory
+from mini_llm.train.run.out_of_memory import RanOut, check_room, is_out_of_memory
 
 if TYPE_CHECKING:
     from mini_llm.train.parallel.owners import Owners
@@ -59,6 +59,7 @@ class Spread:
         """Build it, with the weights that `initialise` gives."""
         self.world, self.mesh = world, world.mesh
         if self.mesh is None:
+            check_room(config.model)
             self.model = Transformer(config.model)
         else:  # shares are cut from no memory at all: the whole model may be larger than this machine
             with torch.device("meta"):
@@ -67,6 +68,8 @@ class Spread:
         spread_out(self.work, config, world, device, dtype)
         if self.mesh is None:
             self.part = initialise(self.model)
+            if device.type == "cpu" and all(p.requires_grad for p in self.model.parameters()):
+                check_room(config.model, bytes_each=12 if config.optimizer == "muon" else 16)
             self.model.to(device)
         else:
             self.model.to_empty(device=device)
