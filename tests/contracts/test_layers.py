@@ -38,6 +38,7 @@ LAYERS = [
             "signals",
             "temporary",
             "threads",
+            "tokens_seen",
             "user_files",
             "weights",
         }
