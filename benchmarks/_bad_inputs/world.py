@@ -164,7 +164,7 @@ def write_raw(home: Path) -> None:
     for n in range(24):
         text = "\n".join(" ".join(dice.choice(WORDS.split()) for _ in range(9)) + "." for _ in range(60)) + "\n"
         (home / "corpus" / f"d{n:02}.txt").write_text(text, encoding="utf-8")
-    said = [[(dice.choice(("hello", "count", "why"))), " ".join(dice.sample(WORDS.split(), 4))] for _ in range(30)]
+    said = [[" ".join(dice.sample(WORDS.split(), 3)), " ".join(dice.sample(WORDS.split(), 4))] for _ in range(30)]
     chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in said]
     lines = [json.dumps({"messages": chat}) + "\n" for chat in chats]
     (home / "chats.jsonl").write_text("".join(lines), encoding="utf-8")
