@@ -62,7 +62,7 @@ def _spoiled(world: World, dice: random.Random, verb: Verb, count: int) -> list[
         path.relative_to(world.home)
         for need in verb.needs
         for path in sorted((world.home / need).rglob("*"))
-        if path.is_file() and not path.is_symlink() and "profile" not in path.parts
+        if path.is_file() and path.stat().st_size and not path.is_symlink() and "profile" not in path.parts
     ]
     ways: list[tuple[str, Path, Callable[[Path], Any]]] = []
     for name in files:
