@@ -4,14 +4,17 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from mini_llm.checkpoint import save_model
 from mini_llm.eval.evaluate import TaskResult, ask, prepare_questions
 from mini_llm.eval.language_model import LocalModel
 from mini_llm.eval.task import find_tasks
@@ -177,6 +180,38 @@ def test_examples_are_drawn_alike(
     check(our_result(local_model, f"own_{name}", sets, tmp_path, shots=2), found, f"their_{name}")
 
 
+@pytest.fixture(scope="module")
+def wide_folder(tmp_path_factory: pytest.TempPathFactory, local_model: LocalModel, random_model: Any) -> Path:
+    """Return a model that every item fits into: of longer ones lm-eval sends a server one token less."""
+    folder = tmp_path_factory.mktemp("wide") / "model"
+    save_model(folder, random_model(seed=3, vocab_size=600, max_seq_len=512), local_model.tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(wide_folder: Path) -> Iterator[str]:
+    """Return the address of `mini-llm serve` on the same model."""
+    command = [sys.executable, "-m", "mini_llm", "serve", str(wide_folder), "--port", "0", "--dtype", "float32"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().strip()
+        server.terminate()
+
+
+def test_local_completions_through_our_server(address: str, wide_folder: Path, sets: Path, yaml_folder: Path) -> None:
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    model = LocalCompletionsAPI(
+        base_url=f"{address}v1/completions", model="model", max_length=512, num_concurrent=4, max_retries=1,
+        tokenizer=str(wide_folder), tokenizer_backend="huggingface", add_bos_token=True,
+    )  # fmt: skip
+    names = ["their_piqa", "their_lambada_openai", "writing"]
+    found = lm_eval_results(model, names, yaml_folder)
+    local = LocalModel.load(wide_folder, device="cpu", dtype="float32")
+    for name in names:
+        assert check(our_result(local, name.removeprefix("their_"), sets, yaml_folder), found, name) >= 20
+
+
 def test_bos_counts_for_lm_eval_alone(local_model: LocalModel, sets: Path, yaml_folder: Path) -> None:
     scores = our_result(local_model, "rolling", sets, yaml_folder).scores()
     assert scores["bits_per_byte,none"][0] > scores["bits_per_byte,BOS not predicted"][0]
@@ -210,3 +245,29 @@ def test_the_plug_in_runs_in_lm_evals_own_command(
     for metric in ("acc,none", "acc_norm,none", "acc_stderr,none"):
         assert math.isclose(found["their_piqa"][metric], theirs["results"]["their_piqa"][metric], rel_tol=1e-6)
     assert found["writing"]["exact_match,none"] == theirs["results"]["writing"]["exact_match,none"]
+
+
+def test_a_tokenizer_that_puts_a_space_before_every_text(
+    model_folder: Path, yaml_folder: Path, sets: Path, tmp_path: Path
+) -> None:
+    """Llama 2's kind: a continuation's first piece depends on whether it is encoded alone or after its context."""
+    from lm_eval.models.huggingface import HFLM
+
+    folder = tmp_path / "llama2"
+    shutil.copytree(model_folder, folder)
+    (folder / "tokenizer.model").unlink(missing_ok=True)
+    (folder / "checksums.json").unlink()
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    spec["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}
+    spec["pre_tokenizer"] = None
+    spec["decoder"]["decoders"][3:] = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    hf = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=16)
+    model = LocalModel.load(folder, device="cpu")
+    assert model.tokenizer.decode(model.tokenizer.encode("word")) == "word"
+    assert model.tokenizer.encode("word") != LocalModel.load(model_folder, device="cpu").tokenizer.encode("word")
+    names = ("hellaswag", "arc_easy", "winogrande", "lambada_openai", "blimp_anaphor_gender_agreement")
+    found = lm_eval_results(hf, [f"their_{name}" for name in names], yaml_folder)
+    for name in names:
+        assert check(our_result(model, name, sets, yaml_folder), found, f"their_{name}") >= 20
