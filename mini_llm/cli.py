@@ -45,7 +45,7 @@ tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare som
 
 LINE = [
     *("demo", "clean", "tokenizer", "prepare", "plan", "train"),
-    *("skills", "sft", "pairs", "dpo", "plot", "eval", "report"),
+    *("skills", "sft", "pairs", "dpo", "rl", "plot", "eval", "report"),
     *("generate", "chat", "serve", "export", "push", "pull", "import-seed"),
 ]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
@@ -64,6 +64,7 @@ app.command(rich_help_panel=TRAIN)(tuning.skills)
 app.command(rich_help_panel=TRAIN)(tuning.sft)
 app.command(rich_help_panel=TRAIN)(preferring.pairs)
 app.command(rich_help_panel=TRAIN)(preferring.dpo)
+app.command(rich_help_panel=TRAIN)(tuning.rl)
 app.command(rich_help_panel=TRAIN)(training.plot)
 app.command("eval", rich_help_panel=TRAIN)(evaluation.evaluate)
 app.command(rich_help_panel=TRAIN)(evaluation.report)

@@ -11,6 +11,7 @@ from mini_llm.errors import UsageError, UserError
 from mini_llm.model.accounting import count_parameters
 from mini_llm.train.config import TrainConfig
 from mini_llm.tune.config import SftConfig
+from mini_llm.tune.rl_config import RlConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHIPPED = sorted(path for path in CONFIGS.glob("*.yaml") if not path.name.startswith("clean-"))
@@ -223,7 +224,8 @@ def test_a_config_is_frozen() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_a_shipped_config_is_valid_and_says_which_machine(path, write) -> None:
-    kind = SftConfig if path.name in ("demo-chat.yaml", "sft-50m.yaml") else TrainConfig
+    kinds = {"demo-chat.yaml": SftConfig, "sft-50m.yaml": SftConfig, "rl-spelling.yaml": RlConfig}
+    kind = kinds.get(path.name, TrainConfig)
     config = load_config(kind, path)
     assert load_config(kind, write(dump_config(config))) == config
     assert path.read_text(encoding="utf-8").startswith("# ")

@@ -6,15 +6,15 @@ import contextlib
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from mini_llm.checkpoint import read_model_config
-from mini_llm.config import Config
+from mini_llm.config import Config, PathText
 from mini_llm.errors import UsageError, UserError
 from mini_llm.pointers import is_adapter, resolve_checkpoint
-from mini_llm.train.config import TrainConfig
+from mini_llm.train.config import MOST_RATE, MOST_STEPS, ModelText, TrainConfig
 from mini_llm.train.run.run_folder import read_settings
 
 RATE, LORA_RATE = 3e-4, 3e-3  # where nobody has tuned them
@@ -32,28 +32,41 @@ class LoraConfig(Config):
 class SftConfig(TrainConfig):
     """What `mini-llm sft --base RUN --data FILES --config FILE KEY=VALUE ...` reads."""
 
-    base: str = ""  # the model to begin from: a run, a checkpoint or any Llama folder
-    data: tuple[str, ...] = ()  # files, folders or globs of conversations
+    share_of_rates: ClassVar[float] = 0.5  # of the base's: the smaller a model, the nearer to those of pretraining
+
+    base: ModelText = ""  # the model to begin from: a run, a checkpoint or any Llama folder
+    data: tuple[PathText, ...] = ()  # files, folders or globs of conversations
     merge_turns: bool = False  # join two turns of one role instead of refusing them
     val_fraction: float = Field(0.05, ge=0.001, le=0.5)  # of the conversations, held out by their first question
-    epochs: float | None = Field(2.0, gt=0)  # times that all rows are seen; unset: max_iters steps
+    epochs: float | None = Field(2.0, gt=0, le=MOST_STEPS)  # times that all rows are seen; unset: max_iters steps
     lora: LoraConfig = LoraConfig()
     replay: float = Field(0.0, ge=0, lt=1)  # share of the rows that comes from data_dir, the base's own token store
 
-    out_dir: str = "runs/sft"
-    lr_schedule: str = "wsd"  # type: ignore[assignment]  # flat, then linear to zero over the last half
+    out_dir: PathText = "runs/sft"
+    lr_schedule: Literal["cosine", "wsd"] = "wsd"  # flat, then linear to zero over the last half
     cooldown_fraction: float = Field(0.5, gt=0, le=1)
-    learning_rate: float = Field(RATE, ge=0)
-    min_lr: float = Field(0.0, ge=0)
-    warmup_iters: int | None = Field(None, ge=0)  # type: ignore[assignment]  # unset: 3 % of the steps
-    weight_decay: float = Field(0.0, ge=0)
-    eval_interval: int = Field(50, ge=1)
+    learning_rate: float = Field(RATE, ge=0, le=MOST_RATE)
+    min_lr: float = Field(0.0, ge=0, le=MOST_RATE)
+    warmup_iters: int | None = Field(None, ge=0, le=MOST_STEPS)  # type: ignore[assignment]  # unset: 3 % of the steps
+    weight_decay: float = Field(0.0, ge=0, le=MOST_RATE)
+    eval_interval: int = Field(50, ge=1, le=MOST_STEPS)
 
     @model_validator(mode="after")
     def _check_lora(self) -> Self:
         if self.lora.rank and self.optimizer != "adamw" and "optimizer" in self.model_fields_set:
             raise ValueError("optimizer=muon moves all directions of a matrix alike; lora needs optimizer=adamw")
         return self
+
+    def check_given(self) -> None:
+        """Refuse settings without a base or without data.
+
+        Raises:
+            UsageError: with what to give.
+        """
+        if not self.base:
+            raise UsageError("no model to begin from", "name one: mini-llm sft --base runs/demo --data chat.jsonl")
+        if not self.data:
+            raise UsageError("no conversations to learn from", "name some: --data chat.jsonl")
 
     @property
     def replayed_rows(self) -> int:
@@ -66,20 +79,20 @@ class SftConfig(TrainConfig):
         return self.rows_per_step - self.replayed_rows
 
 
-def with_base(config: SftConfig) -> SftConfig:
+ConfigT = TypeVar("ConfigT", bound=SftConfig)
+
+
+def with_base(config: ConfigT) -> ConfigT:
     """Return the settings with what the base decides: its shape, and its run's rates and store where none were given.
 
-    Half of the base's rates: the smaller a model, the nearer to those of pretraining. LoRA has a rate of its own, for
-    its matrices begin from nothing: ten times that of full tuning where nobody has tuned it.
+    LoRA has a rate of its own, for its matrices begin from nothing: ten times that of full tuning where nobody has
+    tuned it.
 
     Raises:
-        UsageError: no base or no data was named, or rows longer than the base can read.
+        UsageError: as `check_given`, or rows longer than the base can read.
         UserError: the base is no model folder.
     """
-    if not config.base:
-        raise UsageError("no model to begin from", "name one: mini-llm sft --base runs/demo --data chat.jsonl")
-    if not config.data:
-        raise UsageError("no conversations to learn from", "name some: --data chat.jsonl")
+    config.check_given()
     folder = resolve_checkpoint(config.base)
     shape = read_model_config(folder)
     given = config.model_fields_set
@@ -88,7 +101,7 @@ def with_base(config: SftConfig) -> SftConfig:
     changes: dict[str, Any] = {"model": shape.model_copy(update={"dropout": config.model.dropout})}
     old = _settings_of(folder)
     if config.lora.rank and "learning_rate" not in given:
-        changes["learning_rate"] = LORA_RATE
+        changes["learning_rate"] = LORA_RATE * 2 * config.share_of_rates
     if old is not None:
         of_optimizer = () if config.lora.rank else ("optimizer", "muon_momentum", "beta1", "beta2")
         for key in (*of_optimizer, "data_dir"):
@@ -96,7 +109,7 @@ def with_base(config: SftConfig) -> SftConfig:
                 changes[key] = getattr(old, key)
         for key in () if config.lora.rank else ("learning_rate", "muon_learning_rate"):
             if key not in given:
-                changes[key] = getattr(old, key) / 2
+                changes[key] = getattr(old, key) * config.share_of_rates
     if "block_size" not in given:
         changes["block_size"] = min(config.block_size, shape.max_seq_len)
     try:

@@ -91,6 +91,15 @@ def detect(record: dict[str, Any], place: str) -> Callable[[dict[str, Any], str]
     raise UserError(f"{place}: no conversation in the keys {', '.join(sorted(keys)[:8]) or '(none)'}", LEARNABLE)
 
 
+def conversation_of(record: dict[str, Any], place: str, *, merge_turns: bool = False) -> Conversation:
+    """Return the conversation of one object.
+
+    Raises:
+        UserError: as `read_conversations`.
+    """
+    return checked(detect(record, place)(record, place), place, merge_turns)
+
+
 # --- one reader a format ---------------------------------------------------------------------------------------------
 
 
