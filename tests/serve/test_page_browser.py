@@ -226,6 +226,18 @@ def test_what_is_stopped_is_kept_and_goes_on(fresh: playwright.Page, busy_server
     busy_server.wait_for("requests_running", 0)
 
 
+def test_a_queue_tells_how_many_go_first(fresh: playwright.Page, start_server: StartServer, endless_folder: Path):
+    server = start_server(endless_folder, "--slots", 1)
+    body = {"prompt": "x", "max_tokens": 90_000, "stream": True}
+    with server.client.stream("POST", "/v1/completions", json=body) as others:
+        parts = others.iter_bytes()  # held: without it httpx closes the stream
+        next(parts)
+        fresh.goto(server.address)
+        begin(fresh, "The city of", 4)
+        fresh.wait_for_selector("#panel-complete .status >> text=before you")
+    fresh.wait_for_selector("article.assistant >> text=the most tokens")
+
+
 def test_a_full_context_is_told(fresh: playwright.Page, server: RunningServer):
     fresh.goto(server.address)
     begin(fresh, "The city of", 5000)
