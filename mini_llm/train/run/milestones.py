@@ -1,7 +1,8 @@
 """Milestones: the weights alone, in bfloat16, at steps spaced by powers of two, kept for ever.
 
 Learning goes by the logarithm of the steps, and checkpoints are pruned: without these there is nothing to look back at.
-One takes 2 bytes a parameter, where a checkpoint with AdamW's state takes 12.
+One takes 2 bytes a parameter, where a checkpoint with AdamW's state takes 12: the ten that a long run keeps take less
+than two checkpoints. A tenth of the checkpoints' disk would be one or two milestones, and no slider: ten are kept.
 """
 
 from __future__ import annotations
