@@ -61,6 +61,11 @@ def read_conversations(path: Path, *, merge_turns: bool = False) -> Iterator[Con
         yield _checked(reader(record, place), place, merge_turns)
 
 
+def conversation_of(record: dict[str, Any], place: str, *, merge_turns: bool = False) -> Conversation:
+    """Return one record's conversation; raises as `read_conversations`."""
+    return _checked(detect(record, place)(record, place), place, merge_turns)
+
+
 def detect(record: dict[str, Any], place: str) -> Callable[[dict[str, Any], str], list[tuple[Message, bool]]]:
     """Return the reader of a record's format.
 
