@@ -42,6 +42,7 @@ MIXTURE = {
     "system": 4_000,
 }
 ADDRESSES = 4_000
+MINUTES = 4.5  # of tuning that see them all
 QUESTIONS = (
     "Hello!",
     "Who are you?",
@@ -72,7 +73,7 @@ def run_chat_demo(
     log.info("[4/5] exercises made by program: spelling, counting, copying, answers from a text, who it is")
     exercises = out / "skills.jsonl"
     if not exercises.exists():
-        write_exercises(exercises, corpus, seed)
+        write_exercises(exercises, corpus, seed, share=min(1.0, chat_minutes / MINUTES))
     log.info(f"[5/5] teaching it to answer, for about {chat_minutes:g} minutes")
     config = chat_config(run, out, [str(exercises), *chat_data], chat_minutes, seed)
     talk(sft(config))
@@ -91,19 +92,24 @@ def chat_config(run: Path, out: Path, data: list[str], minutes: float, seed: int
     return SftConfig.model_validate({**values, **here, "max_minutes": minutes, "seed": seed})
 
 
-def write_exercises(path: Path, corpus: list[str] | None, seed: int) -> None:
-    """Write the exercises: of the corpus's words and sentences, and of its speeches where it is the built-in one."""
+def write_exercises(path: Path, corpus: list[str] | None, seed: int, share: float = 1.0) -> None:
+    """Write the exercises: of the corpus's words and sentences, and of its speeches where it is the built-in one.
+
+    Args:
+        share: of the mixture's numbers; a short tuning does not see them all.
+    """
     sources = corpus or [str(built_in_corpus())]
     material = Material.of(read_documents(sources, description="looking for words and sentences"))
-    lines = [json.dumps(exercise.record(), ensure_ascii=False) for exercise in _all(material, corpus is None, seed)]
+    found = _all(material, corpus is None, seed, share)
+    lines = [json.dumps(exercise.record(), ensure_ascii=False) for exercise in found]
     write_text(path, "\n".join(lines) + "\n")
     log.info(f"{len(lines):,} exercises in {path}")
 
 
-def _all(material: Material, with_addresses: bool, seed: int) -> Iterator[Exercise]:
-    yield from mixed(Wish(MIXTURE, seed), material)
+def _all(material: Material, with_addresses: bool, seed: int, share: float) -> Iterator[Exercise]:
+    yield from mixed(Wish({skill: round(n * share) for skill, n in MIXTURE.items()}, seed), material)
     if with_addresses:
-        yield from address_exercises(read_addresses(built_in_corpus()), ADDRESSES, seed=seed)
+        yield from address_exercises(read_addresses(built_in_corpus()), round(ADDRESSES * share), seed=seed)
 
 
 def talk(tuned: Path) -> None:
