@@ -30,16 +30,16 @@ from mini_llm.tune.skills.write import Wish, mixed
 MIXTURE = {
     "spelling": 16_000,
     "counting": 4_000,
-    "reversing": 4_000,
+    "reversing": 3_000,
     "sorting": 3_000,
     "addition": 4_000,
-    "copying": 10_000,
-    "identity": 4_000,
-    "recall": 4_000,
-    "reading": 6_000,
-    "unknown": 3_000,
-    "forms": 9_000,
-    "system": 4_000,
+    "copying": 16_000,
+    "identity": 3_000,
+    "recall": 3_000,
+    "reading": 4_000,
+    "unknown": 2_000,
+    "forms": 7_000,
+    "system": 3_000,
 }
 ADDRESSES = 4_000
 MINUTES = 4.5  # of tuning that see them all
