@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from mini_llm import __version__, log, output
-from mini_llm.commands import evaluation, exchange, serving, text, tour, training, tuning, writing
+from mini_llm.commands import evaluation, exchange, preferring, serving, text, tour, training, tuning, writing
 from mini_llm.errors import Interrupted, UserError
 from mini_llm.signals import end_at_once_while_importing
 from mini_llm.terminal import visible
@@ -44,7 +44,7 @@ app = typer.Typer(
 tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare some.", no_args_is_help=True)
 
 LINE = [
-    *("demo", "tokenizer", "prepare", "plan", "train", "skills", "mix", "sft", "plot", "eval", "report"),
+    *("demo", "tokenizer", "prepare", "plan", "train", "skills", "mix", "sft", "dpo", "plot", "eval", "report"),
     *("generate", "chat", "serve", "export", "push", "pull", "import-seed"),
 ]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
@@ -61,6 +61,7 @@ app.command(rich_help_panel=TRAIN)(training.train)
 app.command(rich_help_panel=TRAIN)(tuning.skills)
 app.command(rich_help_panel=TRAIN)(tuning.mix)
 app.command(rich_help_panel=TRAIN)(tuning.sft)
+app.command(rich_help_panel=TRAIN)(preferring.dpo)
 app.command(rich_help_panel=TRAIN)(training.plot)
 app.command("eval", rich_help_panel=TRAIN)(evaluation.evaluate)
 app.command(rich_help_panel=TRAIN)(evaluation.report)

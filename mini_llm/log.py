@@ -52,7 +52,7 @@ def byte_progress(description: str, total_bytes: int) -> Iterator[Callable[[int]
     Yields `update(bytes_done)`.
     """
     if not console().is_terminal:
-        yield _progress_lines(description, total_bytes)
+        yield _progress_lines(description, total_bytes, "MB")
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -68,7 +68,27 @@ def byte_progress(description: str, total_bytes: int) -> Iterator[Callable[[int]
         yield lambda done: progress.update(task, completed=done)
 
 
-def _progress_lines(description: str, total_bytes: int) -> Callable[[int], None]:
+@contextmanager
+def count_progress(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show how many things are done and the time left, as `byte_progress` does. Yields `update(things_done)`."""
+    if not console().is_terminal:
+        yield _progress_lines(description, total, unit)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit, markup=False),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console()) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _progress_lines(description: str, total: int, unit: str) -> Callable[[int], None]:
     start = shown = time.monotonic()
 
     def update(done: int) -> None:
@@ -77,9 +97,9 @@ def _progress_lines(description: str, total_bytes: int) -> Callable[[int], None]
         if done and now - shown >= LINE_SECONDS:
             shown = now
             speed = done / (now - start)
-            left = timedelta(seconds=round((total_bytes - done) / speed))
-            note(
-                f"{description}: {done / 1e6:,.0f} of {total_bytes / 1e6:,.0f} MB, {speed / 1e6:.1f} MB/s, {left} left"
-            )
+            left = timedelta(seconds=round((total - done) / speed))
+            size = 1e6 if unit == "MB" else 1
+            seen = f"{done / size:,.0f} of {total / size:,.0f} {unit}, {speed / size:,.1f} {unit}/s"
+            note(f"{description}: {seen}, {left} left")
 
     return update

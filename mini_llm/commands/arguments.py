@@ -12,7 +12,8 @@ SourcesArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCES",
-        help="Files, folders or quoted globs: .txt .md .jsonl .parquet, each also .gz .xz .zst.",
+        help="Files, folders, quoted globs, hf://datasets/USER/NAME, https:// or s3:// addresses: "
+        ".txt .md .jsonl .parquet, each also .gz .xz .zst.",
     ),
 ]
 TextColumn = Annotated[str, typer.Option(help="The key of jsonl, or column of parquet, that holds the text.")]

@@ -106,6 +106,9 @@ def prepare(
     val_fraction: Annotated[float, typer.Option(help="Share of documents held out.", min=0.0, max=0.5)] = 0.01,
     workers: Annotated[int | None, typer.Option(help="Processes that tokenize; default: all cores.", min=1)] = None,
     text_column: TextColumn = "text",
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Stop once there are so many: a piece of a large data set of the hub.", min=1)
+    ] = None,
     decontaminate: Annotated[
         str | None,
         typer.Option(metavar="SETS", help="Leave out documents that share 13 words in a row with these tasks."),
@@ -126,7 +129,7 @@ def prepare(
         from mini_llm.eval.overlap import overlap_with
 
         leaves_out = overlap_with([name.strip() for name in decontaminate.split(",") if name.strip()], list(data or []))
-    options = {"val_fraction": val_fraction, "workers": workers, "text_column": text_column}
+    options = {"val_fraction": val_fraction, "workers": workers, "text_column": text_column, "max_tokens": max_tokens}
     store = run(sources, tokenizer, out, leaves_out=leaves_out, **options)  # type: ignore[arg-type]
     if val_fraction and (held_out := store.split("val").n_tokens) <= 1024:  # the block_size of mini-50m.yaml
         log.warn(f"{held_out} held-out tokens make no row of 1,024: raise --val-fraction or prepare more text")

@@ -19,9 +19,14 @@ BATCH_CHARS = 2**22  # 4 MB: enough to keep every thread busy, and a signal wait
 
 
 def fill(
-    writer: TokenStoreWriter, tokenizer: Tokenizer, encoder: FastEncoder, pieces: Iterable[Piece], val_fraction: float
+    writer: TokenStoreWriter,
+    tokenizer: Tokenizer,
+    encoder: FastEncoder,
+    pieces: Iterable[Piece],
+    val_fraction: float,
+    max_tokens: int | None = None,
 ) -> int:
-    """Append all documents to the store and return their number.
+    """Append all documents to the store, or those until one reaches `max_tokens`, and return their number.
 
     Raises:
         UserError: the tokenizer has no mark that parts documents.
@@ -39,6 +44,8 @@ def fill(
                 ids = ids + after
             writer.append(side, ids, text_bytes=len(utf8), new_document=piece.first)
             documents += piece.first
+            if max_tokens is not None and piece.last and sum(writer.tokens.values()) >= max_tokens:
+                return documents
     return documents
 
 

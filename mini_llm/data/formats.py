@@ -220,7 +220,7 @@ def _parquet_texts(file: IO[bytes], stream: IO[bytes], path: Path, text_column: 
     except ImportError:
         raise UserError(".parquet files need the package pyarrow", INSTALL) from None
     size = os.fstat(file.fileno()).st_size
-    with tempfile.TemporaryFile() if stream is not file else path.open("rb") as table:
+    with tempfile.TemporaryFile() if stream is not file else open(file.name, "rb") as table:
         if stream is not file:  # a table is read from its end: unpack it first
             shutil.copyfileobj(stream, table, BLOCK_BYTES)
         if not size:

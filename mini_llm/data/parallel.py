@@ -21,6 +21,7 @@ from typing import Any
 from mini_llm.data.part_worker import Work
 from mini_llm.data.parts import PARTS_FOLDER, Part, PartRecord, cut, read_part
 from mini_llm.data.reading import Reading
+from mini_llm.data.remote import File, name_of
 from mini_llm.data.store_writer import TokenStoreWriter
 from mini_llm.errors import Interrupted, UserError
 from mini_llm.files import check_replaceable
@@ -54,8 +55,8 @@ def workplace(out: Path) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            for lines in folder.glob("lines-*.jsonl"):
-                lines.unlink()
+            for made in (*folder.glob("lines-*.jsonl"), *folder.glob("fetched-*")):
+                _remove(made)
     except BaseException as problem:
         done = len(list(folder.glob("part-*")))
         if held is None or not done or isinstance(problem, DifferentIds):
@@ -80,43 +81,60 @@ def workplace(out: Path) -> Iterator[Path]:
 
 def fill_in_parts(
     writer: TokenStoreWriter,
-    files: list[Path],
+    files: list[File],
     work: Work,
     workers: int,
     reading: Reading,
     show: Callable[[int], None],
+    max_tokens: int | None = None,
 ) -> None:
     """Fill a store from `files` by `workers` processes, and count in `reading` what was read.
 
-    `show` is told how many bytes of the files are done.
+    `show` is told how many bytes of the files are done. The part that reaches `max_tokens` is the last.
 
     Raises:
         UserError: some text is damaged, or a process died.
         DifferentIds: the faster library cannot be trusted with this text.
         OSError: a part cannot be written.
     """
-    folder = Path(work.folder)
+    folder, records = Path(work.folder), {}
 
     def is_done(number: int, key: str) -> bool:
         record = read_part(folder / f"part-{number:05d}")
         return record is not None and record.key == key
 
+    def is_enough(parts: list[Part]) -> bool:
+        """Tell whether the first parts, as far as all of them are done, have `max_tokens`."""
+        tokens = 0
+        for part in parts if max_tokens is not None else ():
+            if part.number not in records:
+                if not is_done(part.number, part.key):
+                    return False
+                records[part.number] = read_part(folder / part.folder_name)
+            record = records[part.number]
+            tokens += sum(split.tokens for split in record.splits.values()) if record else 0
+            if tokens >= (max_tokens or 0):
+                del parts[parts.index(part) + 1 :]
+                return True
+        return False
+
     crew = _Crew(work, workers, show)
     try:
-        parts = crew.do_all(cut(files, work.settings(), folder, is_done), is_done)
+        parts = crew.do_all(cut(files, work.settings(), folder, is_done), is_done, is_enough)
     finally:
         crew.end()
-    records = []
+    found = []
     for part in parts:
         record = read_part(folder / part.folder_name)
         if record is None:
             raise UserError(f"{shown(folder / part.folder_name)} was changed meanwhile", "run the same command again")
         writer.adopt(folder / part.folder_name, record.splits)
-        records.append((part, record))
-    _add_up(records, files, reading)
+        found.append((part, record))
+    read_names = {piece.name for part in parts for piece in part.slices}
+    _add_up(found, [file for file in files if name_of(file) in read_names], reading)
 
 
-def _add_up(records: list[tuple[Part, PartRecord]], files: list[Path], reading: Reading) -> None:
+def _add_up(records: list[tuple[Part, PartRecord]], files: list[File], reading: Reading) -> None:
     with_text = set()
     for part, record in records:
         with_text |= {part.slices[place].name for place in record.with_text}
@@ -124,9 +142,16 @@ def _add_up(records: list[tuple[Part, PartRecord]], files: list[Path], reading: 
         for kind, number in record.left_out.items():
             reading.leave_out(kind, record.examples[kind], number)
     reading.files += len(with_text)
-    for path in files:
-        if str(path) not in with_text:
-            reading.leave_out("files without text", path)
+    for name in map(name_of, files):
+        if name not in with_text:
+            reading.leave_out("files without text", name)
+
+
+def _remove(made: Path) -> None:
+    if made.is_dir():
+        shutil.rmtree(made, ignore_errors=True)
+    else:
+        made.unlink(missing_ok=True)
 
 
 class _Process:
@@ -180,21 +205,30 @@ class _Crew:
         self._idle: list[_Process] = []
         self._done = 0  # bytes of the parts that are done
 
-    def do_all(self, parts: Iterator[Part], is_done: Callable[[int, str], bool]) -> list[Part]:
-        """Do those parts that are not done; return all, in order."""
+    def do_all(
+        self,
+        parts: Iterator[Part],
+        is_done: Callable[[int, str], bool],
+        is_enough: Callable[[list[Part]], bool],
+    ) -> list[Part]:
+        """Do those parts that are not done; return all, in order, as far as they are enough."""
         found = []
         for part in parts:
             found.append(part)
             if is_done(part.number, part.key):
                 self._done += part.weight
+                if is_enough(found):
+                    return found
                 continue
             while not self._idle and len(self._all) >= self._most:
                 self._wait()
+            if is_enough(found):
+                return found
             if not self._idle:
                 self._all.append(_Process(self._work, self._answers))
                 self._idle.append(self._all[-1])
             self._idle.pop().give(part)
-        while len(self._idle) < len(self._all):
+        while len(self._idle) < len(self._all) and not is_enough(found):
             self._wait()
         return found
 
@@ -217,8 +251,8 @@ class _Crew:
             self._done += part.weight
             process.part, process.share = None, 0.0
             self._idle.append(process)
-            if part.unpacked:
-                os.unlink(part.slices[0].path)
+            if part.made:
+                _remove(Path(part.made))
         elif "differs" in answer:
             raise DifferentIds
         elif "errno" in answer:

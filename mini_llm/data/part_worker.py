@@ -105,7 +105,7 @@ def _read(piece: Slice, text_column: str, count: Reading) -> Iterator[tuple[Piec
     name = Path(piece.name)
     with open_file(piece.path) as file, naming_file(name):
         if piece.end < 0:
-            texts = read_texts(file, name, text_column)
+            texts = read_texts(file, name, piece.column or text_column)
         else:
             lines = _LinesBetween(file, piece.start, piece.end)
             texts = line_texts(lines, name, text_column, piece.first_line)

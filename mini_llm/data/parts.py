@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from mini_llm.data.formats import MAX_LINE_BYTES, format_of, naming_file, unpacked
+from mini_llm.data.remote import File, RemoteFile, size_of
 from mini_llm.data.token_store import Split
 from mini_llm.errors import UserError
 from mini_llm.files import Kind
@@ -29,7 +30,7 @@ FILES = r"((train|val)-[0-9]{5,}\.bin|(train|val)\.idx|part\.json)"
 UNFINISHED = r"\.part-[0-9]{5,}\.tmp-[0-9a-f]{8}(-old)?"  # of a killed worker, whatever it had got to
 PARTS_FOLDER = Kind(
     "the parts of an unfinished token store",
-    re.compile(rf"lines-[0-9]{{5,}}\.jsonl|part-[0-9]{{5,}}/({FILES})?|{UNFINISHED}/[^/]*"),
+    re.compile(rf"lines-[0-9]{{5,}}\.jsonl|fetched-[0-9]{{5,}}/.*|part-[0-9]{{5,}}/({FILES})?|{UNFINISHED}/[^/]*"),
 )
 PART_FOLDER = Kind("a part of a token store", re.compile(FILES))
 
@@ -38,8 +39,8 @@ PART_FOLDER = Kind("a part of a token store", re.compile(FILES))
 class Slice:
     """A file, or the lines of it that begin at `start` and before `end` (bytes; -1: the whole file).
 
-    `path` is what is read and `name` what it is called: a packed file is unpacked into others first. `first_line` is
-    the number of the first of these lines, 0 where nobody has counted.
+    `path` is what is read and `name` what it is called: packed files are unpacked into others, remote ones fetched.
+    `first_line` is the number of the first of these lines, 0 where nobody has counted.
     """
 
     path: str
@@ -47,20 +48,21 @@ class Slice:
     start: int = 0
     end: int = -1
     first_line: int = 1
+    column: str | None = None  # the text in it, where it is another than the corpus's
 
 
 @dataclass(frozen=True)
 class Part:
     """A piece of work. `key` names the text and the settings; `weight` is its share of the corpus, in bytes.
 
-    `unpacked` tells that its one slice is a file made for it.
+    `made` is the file or folder that was made for its one slice, and is of no use afterwards.
     """
 
     number: int
     key: str
     slices: tuple[Slice, ...]
     weight: int
-    unpacked: bool = False
+    made: str = ""
 
     @property
     def folder_name(self) -> str:
@@ -99,7 +101,7 @@ def part_bytes(total_bytes: int) -> int:
     return min(max(total_bytes // WANTED, SMALLEST), LARGEST)
 
 
-def cut(files: list[Path], settings: str, workplace: Path, is_done: Callable[[int, str], bool]) -> Iterator[Part]:
+def cut(files: list[File], settings: str, workplace: Path, is_done: Callable[[int, str], bool]) -> Iterator[Part]:
     """Yield the parts of a corpus, in order. Large packed files of lines are unpacked into `workplace`, part by part.
 
     Not for parts of which `is_done(number, key)` is true: their lines are passed over.
@@ -107,7 +109,7 @@ def cut(files: list[Path], settings: str, workplace: Path, is_done: Callable[[in
     Raises:
         UserError: a file cannot be read.
     """
-    target = part_bytes(sum(path.stat().st_size for path in files))
+    target = part_bytes(sum(map(size_of, files)))
     group: list[tuple[Path, int]] = []
     numbers = itertools.count()
 
@@ -119,6 +121,10 @@ def cut(files: list[Path], settings: str, workplace: Path, is_done: Callable[[in
             group.clear()
 
     for path in files:
+        if isinstance(path, RemoteFile):
+            yield from grouped()
+            yield _fetched(path, settings, workplace, next(numbers), is_done)
+            continue
         size, (kind, packing) = path.stat().st_size, format_of(path) or ("", "")
         has_lines = kind in (".jsonl", ".ndjson")
         if has_lines and packing and size > target // 4:
@@ -136,6 +142,20 @@ def cut(files: list[Path], settings: str, workplace: Path, is_done: Callable[[in
             if sum(size for _, size in group) >= target:
                 yield from grouped()
     yield from grouped()
+
+
+def _fetched(
+    file: RemoteFile, settings: str, workplace: Path, number: int, is_done: Callable[[int, str], bool]
+) -> Part:
+    """Return a file that lies elsewhere as a part, fetched where it is not done."""
+    key = _key(settings, [file.url, str(file.bytes), str(file.column)])
+    folder = workplace / f"fetched-{number:05d}"
+    path = folder
+    if not is_done(number, key):
+        folder.mkdir(exist_ok=True)  # what has come of it before is not asked for again
+        path = file.get(folder)
+    whole = Slice(path=str(path), name=file.name, column=file.column)
+    return Part(number=number, key=key, slices=(whole,), weight=file.bytes, made=str(folder))
 
 
 def _unpacked_lines(
@@ -166,7 +186,7 @@ def _unpacked_lines(
                 return
             weight, place = file.tell() - place, file.tell()
             whole = Slice(path=str(lines), name=str(path), start=0, end=size, first_line=first_line)
-            yield Part(number=number, key=key, slices=(whole,), weight=weight, unpacked=True)
+            yield Part(number=number, key=key, slices=(whole,), weight=weight, made=str(lines))
             first_line += lines_read
             number = next(numbers)
 

@@ -19,6 +19,7 @@ from mini_llm.data.fill import document_marks, fill
 from mini_llm.data.parallel import fill_in_parts, workplace
 from mini_llm.data.part_worker import Work
 from mini_llm.data.parts import SMALLEST
+from mini_llm.data.remote import File, RemoteFile, size_of
 from mini_llm.data.sources import Corpus, Piece
 from mini_llm.data.store_writer import TokenStoreWriter
 from mini_llm.data.token_store import ReadFrom, Source, TokenStore
@@ -38,12 +39,13 @@ def prepare(
     workers: int | None = None,
     text_column: str = "text",
     leaves_out: Callable[[str], bool] | None = None,
+    max_tokens: int | None = None,
 ) -> TokenStore:
     """Tokenize `sources` into a token store at `out`, whole or not at all, and return it opened.
 
     `workers` is the number of processes, all cores by default; a corpus of less than 16 MB is done by this one.
     `leaves_out(text)` says which documents do not go in; of one that comes in pieces, those alone. It keeps the work in
-    this process.
+    this process. The document that reaches `max_tokens` is the last, of a large corpus the part that does.
 
     Raises:
         UserError: no text, a bad file, no tokenizer, a full disk, or `out` is something else than a token store.
@@ -60,9 +62,9 @@ def prepare(
         encoder = Tokenizer.load(tokenizer)
         document_marks(encoder)
         try:
-            documents = _write(corpus, encoder, out, val_fraction, workers, leaves_out, proved=True)
+            documents = _write(corpus, encoder, out, val_fraction, workers, leaves_out, max_tokens, proved=True)
         except DifferentIds:
-            documents = _write(corpus, encoder, out, val_fraction, workers, leaves_out, proved=False)
+            documents = _write(corpus, encoder, out, val_fraction, workers, leaves_out, max_tokens, proved=False)
     store = TokenStore.open(out)
     log.info(_summary(store, documents, time.monotonic() - start))
     log.info(corpus.reading.line())
@@ -76,6 +78,7 @@ def _write(
     val_fraction: float,
     workers: int | None,
     leaves_out: Callable[[str], bool] | None,
+    max_tokens: int | None,
     *,
     proved: bool,
 ) -> int:
@@ -83,8 +86,9 @@ def _write(
     encoder = FastEncoder(tokenizer, proved=proved)
     if encoder.engine != "kitoken" and corpus.total_bytes > SMALLEST:
         log.note(f"`tokenizers` encodes, several times slower than kitoken would: {encoder.reason}")
-    in_parts = leaves_out is None and corpus.total_bytes > SMALLEST
-    files = [Source(path=_utf8(path), bytes=path.stat().st_size) for path in corpus.files]
+    large = corpus.total_bytes > SMALLEST or any(isinstance(file, RemoteFile) for file in corpus.files)
+    in_parts = leaves_out is None and large
+    files = [Source(path=_utf8(file), bytes=size_of(file)) for file in corpus.files]
     with (
         _full_disk(out, corpus),
         workplace(out) if in_parts else nullcontext() as parts,
@@ -100,14 +104,14 @@ def _write(
                 proved=proved,
             )
             with log.byte_progress("tokenizing", corpus.total_bytes) as show:
-                fill_in_parts(writer, corpus.files, work, workers or _cores(), corpus.new_reading(), show)
+                fill_in_parts(writer, corpus.files, work, workers or _cores(), corpus.new_reading(), show, max_tokens)
             if not any(writer.tokens.values()):
                 raise corpus.no_text()
             documents = corpus.reading.documents
         else:
             pieces = corpus.pieces("tokenizing")
             kept = pieces if leaves_out is None else _kept(pieces, leaves_out)
-            documents = fill(writer, tokenizer, encoder, kept, val_fraction)
+            documents = fill(writer, tokenizer, encoder, kept, val_fraction, max_tokens)
         read = corpus.reading
         writer.reading = ReadFrom(files=read.files, documents=read.documents, left_out=read.left_out)
         if val_fraction and not all(writer.tokens.values()):
@@ -121,9 +125,9 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _utf8(path: Path) -> str:
+def _utf8(file: File) -> str:
     r"""Return the name as the manifest can hold it: a byte that is not UTF-8 becomes \xff."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return file.url if isinstance(file, RemoteFile) else os.fsencode(file).decode("utf-8", "backslashreplace")
 
 
 def _kept(pieces: Iterable[Piece], leaves_out: Callable[[str], bool]) -> Iterator[Piece]:

@@ -1,4 +1,4 @@
-"""Raw text from anywhere: files, folders and globs become one stream of documents, in bounded memory.
+"""Raw text from anywhere: files, folders, globs and addresses become one stream of documents, in bounded memory.
 
 Formats: .txt and .md (a file is one document, unless lines that are exactly `<|endoftext|>` part it), .jsonl (.ndjson)
 and .parquet (a row is one document), each also .gz, .xz or .zst. A document may be larger than memory: what streams is
@@ -17,6 +17,7 @@ from typing import NamedTuple
 from mini_llm import log
 from mini_llm.data.formats import BLOCK_BYTES, NULL, PLAIN, SUPPORTED, format_of, naming_file, read_texts
 from mini_llm.data.reading import Reading, looks_like_utf16
+from mini_llm.data.remote import File, at_hand, find_remote, is_address, name_of, size_of
 from mini_llm.errors import UserError, did_you_mean
 from mini_llm.user_files import kind_of, open_file, reason, shown, what_is
 
@@ -40,7 +41,7 @@ class Corpus:
         self.found = Reading()
         self.reading = self.found  # of the last pass
         self.files = _find_all(sources, self.found)
-        self.total_bytes = sum(path.stat().st_size for path in self.files)
+        self.total_bytes = sum(map(size_of, self.files))
         self.done_bytes = 0  # of the files as they lie on the disk
         self.text_column = text_column
 
@@ -54,10 +55,11 @@ class Corpus:
         found, self.done_bytes = False, 0
         count = self.new_reading()
         with log.byte_progress(description, self.total_bytes) if description else nullcontext(_ignore) as show:
-            for path in self.files:
-                start, empty = self.done_bytes, True
-                with open_file(path) as file, naming_file(path):
-                    for piece in file_pieces(read_texts(file, path, self.text_column), count, path):
+            for source in self.files:
+                path, start, empty = Path(name_of(source)), self.done_bytes, True
+                column = getattr(source, "column", None) or self.text_column
+                with at_hand(source) as here, open_file(here) as file, naming_file(path):
+                    for piece in file_pieces(read_texts(file, path, column), count, path):
                         empty = False
                         yield piece
                         if (done := start + file.tell()) - self.done_bytes >= BLOCK_BYTES:
@@ -75,7 +77,7 @@ class Corpus:
 
     def no_text(self) -> UserError:
         """Return the error of a corpus whose files are all empty."""
-        return UserError(f"no text in {', '.join(map(str, self.files[:3]))}{' ...' if len(self.files) > 3 else ''}")
+        return UserError(f"no text in {', '.join(map(name_of, self.files[:3]))}{' ...' if len(self.files) > 3 else ''}")
 
     def new_reading(self) -> Reading:
         """Begin a pass over the corpus: return what counts it, with that left out already that was never opened."""
@@ -136,12 +138,18 @@ def find_files(sources: Sequence[str | Path]) -> list[Path]:
     Raises:
         UserError: a source does not exist, holds no text file, or is of an unknown format.
     """
-    return _find_all(sources, Reading())
-
-
-def _find_all(sources: Sequence[str | Path], count: Reading) -> list[Path]:
-    files: dict[Path, Path] = {}
     for source in sources:
+        if is_address(str(source)):
+            raise UserError(f"{source}: only files of this machine are read here", "fetch them first")
+    return [file for file in _find_all(sources, Reading()) if isinstance(file, Path)]
+
+
+def _find_all(sources: Sequence[str | Path], count: Reading) -> list[File]:
+    files: dict[Path | str, File] = {}
+    for source in sources:
+        if is_address(str(source)):
+            files.update({file.url: file for file in find_remote(str(source))})
+            continue
         for path in _find(str(source), count):
             if files.setdefault(path.resolve(), path) != path:
                 count.leave_out("files met twice", path)

@@ -75,7 +75,7 @@ def with_base(config: SftConfig) -> SftConfig:
     if "block_size" not in given:
         changes["block_size"] = min(config.block_size, shape.max_seq_len)
     try:
-        return SftConfig.model_validate({**config.model_dump(), **changes, "model": changes["model"].model_dump()})
+        return type(config).model_validate({**config.model_dump(), **changes, "model": changes["model"].model_dump()})
     except ValueError as problem:
         raise UsageError(f"these settings do not fit the base {folder}: {problem}") from None
 

@@ -14,6 +14,7 @@ import numpy as np
 from mini_llm import log
 from mini_llm.data.sources import find_files
 from mini_llm.errors import UserError
+from mini_llm.tokenizer.chat import Message
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.encode import learned_text, shortened
 from mini_llm.tune.formats import Conversation, read_conversations
@@ -88,7 +89,7 @@ def read_set(
             continue
         ids, learned, was_cut = found
         counts.shortened += was_cut
-        side = "val" if _is_held_out(conversation, val_fraction) else "train"
+        side = "val" if is_held_out(conversation.messages, val_fraction) else "train"
         counts.held_out += side == "val"
         sides[side].add(conversation, ids, learned)
     train, val = sides["train"].build(), sides["val"].build()
@@ -103,8 +104,9 @@ def _all(sources: Sequence[str], merge_turns: bool) -> Iterator[Conversation]:
         yield from read_conversations(path, merge_turns=merge_turns)
 
 
-def _is_held_out(conversation: Conversation, fraction: float) -> bool:
-    first = next(m.content for m in conversation.messages if m.role == "user")
+def is_held_out(messages: Sequence[Message], fraction: float) -> bool:
+    """Tell whether the hash of the first question puts a conversation among that share of them."""
+    first = next(m.content for m in messages if m.role == "user")
     number = int.from_bytes(hashlib.sha256(first.encode("utf-8", "replace")).digest()[:8], "big")
     return number < fraction * 2**64
 

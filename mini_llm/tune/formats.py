@@ -58,7 +58,7 @@ def read_conversations(path: Path, *, merge_turns: bool = False) -> Iterator[Con
                 f"{place}: other keys than {first} ({', '.join(sorted(record)[:6])})",
                 "keep one format in a file; several files may have several",
             )
-        yield _checked(reader(record, place), place, merge_turns)
+        yield checked(reader(record, place), place, merge_turns)
 
 
 def conversation_of(record: dict[str, Any], place: str, *, merge_turns: bool = False) -> Conversation:
@@ -74,7 +74,9 @@ def detect(record: dict[str, Any], place: str) -> Callable[[dict[str, Any], str]
     """
     keys = set(record)
     if {"chosen", "rejected"} & keys:
-        raise UserError(f"{place}: chosen and rejected are pairs of preferences, not conversations", LEARNABLE)
+        raise UserError(
+            f"{place}: chosen and rejected are pairs of preferences, not conversations", f"mini-llm dpo; {LEARNABLE}"
+        )
     if "label" in keys and {"prompt", "completion"} <= keys:
         raise UserError(f"{place}: completions with a label of good or bad (KTO)", "keep the rows whose label is true")
     for key in ("messages", "conversations"):
@@ -98,16 +100,16 @@ def detect(record: dict[str, Any], place: str) -> Callable[[dict[str, Any], str]
 
 
 def _messages(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
-    turns = [_message(turn, "role", "content", place) for turn in _turns(record["messages"], place)]
+    turns = [message_of(turn, "role", "content", place) for turn in turns_of(record["messages"], place)]
     if "answer" in record and turns[-1][0].role == "user":  # the earlier turns are part of the question
-        return [*((said, False) for said, _ in turns), (Message("assistant", _text(record["answer"], place)), True)]
+        return [*((said, False) for said, _ in turns), (Message("assistant", text_of(record["answer"], place)), True)]
     return turns
 
 
 def _conversations(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
-    turns = _turns(record["conversations"], place)
+    turns = turns_of(record["conversations"], place)
     names = ("role", "content") if "role" in turns[0] else ("from", "value")
-    found = [_message(turn, *names, place) for turn in turns]
+    found = [message_of(turn, *names, place) for turn in turns]
     if isinstance(record.get("system"), str) and record["system"].strip():
         found.insert(0, (Message("system", record["system"]), False))
     return found
@@ -122,34 +124,39 @@ def _dolly(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
 
 
 def _instruction(record: dict[str, Any], more: Any, answer: Any, place: str) -> list[tuple[Message, bool]]:
-    parts = [_text(record["instruction"], place), _text(more, place)]
+    parts = [text_of(record["instruction"], place), text_of(more, place)]
     turns = []
     if record.get("system"):
-        turns.append((Message("system", _text(record["system"], place)), False))
+        turns.append((Message("system", text_of(record["system"], place)), False))
     for pair in record.get("history") or []:
         if not (isinstance(pair, list) and len(pair) == 2):
             raise UserError(f"{place}: history must be pairs of question and answer")
-        turns += _pair(_text(pair[0], place), _text(pair[1], place))
-    return turns + _pair("\n\n".join(part for part in parts if part.strip()), _text(answer, place))
+        turns += _pair(text_of(pair[0], place), text_of(pair[1], place))
+    return turns + _pair("\n\n".join(part for part in parts if part.strip()), text_of(answer, place))
 
 
 def _completion(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
     if isinstance(record["prompt"], list):
-        turns = [*_turns(record["prompt"], place), *_turns(record["completion"], place)]
-        return [_message(turn, "role", "content", place) for turn in turns]
-    return _pair(_text(record["prompt"], place), _text(record["completion"], place))
+        turns = [*turns_of(record["prompt"], place), *turns_of(record["completion"], place)]
+        return [message_of(turn, "role", "content", place) for turn in turns]
+    return _pair(text_of(record["prompt"], place), text_of(record["completion"], place))
 
 
 def _question(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
     asked = record["question"] if "question" in record else record["prompt"]
-    return _pair(_text(asked, place), _text(record["answer"], place))
+    return _pair(text_of(asked, place), text_of(record["answer"], place))
 
 
 def _pair(question: str, answer: str) -> list[tuple[Message, bool]]:
     return [(Message("user", question), False), (Message("assistant", answer), True)]
 
 
-def _turns(value: Any, place: str) -> list[dict[str, Any]]:
+def turns_of(value: Any, place: str) -> list[dict[str, Any]]:
+    """Return the list of turns that `value` is, or is as JSON.
+
+    Raises:
+        UserError: it is none.
+    """
     if isinstance(value, str):  # minimind keeps lists as JSON in a string
         try:
             value = json.loads(value)
@@ -160,12 +167,17 @@ def _turns(value: Any, place: str) -> list[dict[str, Any]]:
     return value
 
 
-def _message(turn: dict[str, Any], role_key: str, text_key: str, place: str) -> tuple[Message, bool]:
+def message_of(turn: dict[str, Any], role_key: str, text_key: str, place: str) -> tuple[Message, bool]:
+    """Return the message of a turn, and whether it is an answer to learn from.
+
+    Raises:
+        UserError: an unknown role, or contents that are no text.
+    """
     role = turn.get(role_key)
     if not isinstance(role, str) or role.lower() not in ROLES:
         hint = did_you_mean(role, sorted(ROLES)) if isinstance(role, str) else ""
         raise UserError(f"{place}: unknown role {role!r}{hint}", f"known: {', '.join(ROLES)}")
-    text = _text(turn.get(text_key, ""), place)
+    text = text_of(turn.get(text_key, ""), place)
     for call in turn.get("tool_calls") or []:
         function = call.get("function", call) if isinstance(call, dict) else {}
         arguments = function.get("arguments", {})
@@ -182,7 +194,12 @@ def _loads(arguments: Any) -> Any:
         return arguments
 
 
-def _text(value: Any, place: str) -> str:
+def text_of(value: Any, place: str) -> str:
+    """Return the text that `value` is, or that its parts make.
+
+    Raises:
+        UserError: it is something else.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
@@ -193,7 +210,12 @@ def _text(value: Any, place: str) -> str:
     raise UserError(f"{place}: a text is a {type(value).__name__}, not a string")
 
 
-def _checked(turns: list[tuple[Message, bool]], place: str, merge_turns: bool) -> Conversation:
+def checked(turns: list[tuple[Message, bool]], place: str, merge_turns: bool) -> Conversation:
+    """Return the conversation of these turns.
+
+    Raises:
+        UserError: two turns of one role, no answer, an empty one, or one that answers nobody.
+    """
     kept: list[tuple[Message, bool]] = []
     for message, learned in turns:
         if kept and kept[-1][0].role == message.role:

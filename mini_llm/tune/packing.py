@@ -39,11 +39,18 @@ def plan_rows(lengths: np.ndarray, room: int) -> list[list[int]]:
 
 
 class PackedRows:
-    """The rows of a set of conversations."""
+    """The rows of a set of conversations, each with room for `together` of `block_size` + 1 tokens.
 
-    def __init__(self, conversations: ConversationSet, *, block_size: int, pad_id: int, seed: int) -> None:
-        self.conversations, self.room, self.pad_id, self.seed = conversations, block_size + 1, pad_id, seed
-        self.plan = plan_rows(conversations.lengths, self.room)
+    So many conversations in a row are one thing, for instance a pair of two answers: always in one row, in their order.
+    """
+
+    def __init__(
+        self, conversations: ConversationSet, *, block_size: int, pad_id: int, seed: int, together: int = 1
+    ) -> None:
+        self.conversations, self.pad_id, self.seed = conversations, pad_id, seed
+        self.room = together * (block_size + 1)
+        things = plan_rows(conversations.lengths.reshape(-1, together).sum(1), self.room)
+        self.plan = [[together * i + k for i in row for k in range(together)] for row in things]
 
     @property
     def n_rows(self) -> int:
@@ -57,13 +64,17 @@ class PackedRows:
 
     def rows(self, first: int, n: int) -> ConversationRows:
         """Return the rows first .. first + n - 1 of an endless sequence of epochs."""
+        return self.in_order(self.places(first, n))
+
+    def places(self, first: int, n: int) -> list[int]:
+        """Return which planned rows these are."""
         order = np.arange(first, first + n)
         places: list[int] = []
         for epoch in np.unique(order // self.n_rows):
             keys = np.random.SeedSequence([self.seed, int(epoch), 1]).generate_state(4, np.uint64)
             inside = order[order // self.n_rows == epoch] % self.n_rows
             places += permute(inside, self.n_rows, keys).tolist()
-        return self.in_order(places)
+        return places
 
     def in_order(self, places: list[int]) -> ConversationRows:
         """Return the planned rows of these numbers."""

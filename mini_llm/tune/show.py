@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from rich.text import Text
 
 from mini_llm import log, output
@@ -11,6 +13,8 @@ from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.config import SftConfig, with_base
 from mini_llm.tune.encode import shortened
 from mini_llm.tune.formats import read_conversations
+from mini_llm.tune.pair_set import encode_pair
+from mini_llm.tune.preference import read_pairs
 
 
 def show(config: SftConfig, n: int) -> None:
@@ -37,6 +41,25 @@ def show(config: SftConfig, n: int) -> None:
             _print(_parts(tokenizer, found[0], found[1]))
 
 
+def show_pairs(config: SftConfig, n: int) -> None:
+    """Print the first `n` pairs: what is to become more probable green, what is to become less so red, all else dim.
+
+    In a pipe they stand in [[ ]] too, below + and -.
+
+    Raises:
+        UserError: as `read_pairs`.
+    """
+    tokenizer = Tokenizer.load(resolve_checkpoint(config.base))
+    pairs = (pair for path in find_files(config.data) for pair in read_pairs(path, merge_turns=config.merge_turns))
+    for pair in itertools.islice(pairs, n):
+        both = encode_pair(tokenizer, pair)
+        too_long = max(len(ids) for ids, _ in both) > config.block_size + 1
+        output.line(f"--- {pair.place}{' (left out: longer than block_size)' if too_long else ''}")
+        for sign, colour, (ids, learned) in zip("+-", ("bold green", "bold red"), both, strict=True):
+            output.line(sign)
+            _print(_parts(tokenizer, ids, learned), colour)
+
+
 def _parts(tokenizer: Tokenizer, ids: list[int], learned: list[bool]) -> list[tuple[str, bool]]:
     parts: list[tuple[list[int], bool]] = []
     for token_id, flag in zip(ids, learned, strict=True):
@@ -58,11 +81,11 @@ def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
     return text
 
 
-def _print(parts: list[tuple[str, bool]]) -> None:
+def _print(parts: list[tuple[str, bool]], colour: str = "bold green") -> None:
     console = output.console()
     text = Text()
     for part, flag in parts:
         plain = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in part)
         marked = plain if console.is_terminal else f"[[{plain}]]"
-        text.append(marked if flag else plain, style="bold green" if flag else "dim")
+        text.append(marked if flag else plain, style=colour if flag else "dim")
     console.print(text)

@@ -26,7 +26,7 @@ from mini_llm.train.run.resume import checkpoint_folder
 from mini_llm.user_files import kind_of, reason, shown, what_is
 
 LINES = ("metrics.jsonl", "timing.jsonl", "samples.jsonl")
-RUN_FILES = "|".join(map(re.escape, ("config.yaml", "wandb_id.txt", "latest", "best", *LINES)))
+RUN_FILES = "|".join(map(re.escape, ("config.yaml", "wandb_id.txt", "reference.safetensors", "latest", "best", *LINES)))
 CHECKPOINTS = "step-[0-9]{8,}"
 
 

@@ -1,0 +1,58 @@
+"""From answers of which one is better to a model that prefers it: `dpo`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from mini_llm import output
+from mini_llm.commands.arguments import ConfigOption, DryRun, PrintConfig, Resume, SettingsArgument
+
+
+def dpo(
+    settings: SettingsArgument = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="The model to begin from, which is the reference too: a run of sft."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Pairs: .jsonl or .parquet files, folders or quoted globs; may be repeated."),
+    ] = None,
+    config: ConfigOption = None,
+    resume: Resume = None,
+    merge_turns: Annotated[bool, typer.Option("--merge-turns", help="Join two turns of one role in a row.")] = False,
+    show: Annotated[int, typer.Option(help="Print so many pairs with what is learned in colour.", min=0)] = 0,
+    print_config: PrintConfig = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Teach a model which of two answers is better. Stopped anywhere, the same command goes on from exactly there."""
+    from mini_llm.config import dump_config, load_config
+    from mini_llm.tune.dpo_config import DpoConfig, with_chat_base
+
+    words = list(settings or [])
+    words += [f"base={json.dumps(base)}"] if base else []
+    words += [f"data={json.dumps(data)}"] if data else []
+    words += [] if resume is None else [f"resume={str(resume).lower()}"]
+    words += ["merge_turns=true"] if merge_turns else []
+    resolved = load_config(DpoConfig, config, words)
+    if print_config:
+        output.write(dump_config(with_chat_base(resolved)))
+        return
+    if show:
+        from mini_llm.tune.show import show_pairs
+
+        show_pairs(with_chat_base(resolved), show)
+        return
+    from mini_llm.tune.dpo import Preferences, prepared
+    from mini_llm.tune.dpo import dpo as run
+
+    if dry_run:
+        from mini_llm.train.dry_run import dry_run as rehearse
+
+        full, packed = prepared(resolved)
+        output.line(rehearse(full, lambda fitting: Preferences(fitting, packed, rehearsal=True)))
+        return
+    run(resolved)
