@@ -1,7 +1,8 @@
 """A model folder: what training writes, and what every reader takes. It is a Hugging Face Llama folder.
 
 `config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json tokenizer.model README.md`,
-and `checksums.json`, by which a damaged file is refused by name. Nothing is ever unpickled.
+and `checksums.json`, by which a damaged file is refused by name. Nothing is ever unpickled. An adapter's folder
+(adapter.py) is read as the model that it makes of its base.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import errno
 import json
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mini_llm import log
+from mini_llm.adapter import ADAPTER_WEIGHTS, BASE, check_base, put_on, stack_of
+from mini_llm.device import DTYPES
 from mini_llm.errors import UserError
 from mini_llm.files import Kind, new_folder, sha256_of
 from mini_llm.hub import TOKENIZER_FILES
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
+from mini_llm.pointers import ADAPTER_CONFIG, is_adapter
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.weights import INDEX, DamagedCheckpoint, read_json, read_weights, weight_files
 
@@ -31,9 +36,14 @@ CHECKSUMS = "checksums.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 TRAINING_STATE = "training_state/"  # what training alone needs; see train/run/resume.py
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "README.md", CHECKSUMS, *TOKENIZER_FILES)
+STORED_NAMES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE)
 CHECKPOINT_FOLDER = Kind(
     "a checkpoint",
-    re.compile("|".join(map(re.escape, MODEL_FILES)) + r"|training_state/((optimizer\.safetensors)|(state\.json))?"),
+    re.compile(
+        "|".join(map(re.escape, MODEL_FILES + ADAPTER_FILES))
+        + r"|training_state/((optimizer\.safetensors)|(state\.json))?"
+    ),
 )
 
 
@@ -138,8 +148,9 @@ def verify_checkpoint(folder: Path, *, training_state: bool = False) -> None:
         return
     listed = read_json(folder / CHECKSUMS)
     sums = {name: sha for name, sha in listed.items() if training_state or not name.startswith(TRAINING_STATE)}
-    read = [folder / name for name in ("config.json", "tokenizer.json", "generation_config.json", INDEX)]
-    read += [] if "model.safetensors" in sums else weight_files(folder)
+    names = ("config.json", "tokenizer.json", "generation_config.json", INDEX, *ADAPTER_FILES)
+    read = [folder / name for name in names]
+    read += [] if "model.safetensors" in sums or is_adapter(folder) else weight_files(folder)
     read += [folder / TRAINING_STATE / name for name in ("state.json", "optimizer.safetensors") if training_state]
     for path in read:
         if path.is_file() and path.relative_to(folder).as_posix() not in sums:
@@ -163,11 +174,12 @@ def _after_damage(folder: Path) -> str:
 
 
 def read_model_config(folder: Path) -> ModelConfig:
-    """Return the shape of the model in `folder`.
+    """Return the shape of the model in `folder`; an adapter has that of its base.
 
     Raises:
-        UserError: config.json is missing, damaged, or of an unsupported architecture.
+        UserError: config.json is missing, damaged, or of an unsupported architecture; or an adapter's base is missing.
     """
+    folder, _ = stack_of(folder)
     return ModelConfig.from_hf(read_json(folder / "config.json"), where=str(folder / "config.json"))
 
 
@@ -178,6 +190,7 @@ def read_eos_ids(folder: Path) -> list[int]:
         UserError: they are neither a number nor a list of numbers.
     """
     ids: list[int] = []
+    folder, _ = stack_of(folder)
     for path in (folder / "generation_config.json", folder / "config.json"):
         found = read_json(path).get("eos_token_id") if path.exists() else None
         listed = found if isinstance(found, list) else [] if found is None else [found]
@@ -187,12 +200,31 @@ def read_eos_ids(folder: Path) -> list[int]:
     return ids
 
 
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Return the type of the stored weights: what config.json says, else that of the first one; else float32.
+
+    An adapter's model has the type of its base.
+    """
+    folder, _ = stack_of(folder)
+    values = read_json(folder / "config.json")
+    if name := values.get("dtype") or values.get("torch_dtype"):
+        return DTYPES.get(str(name), torch.float32)
+    try:
+        with safe_open(weight_files(folder)[0], framework="pt") as file:
+            types = [STORED_NAMES.get(file.get_slice(name).get_dtype()) for name in file.keys()]  # noqa: SIM118
+    except (UserError, SafetensorError, OSError):  # `read_weights` says what is wrong
+        return torch.float32
+    return next((found for found in types if found), torch.float32)
+
+
 def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Transformer:
-    """Load the model of any Llama (or Qwen3) folder, verified, in eval mode.
+    """Load the model of any Llama (or Qwen3) folder, verified, in eval mode; an adapter's is its base and what it adds.
 
     Raises:
-        UserError: a file is missing, truncated, damaged or does not fit config.json; it is named.
+        UserError: a file is missing, truncated, damaged or does not fit config.json; it is named. An adapter's base is
+            missing, or is another.
     """
+    folder, adapters = stack_of(folder)
     verify_checkpoint(folder)
     config, weights = read_model_config(folder), read_weights(folder)
     if config.tie_embeddings and _has_own_head(weights):
@@ -201,6 +233,10 @@ def load_model(folder: Path, *, device: torch.device | str, dtype: torch.dtype) 
         config = config.model_copy(update={"tie_embeddings": False})
     if config.tie_embeddings and (one := weights.get(EMBEDDING, weights.get(HEAD))) is not None:
         weights |= {EMBEDDING: one, HEAD: one}
+    for base, adapter in pairwise([folder, *adapters]):
+        verify_checkpoint(adapter)
+        check_base(adapter, base)
+        put_on(weights, adapter)
     model = _empty_model(config, len(weights), folder)
     _check_weights(model, weights, folder)
     model.load_state_dict({name: w.to(device, dtype) for name, w in weights.items()}, assign=True)

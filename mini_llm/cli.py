@@ -44,7 +44,8 @@ app = typer.Typer(
 tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare some.", no_args_is_help=True)
 
 LINE = [
-    *("demo", "tokenizer", "prepare", "plan", "train", "skills", "mix", "sft", "dpo", "plot", "eval", "report"),
+    *("demo", "tokenizer", "prepare", "plan", "train", "skills", "mix", "sft", "pairs", "dpo"),
+    *("plot", "eval", "report"),
     *("generate", "chat", "serve", "export", "push", "pull", "import-seed"),
 ]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
@@ -61,6 +62,7 @@ app.command(rich_help_panel=TRAIN)(training.train)
 app.command(rich_help_panel=TRAIN)(tuning.skills)
 app.command(rich_help_panel=TRAIN)(tuning.mix)
 app.command(rich_help_panel=TRAIN)(tuning.sft)
+app.command(rich_help_panel=TRAIN)(preferring.pairs)
 app.command(rich_help_panel=TRAIN)(preferring.dpo)
 app.command(rich_help_panel=TRAIN)(training.plot)
 app.command("eval", rich_help_panel=TRAIN)(evaluation.evaluate)

@@ -18,6 +18,7 @@ from mini_llm.user_files import kind_of, shown
 
 CHECKPOINT_NAME = re.compile(r"step-([0-9]{8,})")
 LONGEST_POINTER = 200  # characters; ours have 25
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def resolve_checkpoint(path: Path | str) -> Path:
@@ -39,15 +40,13 @@ def resolve_checkpoint(path: Path | str) -> Path:
         # Followed once: `latest` may move on between the reading of two files.
         leads_on = candidate.is_file() or candidate.is_symlink()
         folder = candidate.parent / read_pointer(candidate) if leads_on else candidate
-        if (folder / "config.json").is_file():
+        if (folder / "config.json").is_file() or is_adapter(folder):
             return folder
     for run in (path, path / "run"):  # a run that has lost its pointer
         if checkpoints := list_checkpoints(run):
             return checkpoints[-1][1]
     hint = "give a run folder, a checkpoint in RUN/checkpoints/, or a Llama folder"
-    if (path / "adapter_config.json").exists():
-        hint = "it holds an adapter (LoRA): merge it into its model first, for instance with peft's merge_and_unload"
-    elif any(path.glob("*.gguf")):
+    if any(path.glob("*.gguf")):
         hint = "GGUF files are for llama.cpp: give the Llama folder that they were made from"
     raise UserError(f"no model in {path}: neither config.json nor a pointer `latest`", hint)
 
@@ -60,6 +59,11 @@ def _refuse_file(path: Path) -> None:
         raise UserError(f"{path} is a file for llama.cpp", "give the Llama folder that it was made from")
     if path.suffix in (".safetensors", ".json"):
         raise UserError(f"{path} is a file of a model folder", f"give the folder: {path.parent}")
+
+
+def is_adapter(folder: Path) -> bool:
+    """Tell whether a model folder holds what LoRA has learned, and its model lies elsewhere: see adapter.py."""
+    return (folder / ADAPTER_CONFIG).is_file() and not any(folder.glob("model*.safetensors"))
 
 
 def list_checkpoints(run: Path) -> list[tuple[int, Path]]:

@@ -111,15 +111,15 @@ def open_file(path: Path | str, hint: str | None = None) -> IO[bytes]:
         raise UserError(f"cannot read {shown(path)}: {reason(problem)}") from None
 
 
-def read_file(path: Path | str, hint: str | None = None) -> bytes:
-    """Return the bytes of a regular file that describes others.
+def read_file(path: Path | str, hint: str | None = None, most: int = MOST_BYTES) -> bytes:
+    """Return the bytes of a regular file that describes others, `most` at most.
 
     Raises:
         UserError: as `open_file`; it is longer than any of its kind; or the disk fails.
     """
     with open_file(path, hint) as file:
-        if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:  # of a terabyte: more than the memory holds
-            raise UserError(f"{shown(path)} is damaged: it has {size:,} bytes, {MOST_BYTES:,} at most", hint)
+        if (size := os.fstat(file.fileno()).st_size) > most:  # of a terabyte: more than the memory holds
+            raise UserError(f"{shown(path)} is damaged: it has {size:,} bytes, {most:,} at most", hint)
         try:
             return file.read()
         except OSError as problem:

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from mini_llm.device import DTYPES
 from mini_llm.errors import UserError
 from mini_llm.user_files import refuse_special
 
 INDEX = "model.safetensors.index.json"
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-STORED_NAMES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 MOST_JSON = 100 * 10**6  # bytes; the largest index.json of a published model has 3 million
 
 
@@ -75,8 +73,6 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _other_weights(folder: Path) -> str:
     """Return what helps where weights are missing."""
-    if (folder / "adapter_config.json").exists():
-        return "it holds an adapter (LoRA): merge it into its model first, for instance with peft's merge_and_unload"
     if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
         return "only safetensors weights are read, never pickles: save_pretrained of transformers 5 writes them"
     return "only safetensors weights are read, never pickles"
@@ -122,19 +118,6 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise DamagedCheckpoint(f"cannot read {path}: {problem.strerror}") from None
     except (SafetensorError, OSError, KeyError, ValueError) as problem:  # KeyError: a type that torch lacks
         raise DamagedCheckpoint(f"{path} is truncated or not a safetensors file ({problem})") from None
-
-
-def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the type of the stored weights: what config.json says, else that of the first one; else float32."""
-    values = read_json(folder / "config.json")
-    if name := values.get("dtype") or values.get("torch_dtype"):
-        return DTYPES.get(str(name), torch.float32)
-    try:
-        with safe_open(weight_files(folder)[0], framework="pt") as file:
-            types = [STORED_NAMES.get(file.get_slice(name).get_dtype()) for name in file.keys()]  # noqa: SIM118
-    except (UserError, SafetensorError, OSError):  # `read_weights` says what is wrong
-        return torch.float32
-    return next((found for found in types if found), torch.float32)
 
 
 def refuse_features(values: dict[str, Any], where: str) -> None:

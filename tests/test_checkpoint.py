@@ -21,6 +21,7 @@ from mini_llm.checkpoint import (
     DamagedCheckpoint,
     load_model,
     save_model,
+    stored_dtype,
     verify_checkpoint,
 )
 from mini_llm.errors import UserError
@@ -28,7 +29,7 @@ from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.pointers import read_pointer, resolve_checkpoint, write_pointer
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.weights import read_weights, stored_dtype
+from mini_llm.weights import read_weights
 
 OURS = {
     "README.md",

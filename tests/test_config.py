@@ -11,6 +11,7 @@ from mini_llm.errors import UsageError, UserError
 from mini_llm.model.accounting import count_parameters
 from mini_llm.train.config import TrainConfig
 from mini_llm.tune.config import SftConfig
+from mini_llm.tune.dpo_config import DpoConfig
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 MIXTURES = ("chat-mix.yaml",)  # of conversations: tests/tune/test_mix.py
@@ -223,7 +224,7 @@ def test_a_config_is_frozen() -> None:
 
 @pytest.mark.parametrize("path", [p for p in SHIPPED if p.name not in MIXTURES], ids=lambda path: path.name)
 def test_a_shipped_config_is_valid_and_says_which_machine(path, write) -> None:
-    kinds = {"demo-chat.yaml": SftConfig, "sft-50m.yaml": SftConfig}
+    kinds = {"demo-chat.yaml": SftConfig, "sft-50m.yaml": SftConfig, "dpo-50m.yaml": DpoConfig}
     kind = kinds.get(path.name, TrainConfig)
     config = load_config(kind, path)
     assert load_config(kind, write(dump_config(config))) == config

@@ -8,9 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mini_llm.checkpoint import load_model, read_eos_ids
+from mini_llm.checkpoint import load_model, read_eos_ids, stored_dtype
 from mini_llm.errors import UserError
-from mini_llm.weights import stored_dtype
 
 IDS = torch.arange(3, 15)[None]
 

@@ -47,7 +47,10 @@ class BackendName(StrEnum):
     cuda_graphs = "cuda-graphs"
 
 
-Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.")]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(help=r"Stop before this text, where \n is a new line, \t a tab and \\ a backslash; may be repeated."),
+]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text; default: a new one each time.", min=0)]
 MaxNewTokens = Annotated[int, typer.Option(help="The longest answer, in tokens.", min=1)]
 Overflow = Annotated[

@@ -11,6 +11,7 @@ import typer
 
 from mini_llm import log
 from mini_llm.commands.arguments import RunArgument
+from mini_llm.errors import UsageError
 
 
 class Target(StrEnum):
@@ -24,9 +25,12 @@ class Target(StrEnum):
 def export(
     model: RunArgument,
     to: Annotated[
-        Target,
+        Target | None,
         typer.Option(help="gguf: for llama.cpp; ollama: that and a Modelfile; hf: a Hugging Face folder."),
-    ],
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="An adapter (LoRA) becomes a plain folder; the same as --to hf.")
+    ] = False,
     kind: Annotated[
         str, typer.Option("--type", help="Of a GGUF file's weights: f32, f16, bf16, q8_0 or q4_0.")
     ] = "f16",
@@ -39,14 +43,20 @@ def export(
         typer.Option("--chat/--no-chat", help="ollama: prompts are conversations; default: if there are markers."),
     ] = None,
 ) -> None:
-    """Write a model for other programs: a GGUF file for llama.cpp, an Ollama model, a folder in fewer bits."""
+    """Write a model for other programs: a GGUF file for llama.cpp, an Ollama model, a folder in fewer bits.
+
+    An adapter is written as the model that it makes of its base.
+    """
     from mini_llm.checkpoint import read_model_config
     from mini_llm.export.gguf_file import export_gguf, rows_for_k_quants
     from mini_llm.export.hf_folder import export_hf
     from mini_llm.export.ollama import export_ollama
     from mini_llm.pointers import resolve_checkpoint
 
+    if to is None and not merge:
+        raise UsageError("export to what?", "--to gguf, ollama or hf; --merge for an adapter's model as a plain folder")
     folder, name = resolve_checkpoint(model), model_name(model)
+    to = to or Target.hf
     if to == Target.hf:
         out = out or Path(f"{name}-hf")
         log.info(f"{out}: {str(export_hf(folder, out, dtype)).removeprefix('torch.')}")

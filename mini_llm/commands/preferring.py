@@ -1,14 +1,62 @@
-"""From answers of which one is better to a model that prefers it: `dpo`."""
+"""From answers of which one is better to a model that prefers it: `pairs`, `dpo`."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mini_llm import output
-from mini_llm.commands.arguments import ConfigOption, DryRun, PrintConfig, Resume, SettingsArgument
+from mini_llm.commands.arguments import (
+    Backend,
+    BackendName,
+    ConfigOption,
+    Device,
+    DryRun,
+    Dtype,
+    MaxNewTokens,
+    PrintConfig,
+    Resume,
+    RunArgument,
+    SettingsArgument,
+)
+
+
+def pairs(
+    model: RunArgument,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The .jsonl to write, for dpo.")],
+    tasks: Annotated[
+        str, typer.Option(metavar="NAMES", help="Skills to ask for, with commas: spelling,copying=300.")
+    ] = "",
+    n: Annotated[int, typer.Option("--n", help="Questions of each skill that names no number.", min=1)] = 500,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(help="Questions with their answers instead: .jsonl or .parquet; may be repeated."),
+    ] = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="Text that the skills' words are taken from. [default: made up]")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the model calls itself.")] = "Mini-LLM",
+    samples: Annotated[int, typer.Option(help="Answers to each question.", min=2, max=4096)] = 8,
+    temperature: Annotated[float, typer.Option(help="How freely they are drawn.", min=0.01, max=100.0)] = 1.0,
+    max_new_tokens: MaxNewTokens = 256,
+    seed: Annotated[int, typer.Option(help="Same seed, same pairs.", min=0, max=2**32 - 1)] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    backend: Backend = BackendName.auto,
+) -> None:
+    """Let a model answer several times and checks choose the best and the worst: pairs for dpo.
+
+    Stopped anywhere, the same command goes on.
+    """
+    from mini_llm.tune.asked import asked_of
+    from mini_llm.tune.pairs import Sampling, write_pairs
+
+    asked = asked_of(tasks, prompts or [], n=n, seed=seed, corpus=corpus or [], name=name)
+    how = Sampling(samples, temperature, max_new_tokens, seed)
+    write_pairs(model, out, asked, how, device=device, dtype=dtype, backend=backend.value)
 
 
 def dpo(

@@ -50,6 +50,7 @@ def generate(
     """Continue a prompt, streaming the text (prompt included) to stdout."""
     _prepare_for(device, backend)
     from mini_llm.inference.generate import Generator
+    from mini_llm.inference.questions import with_signs
 
     if prompt == "-":
         prompt = read_stdin()
@@ -58,7 +59,7 @@ def generate(
         prompt,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
-        stop=stop or [],
+        stop=[with_signs(text) for text in stop or []],
         seed=seed,
         context_overflow=context_overflow,
     )
@@ -87,8 +88,10 @@ def chat(
     """Talk with a model in the terminal; /help there shows what else it can do."""
     if (run is None) == (url is None):
         raise UsageError("name a RUN, or a server by --url http://..., one of them", "mini-llm chat runs/demo")
+    from mini_llm.inference.questions import with_signs
+
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed}
-    options |= {"stop": stop or [], "context_overflow": context_overflow}
+    options |= {"stop": [with_signs(text) for text in stop or []], "context_overflow": context_overflow}
     if url is not None:
         from mini_llm.inference.remote import RemoteConversation
         from mini_llm.inference.session import Session, talk

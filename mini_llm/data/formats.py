@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -24,6 +24,8 @@ FORMATS = (".txt", ".md", ".jsonl", ".ndjson", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 SUPPORTED = "supported: .txt .md .jsonl .parquet, each also with .gz .xz .zst"
 PLAIN = tuple((kind, packing) for kind in (".txt", ".md") for packing in ("", *COMPRESSIONS))
+CHOOSE = "`prepare` and `tokenizer train` take one of them by --text-column"
+HOW_ROWS_ARE = "each row must be a text, or hold one"
 NULL = "\u2028"  # white space that stands for a null, so that it can be counted
 INSTALL = "install it: pip install 'mini-llm[data]'"
 
@@ -179,7 +181,7 @@ def line_texts(stream: Lines, path: Path, text_column: str, first_line: int = 1)
 
 
 def _json_text(line: bytes, path: Path, number: int, text_column: str) -> str:
-    where = f"{path}:{number}"
+    where, row = f"{path}:{number}", {}
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
@@ -189,11 +191,11 @@ def _json_text(line: bytes, path: Path, number: int, text_column: str) -> str:
     if isinstance(value, dict):
         if text_column not in value:
             raise UserError(*_no_column(where, "key", text_column, value))
-        where, value = f"{where}: '{text_column}'", value[text_column]
+        where, row, value = f"{where}: '{text_column}'", value, value[text_column]
     if value is None:
         return NULL
     if not isinstance(value, str):
-        raise UserError(f"{where} holds {_kind_of(value)}, not a string", "choose another key with --text-column")
+        raise UserError(f"{where} holds {_kind_of(value)}, not a string", _texts_of(row))
     try:
         value.encode()
     except UnicodeEncodeError as problem:
@@ -204,7 +206,13 @@ def _json_text(line: bytes, path: Path, number: int, text_column: str) -> str:
 def _no_column(where: str, what: str, wanted: str, known: Iterable[str]) -> tuple[str, str]:
     names = list(known)
     have = f"it has: {', '.join(names[:20]) or 'none'}"
-    return f"{where}: no {what} '{wanted}'{did_you_mean(wanted, names)}", f"{have}; choose one with --text-column"
+    return f"{where}: no {what} '{wanted}'{did_you_mean(wanted, names)}", f"{have}; {CHOOSE}" if names else have
+
+
+def _texts_of(row: Mapping[str, Any]) -> str:
+    """Return what helps where a value is no text: the keys that hold one, or what a row must be."""
+    names = [name for name, value in row.items() if isinstance(value, str)]
+    return f"these hold text: {', '.join(names[:20])}; {CHOOSE}" if names else HOW_ROWS_ARE
 
 
 def _kind_of(value: Any) -> str:
@@ -234,7 +242,8 @@ def _parquet_texts(file: IO[bytes], stream: IO[bytes], path: Path, text_column: 
                 for text in batch.column(0).to_pylist():
                     if not isinstance(text, str | None):
                         kind = f"{path}: '{text_column}' holds {batch.column(0).type}, not strings"
-                        raise UserError(kind, "choose another column with --text-column")
+                        texts = [f.name for f in parquet.schema_arrow if pa.types.is_string(f.type)]
+                        raise UserError(kind, _texts_of(dict.fromkeys(texts, "")))
                     yield from _cut_all(text) if text is not None else (NULL,)
                     yield None
                 rows += batch.num_rows

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-from pathlib import Path
 
 from mini_llm import log
+from mini_llm.cache import Known
 from mini_llm.data.token_store import TokenStore
 from mini_llm.threads import Worker
 
@@ -23,9 +21,9 @@ class StoreCheck:
     """
 
     def __init__(self, store: TokenStore) -> None:
-        self._sound = _cache_folder() / _fingerprint(store)
+        self._known, self._name = Known("sound-stores"), _fingerprint(store)
         self._store, self._waits = store, store.n_bytes <= SMALL_BYTES
-        self._worker = None if self._sound.exists() else Worker(lambda: _read(store))
+        self._worker = None if self._name in self._known else Worker(lambda: _read(store))
 
     def poll(self, *, wait: bool = False) -> None:
         """Look whether it has ended. A small store is waited for, with `wait` also a larger one; the largest never is.
@@ -44,18 +42,12 @@ class StoreCheck:
                 return
         self._worker.result()
         self._worker = None
-        with contextlib.suppress(OSError):
-            self._sound.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._sound.touch()
+        self._known.add(self._name)
 
 
 def _read(store: TokenStore) -> None:
     for path, _, expected in store.files():  # without the bar of `verify`: the table of the training is on the screen
         store.verify_file(path, expected)
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mini-llm" / "sound-stores"
 
 
 def _fingerprint(store: TokenStore) -> str:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from mini_llm.data.token_store import Manifest, ReadFrom, Shard, Source, Split, TokenSplit
+from mini_llm.data.tokenizer_files import hashes_of
 from mini_llm.files import Kind, new_folder, sha256_of
 from mini_llm.hub import TOKENIZER_FILES
 from mini_llm.tokenizer.tokenizer import Tokenizer
@@ -126,6 +127,7 @@ class TokenStoreWriter:
             dtype=self._dtype,
             vocab_size=self._tokenizer.vocab_size,
             tokenizer_hash=self._tokenizer.fingerprint,
+            tokenizer_files=hashes_of(self._folder / "tokenizer"),
             splits=self.finished_splits(),  # type: ignore[arg-type]
             sources=self._sources,
             reading=self.reading,

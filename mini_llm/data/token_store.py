@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mini_llm import log
+from mini_llm.data.tokenizer_files import check_tokenizer_files
 from mini_llm.errors import UserError
 from mini_llm.files import sha256_of
 from mini_llm.user_files import kind_of, read_file
@@ -79,12 +80,13 @@ class ReadFrom(_Record):
 
 
 class Manifest(_Record):
-    """What manifest.json holds; `tokenizer_hash` is `Tokenizer.fingerprint`."""
+    """What manifest.json holds; `tokenizer_hash` is `Tokenizer.fingerprint`, `tokenizer_files` the SHA-256 of each."""
 
     format_version: Literal[1]
     dtype: Literal["uint16", "uint32"]
     vocab_size: Annotated[int, Field(gt=0)]
     tokenizer_hash: str
+    tokenizer_files: dict[str, Sha256] | None = None  # older stores have none
     splits: dict[Literal["train", "val"], Split]
     sources: list[Source]
     reading: ReadFrom | None = None
@@ -110,14 +112,17 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: Path | str) -> TokenStore:
-        """Open a store. Reads only the manifest and the sizes of the files, so that 1 TB opens like 1 MB.
+        """Open a store. Reads only the manifest, the tokenizer and the sizes of the rest: 1 TB opens like 1 MB.
 
         Raises:
-            UserError: no store there, a version or key that this Mini-LLM does not know, a file missing or cut short.
+            UserError: no store there, a version or key that this Mini-LLM does not know, a file missing or cut short,
+                or another tokenizer's.
         """
         store = cls(Path(folder), _read_manifest(Path(folder)))
         for path, size, _ in store.files():
             store._check_size(path, size)
+        if (hashes := store.manifest.tokenizer_files) is not None:
+            check_tokenizer_files(store.tokenizer_folder, hashes, PREPARE.format(folder))
         return store
 
     @property

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from mini_llm.checkpoint import load_model
+from mini_llm.checkpoint import load_model, stored_dtype
 from mini_llm.device import has_fast_bfloat16, pick_device, pick_dtype
 from mini_llm.errors import UserError
 from mini_llm.eval.scorer import Score, score_pairs
@@ -23,7 +23,6 @@ from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.model.transformer import Transformer
 from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.weights import stored_dtype
 
 MAX_NEW_TOKENS = 256  # lm-eval's default
 

@@ -22,6 +22,7 @@ from mini_llm.export.gguf_vocabulary import Vocabulary, read_vocabulary
 from mini_llm.files import check_replaceable_file, new_file
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.rope import rope_frequencies
+from mini_llm.tokenizer.folder import has_tokenizer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.user_files import writing_to
 
@@ -59,7 +60,7 @@ def export_gguf(folder: Path, out: Path, kind: str, *, name: str) -> None:
     if config.qk_norm and config.rope_scaling:
         raise UserError(f"{folder} is a Qwen3 with Llama 3's RoPE scaling: llama.cpp ignores it there")
     vocabulary = None
-    if (folder / "tokenizer.json").is_file():
+    if has_tokenizer(folder):
         vocabulary = read_vocabulary(Tokenizer.load(folder), config.vocab_size)
     else:
         log.warn(f"{folder} holds no tokenizer: {out} will take and give ids alone")

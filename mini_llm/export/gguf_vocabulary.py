@@ -62,7 +62,7 @@ def read_vocabulary(tokenizer: Tokenizer, n_ids: int) -> Vocabulary:
         UserError: llama.cpp would make other ids of it, and why; or it has more ids than the model.
     """
     where = tokenizer.folder / "tokenizer.json"
-    values = json.loads(where.read_text(encoding="utf-8"))  # Tokenizer.load has read it: it is sound
+    values = json.loads(tokenizer.as_json())
     if tokenizer.vocab_size > n_ids:
         raise UserError(f"{where} has {tokenizer.vocab_size:,} ids, the model has room for {n_ids:,}")
     model = values["model"]

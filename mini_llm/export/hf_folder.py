@@ -10,15 +10,16 @@ from mini_llm.checkpoint import (
     load_model,
     model_weights,
     read_model_config,
+    stored_dtype,
     write_checksums,
     write_model_files,
 )
 from mini_llm.device import DTYPES
 from mini_llm.errors import UsageError, UserError
 from mini_llm.files import new_folder
+from mini_llm.tokenizer.folder import has_tokenizer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.user_files import writing_to
-from mini_llm.weights import stored_dtype
 
 
 def export_hf(folder: Path, out: Path, dtype: str | None = None) -> torch.dtype:
@@ -35,7 +36,7 @@ def export_hf(folder: Path, out: Path, dtype: str | None = None) -> torch.dtype:
     weights = model_weights(load_model(folder, device="cpu", dtype=kind))
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise UserError(f"{folder} has weights beyond what {dtype} can hold", "use --dtype bfloat16 or float32")
-    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+    tokenizer = Tokenizer.load(folder) if has_tokenizer(folder) else None
     config = read_model_config(folder)
     with writing_to(out), new_folder(out) as temporary:
         write_model_files(temporary, weights, config, tokenizer)

@@ -9,6 +9,7 @@ from mini_llm.errors import UserError
 from mini_llm.export.gguf_file import check_kind, export_gguf
 from mini_llm.export.hf_folder import refuse_full
 from mini_llm.files import new_folder
+from mini_llm.tokenizer.folder import has_tokenizer
 from mini_llm.tokenizer.markers import END_MARKER, ROLE_MARKERS
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.user_files import writing_to
@@ -26,7 +27,7 @@ def export_ollama(folder: Path, out: Path, kind: str, *, name: str, chat: bool |
     """
     check_kind(kind)
     refuse_full(out)
-    if not (folder / "tokenizer.json").is_file():
+    if not has_tokenizer(folder):
         raise UserError(f"{folder} holds no tokenizer, and Ollama takes text alone")
     text = modelfile(Tokenizer.load(folder), read_model_config(folder).max_seq_len, chat=chat)
     with writing_to(out), new_folder(out) as temporary:

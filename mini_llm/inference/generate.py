@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mini_llm import log, output
-from mini_llm.checkpoint import load_model, read_eos_ids
+from mini_llm.checkpoint import load_model, read_eos_ids, stored_dtype
 from mini_llm.device import has_fast_bfloat16, pick_device, pick_dtype
 from mini_llm.errors import UserError
 from mini_llm.inference.backends.native import find_compiler
@@ -26,7 +26,6 @@ from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.chat import Message, encode_chat, turn_ends
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.weights import stored_dtype
 
 
 class Generator:

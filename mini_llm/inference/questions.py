@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,12 @@ from mini_llm import log
 from mini_llm.errors import UserError
 
 PROMPT = "you> "
+SIGNS = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
+
+def with_signs(text: str) -> str:
+    r"""Return what somebody typed, with `\n`, `\t`, `\r` and `\\` as the signs that they stand for."""
+    return re.sub(r"\\([ntr\\])", lambda found: SIGNS[found[1]], text)
 
 
 @contextlib.contextmanager

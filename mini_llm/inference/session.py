@@ -16,7 +16,7 @@ from mini_llm.inference.chat import Conversation
 from mini_llm.inference.continuation import Continuation, StopStrings
 from mini_llm.inference.generate import Generator
 from mini_llm.inference.look_back import Answer, text_after, tinted, whole, why
-from mini_llm.inference.questions import kept_history, typed_lines
+from mini_llm.inference.questions import kept_history, typed_lines, with_signs
 from mini_llm.inference.remote import RemoteConversation
 from mini_llm.inference.sampling.params import knobs
 from mini_llm.tokenizer.chat import Message
@@ -24,6 +24,7 @@ from mini_llm.user_files import writing_to
 
 HELP = """\
 /set NAME=VALUE  change temperature, top_p, max_new_tokens and the like; alone: show them
+/set stop=TEXT   stop before TEXT, where \\n is a new line; without TEXT: stop before nothing
 /seed N          the same seed, the same answers; alone: a new one each time
 /retry           another answer to the last question
 /undo            take the last question and its answer back
@@ -112,7 +113,9 @@ class Session:
         self.last = None
 
     def do_set(self, words: str) -> None:
-        """Change settings, all or none of them; without words, show them."""
+        r"""Change settings, all or none of them; without words, show them. `stop=` takes the rest of the line."""
+        words, given, stop = words.partition("stop=") if words.startswith("stop=") else words.partition(" stop=")
+        stops = [with_signs(stop)] if stop else []
         sampling = self.options["sampling"]
         kinds: dict[str, Any] = {knob.name: type(knob.default) for knob in knobs()}
         new: dict[str, Any] = {}
@@ -120,7 +123,7 @@ class Session:
             name, _, value = word.partition("=")
             kind = int if name == "max_new_tokens" else kinds.get(name)
             if kind is None:
-                raise UsageError(f"no setting '{name}'{did_you_mean(name, [*kinds, 'max_new_tokens'])}")
+                raise UsageError(f"no setting '{name}'{did_you_mean(name, [*kinds, 'max_new_tokens', 'stop'])}")
             try:
                 new[name] = kind(value)
             except ValueError:
@@ -129,8 +132,11 @@ class Session:
         if n_tokens < 1:
             raise UsageError(f"max_new_tokens={n_tokens} must be 1 or more")
         self.options |= {"sampling": dataclasses.replace(sampling, **new), "max_new_tokens": n_tokens}
+        self.options |= {"stop": stops} if given else {}
         values = {name: getattr(self.options["sampling"], name) for name in kinds}
         log.info(" ".join(f"{name}={value}" for name, value in {**values, "max_new_tokens": n_tokens}.items()))
+        if self.options.get("stop"):
+            log.info("stop=" + " stop=".join(map(repr, self.options["stop"])))
 
     def do_seed(self, word: str) -> None:
         """Fix the seed, or let each answer have a new one."""

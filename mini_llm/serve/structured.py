@@ -28,8 +28,7 @@ def guide_tokenizer(tokenizer: Tokenizer) -> llguidance.LLTokenizer:
         ApiError: it cannot.
     """
     try:
-        text = (tokenizer.folder / "tokenizer.json").read_text(encoding="utf-8")
-        return llguidance.LLTokenizer(text, eos_token=tokenizer.eos_id)
+        return llguidance.LLTokenizer(tokenizer.as_json(), eos_token=tokenizer.eos_id)
     except BaseException as problem:  # tokenizers with very long tokens make it panic, which is no Exception
         if isinstance(problem, (KeyboardInterrupt, SystemExit)):
             raise

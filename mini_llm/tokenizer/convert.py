@@ -8,9 +8,11 @@ a literal U+2581 (and the escape character), so that no text is lost. Unigram sc
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mini_llm.tokenizer.markers import CHAT_TEMPLATE, END_MARKER, ROLE_MARKERS
 
@@ -26,16 +28,12 @@ NEVER = -1e6
 NAME_CHARACTERS = "".join(sorted({*"".join(SPECIAL_TOKENS), *"<0x123456789ABCDEF>"}))
 
 
-def older_format(folder: Path) -> str | None:
-    """Return what helps where a model has a tokenizer, but no tokenizer.json: it needs no new one."""
-    if (folder / "tokenizer.model").is_file() or (folder / "vocab.json").is_file():
-        return (
-            "its tokenizer is in an older format; transformers writes the new one into the same folder: python -c "
-            f"\"import transformers as t; t.AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')\""
-        )
-    if (folder / "config.json").is_file():
-        return "this model came without its tokenizer: give one with --tokenizer DIR, or put its tokenizer.json there"
-    return None
+class Piece(NamedTuple):
+    """A piece of a SentencePiece model; control tokens, bytes and what is unknown are no text."""
+
+    name: str
+    score: float
+    is_text: bool
 
 
 def clean_model(model: bytes) -> bytes:
@@ -52,56 +50,134 @@ def clean_model(model: bytes) -> bytes:
 
 def write_hugging_face(model: bytes, model_type: str, folder: Path) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json` with the ids of a SentencePiece "bpe" or "unigram" model."""
-    import tokenizers
     from sentencepiece import SentencePieceProcessor
-    from tokenizers import decoders, normalizers, pre_tokenizers, processors
 
-    pieces = SentencePieceProcessor(model_proto=model)
-    result = tokenizers.Tokenizer(_unigram(pieces) if model_type == "unigram" else bpe_model(pieces))
-    result.normalizer = normalizers.Sequence(
-        [normalizers.Replace(char, escape) for char, escape in ESCAPES.items()] + [normalizers.Replace(" ", SPACE)]
-    )
-    result.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+"), "isolated")
-    result.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-        + [decoders.Replace(escape, char) for char, escape in reversed(ESCAPES.items())]
-    )
-    result.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in SPECIAL_TOKENS])
-    result.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", pieces.bos_id())])
-    # Not `save`: where the disk is full it raises a bare Exception.
-    (folder / "tokenizer.json").write_text(result.to_str(pretty=True), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(_config(), indent=2) + "\n", encoding="utf-8")
+    pieces = pieces_of(SentencePieceProcessor(model_proto=model))
+    (folder / "tokenizer.json").write_text(hugging_face_json(pieces, model_type), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config_values(), indent=2) + "\n", encoding="utf-8")
+
+
+def pieces_of(processor: Any) -> list[Piece]:
+    """Return the pieces of a SentencePieceProcessor."""
+    kinds = (processor.is_control, processor.is_unknown, processor.is_byte)
+    return [
+        Piece(processor.id_to_piece(i), processor.get_score(i), not any(kind(i) for kind in kinds))
+        for i in range(len(processor))
+    ]
+
+
+def hugging_face_json(pieces: Sequence[Piece], model_type: str) -> str:
+    """Return a tokenizer.json with the ids of a SentencePiece "bpe" or "unigram" model that was trained here."""
+    import tokenizers
+
+    added = [added_token(i, name, special=True) for i, name in enumerate(SPECIAL_TOKENS)]
+    values = _unigram(pieces) if model_type == "unigram" else _bpe(pieces)
+    # Through the library: a text of its form, and what it cannot read comes out here.
+    spec = {"version": "1.0", "added_tokens": added, **RULES, "model": values}
+    return tokenizers.Tokenizer.from_str(json.dumps(spec)).to_str(pretty=True)
 
 
 def bpe_model(pieces: Any) -> Any:
     """Return the `tokenizers` model whose merges do what a SentencePiece BPE processor does."""
     from tokenizers import models
 
-    vocab = {pieces.id_to_piece(i): i for i in range(len(pieces))}
-    scores = {p: pieces.get_score(i) for p, i in vocab.items() if _is_text(pieces, i)}
+    values = _bpe(pieces_of(pieces))
+    merges = [(left, right) for left, right in values["merges"]]
+    return models.BPE(values["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+
+
+def bpe_values(
+    vocabulary: Mapping[str, int], scores: Mapping[str, float], *, unknown: str = "<unk>", has_bytes: bool = True
+) -> dict[str, Any]:
+    """Return `model` of a tokenizer.json: its merges do what SentencePiece does with pieces of these scores."""
     merges = [
         (piece[:cut], piece[cut:])
         for piece in sorted(scores, key=lambda piece: -scores[piece])
         for cut in range(1, len(piece))
         if piece[:cut] in scores and piece[cut:] in scores
     ]
-    return models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    return {**BPE_SETTINGS, "unk_token": unknown, "byte_fallback": has_bytes, "vocab": vocabulary, "merges": merges}
 
 
-def _unigram(pieces: Any) -> Any:
-    from tokenizers import models
-
-    scored = [
-        (pieces.id_to_piece(i), pieces.get_score(i) if _is_text(pieces, i) else NEVER) for i in range(len(pieces))
-    ]
-    return models.Unigram(scored, unk_id=pieces.unk_id(), byte_fallback=True)
+def added_token(token_id: int, name: str, special: bool) -> dict[str, Any]:
+    """Return an entry of `added_tokens`."""
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": token_id, "content": name, **plain, "special": special}
 
 
-def _is_text(pieces: Any, i: int) -> bool:
-    return not (pieces.is_control(i) or pieces.is_unknown(i) or pieces.is_byte(i))
+def template_values(before: Sequence[tuple[str, int]], after: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    """Return `post_processor`: the tokens that stand before and after a text."""
+    body: dict[str, Any] = {"Sequence": {"id": "A", "type_id": 0}}
+    ends = [[{"SpecialToken": {"id": name, "type_id": 0}} for name, _ in tokens] for tokens in (before, after)]
+    return {
+        "type": "TemplateProcessing",
+        "single": [*ends[0], body, *ends[1]],
+        "pair": [body, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {name: {"id": name, "ids": [i], "tokens": [name]} for name, i in (*before, *after)},
+    }
 
 
-def _config() -> dict[str, Any]:
+def _bpe(pieces: Sequence[Piece]) -> dict[str, Any]:
+    vocabulary = {piece.name: i for i, piece in enumerate(pieces)}
+    return bpe_values(vocabulary, {piece.name: piece.score for piece in pieces if piece.is_text})
+
+
+def _unigram(pieces: Sequence[Piece]) -> dict[str, Any]:
+    return {**UNIGRAM_SETTINGS, "vocab": [(piece.name, piece.score if piece.is_text else NEVER) for piece in pieces]}
+
+
+def is_made_here(values: Mapping[str, Any]) -> bool:
+    """Tell whether all of a tokenizer.json but its vocabulary is what is written here."""
+    rules = {key: values.get(key) for key in RULES}
+    settings = {key: value for key, value in values["model"].items() if key not in ("vocab", "merges")}
+    return rules == RULES and settings in (BPE_SETTINGS, UNIGRAM_SETTINGS)
+
+
+def _replace(old: str, new: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": old}, "content": new}
+
+
+# A tokenizer.json's settings, all but the vocabulary.
+BEFORE_SPACES = f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+"
+BPE_SETTINGS = {
+    "type": "BPE",
+    "dropout": None,
+    "unk_token": "<unk>",
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "fuse_unk": True,
+    "byte_fallback": True,
+    "ignore_merges": False,
+}
+UNIGRAM_SETTINGS = {"type": "Unigram", "unk_id": 0, "byte_fallback": True}
+RULES = {
+    "truncation": None,
+    "padding": None,
+    "normalizer": {
+        "type": "Sequence",
+        "normalizers": [*itertools.starmap(_replace, ESCAPES.items()), _replace(" ", SPACE)],
+    },
+    "pre_tokenizer": {
+        "type": "Split",
+        "pattern": {"Regex": BEFORE_SPACES},
+        "behavior": "Isolated",
+        "invert": False,
+    },
+    "post_processor": template_values([("<s>", 1)], []),
+    "decoder": {
+        "type": "Sequence",
+        "decoders": [
+            _replace(SPACE, " "),
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+            *(_replace(escape, char) for char, escape in reversed(ESCAPES.items())),
+        ],
+    },
+}
+
+
+def config_values() -> dict[str, Any]:
+    """Return the tokenizer_config.json of a tokenizer that was trained here."""
     return {
         # Not LlamaTokenizer: transformers 5 rebuilds that one by its own rules and ignores most of tokenizer.json.
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -71,7 +71,7 @@ def load_subjects(folders: Sequence[Path]) -> list[Subject]:
 
 def _load(folder: Path, name: str) -> Subject:
     tokenizer = Tokenizer.load(folder)
-    spec = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    spec = json.loads(tokenizer.as_json())
     strings = {i: token for token, i in _vocabulary(spec["model"].get("vocab", {}))}
     table = tokenizer.rules.table
     return Subject(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mini_llm.child import environment
 from mini_llm.errors import UserError
 
 MOST_BYTES = 1 << 20  # of a template; the longest in use have 20 kB
@@ -95,7 +96,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             encoding="ascii",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=environment(),
         )
 
 

@@ -19,15 +19,13 @@ import tokenizers
 from mini_llm.errors import UserError
 from mini_llm.hub import TOKENIZER_FILES, fetch, is_hub_name
 from mini_llm.terminal import no_stderr
-from mini_llm.tokenizer.convert import older_format
 from mini_llm.tokenizer.decoding import DecodingRules, TextStream, read_rules
+from mini_llm.tokenizer.folder import HOW_TO_TRAIN, read_definition, what_helps
 from mini_llm.tokenizer.markers import END_MARKER
-from mini_llm.user_files import refuse_special
+from mini_llm.tokenizer.trial import check_tokenizer, is_panic, naming_panics
 
 # For folders without a tokenizer_config.json.
 USUAL_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-MOST_IDS, MOST_BYTES = 2**24, 200 * 10**6  # the largest published tokenizers have 2**18 ids and 40 MB
-HOW_TO_TRAIN = "make one with: mini-llm tokenizer train SOURCES --out DIR"
 
 
 class Tokenizer:
@@ -63,42 +61,35 @@ class Tokenizer:
             UserError: the folder or its tokenizer.json is missing, unreadable, empty, damaged or of an unknown kind.
         """
         folder = fetch(folder, TOKENIZER_FILES) if is_hub_name(folder) else Path(folder)
-        path = folder / "tokenizer.json"
-        if not folder.is_dir():
-            raise UserError(f"no tokenizer folder at {folder}", HOW_TO_TRAIN)
-        if not path.is_file():
-            raise UserError(f"{folder} has no tokenizer.json", older_format(folder) or HOW_TO_TRAIN)
+        path, text, config = read_definition(folder)
         try:
-            if (size := path.stat().st_size) > MOST_BYTES:  # before it is read: it may be more than the memory holds
-                raise ValueError(f"it has {size:,} bytes, {MOST_BYTES:,} at most")
-            data = _read(path)
+            check_tokenizer(text, tokenizers.__version__)
             with no_stderr():
-                backend = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+                backend = tokenizers.Tokenizer.from_str(text.decode("utf-8"))
                 backend.no_padding()
-                backend.encode("A word, 1 more")  # some parts fail only at work
-            if not backend.get_vocab_size():
-                raise ValueError("it has no tokens")
-            if (last := max(backend.get_vocab(with_added_tokens=True).values())) >= MOST_IDS:
-                raise ValueError(f"it has a token of id {last:,}, beyond any model's {MOST_IDS:,}")
-            return cls(folder, backend, _read_config(folder), f"sha256:{hashlib.sha256(data).hexdigest()}")
-        except UserError:
-            raise
+            return cls(folder, backend, config, f"sha256:{hashlib.sha256(text).hexdigest()}")
         except BaseException as problem:  # tokenizers raises bare Exceptions, and a panic is not even that
-            if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+            if not (isinstance(problem, Exception) or is_panic(problem)):
                 raise
-            raise UserError(f"{path} is not a tokenizer that can be used: {problem}", HOW_TO_TRAIN) from None
+            hint = what_helps(folder) or HOW_TO_TRAIN
+            raise UserError(f"{path} is not a tokenizer that can be used: {problem}", hint) from None
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without special tokens. Lone surrogates, which UTF-8 lacks, count as U+FFFD."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Encode many texts, on all cores."""
-        try:
-            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        except TypeError:  # how tokenizers takes a lone surrogate
-            clean = [_without_surrogates(text) for text in texts]
-            encodings = self._backend.encode_batch_fast(clean, add_special_tokens=False)
+        """Encode many texts, on all cores.
+
+        Raises:
+            UserError: a foreign tokenizer fails at one of them.
+        """
+        with naming_panics(self.folder):
+            try:
+                encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+            except TypeError:  # how tokenizers takes a lone surrogate
+                clean = [_without_surrogates(text) for text in texts]
+                encodings = self._backend.encode_batch_fast(clean, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -111,7 +102,8 @@ class Tokenizer:
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return what `encode` does, and which characters of `text` each id stands for."""
-        found = self._backend.encode(text, add_special_tokens=False)
+        with naming_panics(self.folder):
+            found = self._backend.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 
     @functools.cached_property
@@ -158,11 +150,14 @@ class Tokenizer:
         return self.with_control_tokens.encode(_without_surrogates(text), add_special_tokens=False).ids
 
     def copy_to(self, folder: Path) -> None:
-        """Copy the tokenizer's files into `folder`."""
+        """Write the tokenizer's files into `folder`, a tokenizer.json among them."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in TOKENIZER_FILES:
             if (self.folder / name).is_file():
                 shutil.copyfile(self.folder / name, folder / name)
+        if not (folder / "tokenizer.json").exists():
+            (folder / "tokenizer.json").write_bytes(read_definition(self.folder).text)
+            (folder / "tokenizer_config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
 
     def _read_rules(self) -> DecodingRules:
         decoder = self._backend.decoder
@@ -191,27 +186,6 @@ class StreamDecoder:
     def flush(self) -> str:
         """Return what is left at the end: half a character becomes U+FFFD."""
         return self._stream.feed(b"", final=True)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(_read(path).decode("utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise UserError(f"{path} is not valid JSON: {problem}", HOW_TO_TRAIN) from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path} must hold a JSON object, not {type(config).__name__}", HOW_TO_TRAIN)
-    return config
-
-
-def _read(path: Path) -> bytes:
-    refuse_special(path)
-    try:
-        return path.read_bytes()
-    except OSError as problem:
-        raise UserError(f"cannot read {path}: {problem.strerror}") from None
 
 
 def _without_surrogates(text: str) -> str:

@@ -18,11 +18,11 @@ import torch
 
 from mini_llm import log
 from mini_llm.device import forget_peak_memory, memory_gb, pick_device
-from mini_llm.model.accounting import count_parameters
 from mini_llm.pointers import list_checkpoints
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Pretraining
 from mini_llm.train.run.display import duration
+from mini_llm.train.run.kept import count_trained, parameters_in_words
 from mini_llm.train.run.out_of_memory import describe_batch, fit_memory
 from mini_llm.train.run.resume import Snapshot
 from mini_llm.train.run.run_folder import check_run, keep_batch
@@ -40,13 +40,15 @@ class Measured:
     """What the trial found: seconds, bytes, and the settings that fitted."""
 
     config: TrainConfig
-    device: str
+    model: str  # what is trained and where, in words
     loss: float
     tokens: int  # of the step
     step_seconds: float
     batch_seconds: float  # of an evaluation
     weight_bytes: int
+    gradient_bytes: int
     optimizer_bytes: int
+    saved_bytes: int  # of a checkpoint
     peak_gb: float
     held_out_batches: int
 
@@ -77,10 +79,22 @@ def _measure(config: TrainConfig, make_objective: MakeObjective) -> Measured:
     batch_seconds = min(_timed(evaluate, stepper.device)[1] for _ in range(2))
     peak = memory_gb(stepper.device)
     snapshot = Snapshot.of(stepper.trainee)
-    weights, optimizer = (sum(t.nbytes for t in part.values()) for part in (snapshot.weights, snapshot.optimizer))
+    model, optimizer = stepper.trainee.model, sum(t.nbytes for t in snapshot.optimizer.values())
     where = f"{stepper.device.type}, {str(stepper.dtype).removeprefix('torch.')}"
-    found = (result.loss, result.tokens, seconds, batch_seconds, weights, optimizer, peak, evaluator.n_batches)
-    return Measured(config, where, *found)
+    return Measured(
+        config,
+        f"{parameters_in_words(model)} on {where}",
+        result.loss,
+        result.tokens,
+        seconds,
+        batch_seconds,
+        weight_bytes=sum(t.nbytes for t in (*model.parameters(), *model.buffers())),
+        gradient_bytes=4 * count_trained(model),
+        optimizer_bytes=optimizer,
+        saved_bytes=snapshot.n_bytes,
+        peak_gb=peak,
+        held_out_batches=evaluator.n_batches,
+    )
 
 
 def _timed(do: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
@@ -99,16 +113,15 @@ def report(m: Measured) -> str:
     steps = max(0, c.max_iters - first)
     evaluations, saves = count_looks(c, first)
     evaluating, training = evaluations * m.held_out_batches * m.batch_seconds, steps * m.step_seconds
-    saved_bytes = m.weight_bytes + m.optimizer_bytes
-    rest = m.peak_gb * 1e9 - m.weight_bytes - saved_bytes
+    rest = m.peak_gb * 1e9 - m.weight_bytes - m.gradient_bytes - m.optimizer_bytes
     lines = {
-        "model": f"{count_parameters(c.model):,} parameters ({c.model.n_layers} layers x {c.model.dim}) on {m.device}",
+        "model": m.model,
         "step": f"{m.step_seconds:.3g} s for {m.tokens:,} tokens, {m.tokens / m.step_seconds:,.0f} "
         f"tokens/s; {describe_batch(c)}",
         "first loss": f"{m.loss:.4f}",
         "memory": f"{m.peak_gb:.2f} GB at the peak: weights {_size(m.weight_bytes)}, gradients "
-        f"{_size(m.weight_bytes)}, optimizer {_size(m.optimizer_bytes)}, activations and all else {_size(rest)}"
-        + (f"; saving takes {_size(saved_bytes)} of host memory besides" if c.async_save else ""),
+        f"{_size(m.gradient_bytes)}, optimizer {_size(m.optimizer_bytes)}, activations and all else {_size(rest)}"
+        + (f"; saving takes {_size(m.saved_bytes)} of host memory besides" if c.async_save else ""),
         "duration": f"{duration(training + evaluating)}: {steps:,} steps {duration(training)}, "
         f"{evaluations:,} evaluations {duration(evaluating)}"
         + (f" (from step {first:,} on)" if first else "")
@@ -117,10 +130,10 @@ def report(m: Measured) -> str:
             if c.max_minutes
             else ""
         ),
-        "checkpoints": f"{saves:,} of {_size(saved_bytes)}, of which at most {c.keep_last + 1} stay"
+        "checkpoints": f"{saves:,} of {_size(m.saved_bytes)}, of which at most {c.keep_last + 1} stay"
         + (" (and one of each evaluation)" if c.always_save_checkpoint else ""),
     }
-    _check_disk(run, needed=(c.keep_last + 2) * saved_bytes)  # one more while it is being written
+    _check_disk(run, needed=(c.keep_last + 2) * m.saved_bytes)  # one more while it is being written
     return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
 
 

@@ -16,6 +16,7 @@ from mini_llm.errors import UserError
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.pointers import list_checkpoints, resolve_checkpoint
+from mini_llm.tokenizer.folder import has_tokenizer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
 
@@ -56,8 +57,7 @@ def load_initial_weights(model: Transformer, config: TrainConfig, tokenizer_hash
     if name is None or (config.resume and list_checkpoints(Path(config.out_dir))):
         return
     folder = resolve_checkpoint(name)
-    has_tokenizer = (folder / "tokenizer.json").is_file()
-    if has_tokenizer and tokenizer_hash and Tokenizer.load(folder).fingerprint != tokenizer_hash:
+    if has_tokenizer(folder) and tokenizer_hash and Tokenizer.load(folder).fingerprint != tokenizer_hash:
         raise UserError(
             f"the tokens in {config.data_dir} were made by another tokenizer than that of init_from={name}",
             f"make them again: mini-llm prepare SOURCES --tokenizer {name} --out {config.data_dir}",

@@ -27,6 +27,7 @@ from mini_llm.train.loss import rows_loss_sum
 from mini_llm.train.optim.bigram_init import init_bigram
 from mini_llm.train.optim.lr_scheduler import row_parts
 from mini_llm.train.rows.dataloader import TrainLoader, shorten
+from mini_llm.train.run.kept import Kept
 
 
 class Rows(Protocol):
@@ -95,8 +96,11 @@ class Objective(Protocol):
             UserError: it is damaged.
         """
 
-    def initialise(self, model: Transformer) -> None:
-        """Give a new model the weights of step 0."""
+    def initialise(self, model: Transformer) -> Kept | None:
+        """Give a new model the weights of step 0; return what of it is saved, None: all of it.
+
+        What it freezes, or puts in a part's place, stays so: only what asks for a gradient is trained.
+        """
 
     def example(self) -> Rows:
         """Return a micro-batch as large as any, to try compilation and memory on."""

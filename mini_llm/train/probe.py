@@ -28,8 +28,11 @@ class Probe(Protocol):
 MakeProbe = Callable[[TrainConfig, Tokenizer], Probe | None]
 
 
-class SignalCame(Exception):
-    """A step or an evaluation was given up between two batches, so that a signal need not wait for all of it."""
+class SignalCame(BaseException):
+    """A step or an evaluation was given up between two batches, so that a signal need not wait for all of it.
+
+    Like KeyboardInterrupt it is no `Exception`: whoever puts up with failures must not put up with this.
+    """
 
 
 def ask_safely(
@@ -45,8 +48,6 @@ def ask_safely(
     probe.before_batch = before_batch
     try:
         return probe.run(model)
-    except SignalCame:
-        raise
     except Exception as problem:
         reason = " ".join(str(problem).split())[:200] or type(problem).__name__
         log.warn(f"step {step}: the tasks could not be evaluated ({reason}); training goes on")

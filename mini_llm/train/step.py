@@ -68,10 +68,11 @@ class Stepper:
         self.n_tokens = 0  # of the last step
         self.before_batch: Callable[[], None] = lambda: None  # may raise: the step is given up, nothing has changed
         model = Transformer(config.model)
-        self.objective.initialise(model)
+        part = self.objective.initialise(model)
         model.to(self.device).train()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.trainee = Trainee(model, build_optimizers(model, config), scaler, Progress(), self.objective.fingerprints)
+        optimizers, hashes = build_optimizers(model, config), self.objective.fingerprints
+        self.trainee = Trainee(model, optimizers, scaler, Progress(), hashes, part)
         self.average = WeightAverage(self.trainee.optimizers, config.weight_average)
 
     def compile(self) -> None:

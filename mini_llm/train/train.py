@@ -16,7 +16,7 @@ from types import FrameType
 from mini_llm import log
 from mini_llm.device import memory_gb, peak_flops
 from mini_llm.errors import Interrupted, UserError
-from mini_llm.model.accounting import count_parameters, flops_per_token
+from mini_llm.model.accounting import flops_per_token
 from mini_llm.model.transformer import Transformer
 from mini_llm.pointers import list_checkpoints
 from mini_llm.signals import handle_signals
@@ -25,10 +25,11 @@ from mini_llm.train.objective import Objective, Pretraining
 from mini_llm.train.probe import MakeProbe, SignalCame, ask_safely
 from mini_llm.train.run import budget
 from mini_llm.train.run.display import Clock, Display, Reading
+from mini_llm.train.run.kept import parameters_in_words
 from mini_llm.train.run.metrics import MetricsLog
 from mini_llm.train.run.out_of_memory import fit_memory
 from mini_llm.train.run.profiler import StepProfiler
-from mini_llm.train.run.resume import go_on_with_data, restore_latest
+from mini_llm.train.run.resume import go_on_with_data, restore_latest, what_is_kept
 from mini_llm.train.run.run_folder import keep_batch, open_run
 from mini_llm.train.run.saver import Saver
 from mini_llm.train.sample import write_sample
@@ -91,7 +92,7 @@ def _train(
     except OSError as problem:
         raise UserError(
             f"cannot write {problem.filename or config.out_dir}: {problem.strerror or problem}",
-            "all work up to the last checkpoint is safe: the same command goes on from there",
+            what_is_kept(Path(config.out_dir), config.resume),
         ) from None
     return run
 
@@ -293,8 +294,6 @@ class Trainer:
 
     def _describe(self) -> str:
         c, stepper = self.config, self.stepper
-        return (
-            f"{count_parameters(c.model):,} parameters ({c.model.n_layers} layers x {c.model.dim}) on "
-            f"{stepper.device.type}, {str(stepper.dtype).removeprefix('torch.')}; {c.step_size}, "
-            f"{c.max_iters:,} steps, {stepper.objective.epoch(c.max_iters):.1f} epochs"
-        )
+        where = f"{stepper.device.type}, {str(stepper.dtype).removeprefix('torch.')}"
+        steps = f"{c.step_size}, {c.max_iters:,} steps, {stepper.objective.epoch(c.max_iters):.1f} epochs"
+        return f"{parameters_in_words(stepper.trainee.model)} on {where}; {steps}"

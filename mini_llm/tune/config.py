@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mini_llm.checkpoint import read_model_config
+from mini_llm.config import Config
 from mini_llm.errors import UsageError, UserError
-from mini_llm.pointers import resolve_checkpoint
+from mini_llm.pointers import is_adapter, resolve_checkpoint
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.run_folder import read_settings
+
+RATE, LORA_RATE = 3e-4, 3e-3  # where nobody has tuned them
+
+
+class LoraConfig(Config):
+    """What is trained where the model itself stays as it is; see lora.py."""
+
+    rank: int = Field(default=0, ge=0, le=65536)  # of what is trained beside each matrix; 0: the matrices themselves
+    alpha: float = Field(default=32.0, gt=0, le=1e6)  # what they add counts alpha / sqrt(rank) times
+    rslora: bool = True  # false: alpha / rank, by which a larger rank learns more slowly
+    train_markers: Literal["auto"] | bool = "auto"  # the rows of chat markers too; auto: where the base never saw them
 
 
 class SftConfig(TrainConfig):
@@ -23,16 +37,23 @@ class SftConfig(TrainConfig):
     merge_turns: bool = False  # join two turns of one role instead of refusing them
     val_fraction: float = Field(0.05, ge=0.001, le=0.5)  # of the conversations, held out by their first question
     epochs: float | None = Field(2.0, gt=0)  # times that all rows are seen; unset: max_iters steps
+    lora: LoraConfig = LoraConfig()
     replay: float = Field(0.0, ge=0, lt=1)  # share of the rows that comes from data_dir, the base's own token store
 
     out_dir: str = "runs/sft"
     lr_schedule: str = "wsd"  # type: ignore[assignment]  # flat, then linear to zero over the last half
     cooldown_fraction: float = Field(0.5, gt=0, le=1)
-    learning_rate: float = Field(3e-4, ge=0)
+    learning_rate: float = Field(RATE, ge=0)
     min_lr: float = Field(0.0, ge=0)
     warmup_iters: int | None = Field(None, ge=0)  # type: ignore[assignment]  # unset: 3 % of the steps
     weight_decay: float = Field(0.0, ge=0)
     eval_interval: int = Field(50, ge=1)
+
+    @model_validator(mode="after")
+    def _check_lora(self) -> Self:
+        if self.lora.rank and self.optimizer != "adamw" and "optimizer" in self.model_fields_set:
+            raise ValueError("optimizer=muon moves all directions of a matrix alike; lora needs optimizer=adamw")
+        return self
 
     @property
     def replayed_rows(self) -> int:
@@ -48,7 +69,8 @@ class SftConfig(TrainConfig):
 def with_base(config: SftConfig) -> SftConfig:
     """Return the settings with what the base decides: its shape, and its run's rates and store where none were given.
 
-    Half of the base's rates: the smaller a model, the nearer to those of pretraining.
+    Half of the base's rates: the smaller a model, the nearer to those of pretraining. LoRA has a rate of its own, for
+    its matrices begin from nothing: ten times that of full tuning where nobody has tuned it.
 
     Raises:
         UsageError: no base or no data was named, or rows longer than the base can read.
@@ -65,11 +87,14 @@ def with_base(config: SftConfig) -> SftConfig:
         raise UsageError("the model's shape is that of its base", "leave out the settings below model:")
     changes: dict[str, Any] = {"model": shape.model_copy(update={"dropout": config.model.dropout})}
     old = _settings_of(folder)
+    if config.lora.rank and "learning_rate" not in given:
+        changes["learning_rate"] = LORA_RATE
     if old is not None:
-        for key in ("optimizer", "muon_momentum", "beta1", "beta2", "data_dir"):
+        of_optimizer = () if config.lora.rank else ("optimizer", "muon_momentum", "beta1", "beta2")
+        for key in (*of_optimizer, "data_dir"):
             if key not in given:
                 changes[key] = getattr(old, key)
-        for key in ("learning_rate", "muon_learning_rate"):
+        for key in () if config.lora.rank else ("learning_rate", "muon_learning_rate"):
             if key not in given:
                 changes[key] = getattr(old, key) / 2
     if "block_size" not in given:
@@ -87,6 +112,16 @@ def with_steps(config: SftConfig, n_rows: int) -> SftConfig:
         steps = max(1, math.ceil(config.epochs * n_rows / config.chat_rows))
     warmup = config.warmup_iters if config.warmup_iters is not None else math.ceil(0.03 * steps)
     return config.model_copy(update={"max_iters": steps, "warmup_iters": warmup})
+
+
+def has_seen_chat(base: Path) -> bool:
+    """Tell whether a model's record says that it was trained on conversations; folders from elsewhere say nothing."""
+    if is_adapter(base):
+        return True
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        record = (base.resolve().parents[1] / "config.yaml").read_text(encoding="utf-8")
+        return re.search(r"^base: ", record, re.MULTILINE) is not None
+    return False
 
 
 def _settings_of(folder: Path) -> TrainConfig | None:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from mini_llm import log
-from mini_llm.checkpoint import load_model
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.model.transformer import Transformer
@@ -26,7 +25,9 @@ from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.evaluate import Evaluator
 from mini_llm.train.rows.dataloader import TrainLoader
+from mini_llm.train.run.kept import Kept
 from mini_llm.train.train import AfterEvaluation, train
+from mini_llm.tune.adapter_files import begin
 from mini_llm.tune.answer_loss import answer_loss_sum
 from mini_llm.tune.config import SftConfig, with_base, with_steps
 from mini_llm.tune.conversations import read_set
@@ -106,13 +107,10 @@ class Answers:
     def verify(self) -> None:
         """Do nothing more: the conversations have been read already."""
 
-    def initialise(self, model: Transformer) -> None:
-        """Give the model the base's weights.
-
-        Raises:
-            UserError: they are damaged or of another shape.
-        """
-        model.load_state_dict(load_model(self.base, device="cpu", dtype=torch.float32).state_dict())
+    def initialise(self, model: Transformer) -> Kept | None:
+        """Give the model the base's weights, and LoRA where it is asked for; see `begin`."""
+        c = self.config
+        return begin(model, self.base, c.base, c.lora, self.tokenizer, c.seed)
 
     def example(self) -> ConversationRows:
         """Return a micro-batch."""

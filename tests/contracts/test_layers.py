@@ -20,6 +20,9 @@ LAYERS = [
     [{"tokenizer"}, {"model"}],
     [
         {
+            "adapter",
+            "cache",
+            "child",
             "config",
             "device",
             "errors",

@@ -30,7 +30,8 @@ class AnyTokenizer:
 
     def copy_to(self, folder: Path) -> None:
         folder.mkdir()
-        (folder / "tokenizer.json").write_text("{}")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).write_text("{}")
 
     def token_bytes(self) -> np.ndarray:
         return np.ones(self.vocab_size, dtype=np.int64)
@@ -359,3 +360,32 @@ def test_reading_outside_the_split_is_an_index_error(store: TokenStore) -> None:
         with pytest.raises(IndexError):
             split.read(start, count)
     assert split.read(split.n_tokens, 0).tolist() == []
+
+
+@pytest.mark.parametrize("fault", ["changed", "gone", "a pipe", "huge"])
+def test_another_tokenizer_in_the_store_is_named(store: TokenStore, fault: str) -> None:
+    path = store.tokenizer_folder / "tokenizer_config.json"
+    path.unlink()
+    if fault == "a pipe":
+        os.mkfifo(path)
+    elif fault != "gone":
+        path.write_text('{"bos_token": "<another>"}')
+    if fault == "huge":
+        os.truncate(path, 2**40)
+    with pytest.raises(UserError, match=r"tokenizer/tokenizer_config\.json .*(missing|pipe|bytes|the one that wrote)"):
+        TokenStore.open(store.folder)
+
+
+def test_a_tokenizer_file_that_was_not_there_is_named(store: TokenStore) -> None:
+    (store.tokenizer_folder / "tokenizer.model").write_bytes(b"another")
+    with pytest.raises(UserError, match=r"tokenizer/tokenizer\.model was not there when this store was written"):
+        TokenStore.open(store.folder)
+
+
+def test_a_store_without_hashes_of_its_tokenizer_opens(store: TokenStore) -> None:
+    path = store.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest.pop("tokenizer_files").keys() == {"tokenizer.json", "tokenizer_config.json"}
+    path.write_text(json.dumps(manifest))
+    (store.tokenizer_folder / "tokenizer_config.json").unlink()
+    assert TokenStore.open(store.folder).manifest.tokenizer_files is None

@@ -39,6 +39,15 @@ def test_a_prompt_from_stdin_and_every_option(run_cli: RunCli, folder: Path, gen
     assert result.stdout == expected + "\n"
 
 
+@pytest.mark.parametrize("sign", ["n", "t"])
+def test_a_stop_string_of_signs(run_cli: RunCli, folder: Path, sign: str) -> None:
+    byte = 8 + ord({"n": "\n", "t": "\t"}[sign])  # the token of that byte, which is all that the model will write
+    flags = ["--temperature", 0, "--logit-bias", f"{byte}=99", "--max-new-tokens", 5, "--stop", rf"\{sign}"]
+    result = run_cli("generate", folder, "--prompt", "The é", *flags)
+    assert result.stdout == "The é\n"
+    assert "(stop)" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -57,6 +57,17 @@ def test_settings_change_all_or_none(session: Session, capsys: pytest.CaptureFix
     assert session.options["seed"] == 7
 
 
+def test_stop_strings_are_set_with_their_signs(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    talk(session, [r"/set top_k=4 stop=\n\nUser: \\n"])
+    assert session.options["stop"] == ["\n\nUser: \\n"]
+    assert session.options["sampling"].top_k == 4
+    assert r"stop='\n\nUser: \\n'" in capsys.readouterr().err
+    talk(session, ["/set top_k=5"])
+    assert session.options["stop"] == ["\n\nUser: \\n"]
+    talk(session, ["/set stop="])
+    assert session.options["stop"] == []
+
+
 def test_a_saved_conversation_goes_on_and_nothing_else_is_replaced(session: Session, tmp_path: Path) -> None:
     other = tmp_path / "thesis.json"
     other.write_text('{"years": 4}')

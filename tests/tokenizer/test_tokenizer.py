@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,15 +181,14 @@ def test_what_cannot_be_read_is_named(
     bpe: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     bpe.copy_to(tmp_path)
-    read_bytes = Path.read_bytes
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, _mode: str) -> Any:
         if path.name == name:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return read_bytes(path)
+        return path.open("rb")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(UserError, match=rf"cannot read {re.escape(str(tmp_path / name))}: Permission denied"):
+    monkeypatch.setattr("mini_llm.user_files.open", refuse, raising=False)
+    with pytest.raises(UserError, match=rf"cannot read {re.escape(str(tmp_path / name))}: [Pp]ermission denied"):
         Tokenizer.load(tmp_path)
 
 

@@ -28,6 +28,7 @@ from mini_llm.train.config import TrainConfig
 from mini_llm.train.evaluate import Evaluator, HeldOutLoss
 from mini_llm.train.loss import rows_loss_sum
 from mini_llm.train.run.metrics import read_metrics
+from mini_llm.train.run.resume import what_is_kept
 from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]
@@ -517,3 +518,10 @@ def test_nothing_but_files_of_known_names_stays(finished: tuple[TrainConfig, Pat
         "tokenizer.model", "tokenizer_config.json", "training_state", "training_state/optimizer.safetensors",
         "training_state/state.json",
     ]  # fmt: skip
+
+
+def test_what_goes_on_is_said_only_where_it_does(tmp_path: Path) -> None:
+    assert what_is_kept(tmp_path) == "no step of it is saved: the same command begins anew"
+    (tmp_path / "checkpoints" / "step-00000040").mkdir(parents=True)
+    assert what_is_kept(tmp_path) == "step 40 is safe: the same command goes on from there"
+    assert "without --no-resume goes on" in what_is_kept(tmp_path, resume=False)

@@ -26,13 +26,14 @@ static const size_t BYTES[] = {4, 2, 1};  // of a weight
 #if defined __AVX512F__ && defined __AVX512BW__
 #define WIDE
 enum { LANES = 16, OUTS = 4 };  // numbers in a register; outputs of a tile of up to 4 rows: what 32 registers hold
-enum { UNIT = 8 };              // outputs of a thread, and a multiple of them: what tiles of 8 and of 4 fill
+enum { GROUP = 0 };             // bytes of weights that all rows meet before the next: with 512 bits it gains nothing
 #define FETCH(address) __builtin_prefetch((const char *)(address) + AHEAD)
 #else
-enum { LANES = 8, OUTS = 3 };   // what 16 registers hold
-enum { UNIT = 24 };             // what tiles of 8 and of 3 fill
+enum { LANES = 8, OUTS = 2 };   // what 16 registers hold, with a mask and whole numbers' products
+enum { GROUP = 24576 };         // half of the innermost cache: else 16 rows of inputs push each other out of it
 #define FETCH(address) ((void)(address))  // on Zen 3 asking ahead takes the place of loads: 5 % slower (docs/LOG.md)
 #endif
+enum { UNIT = 8 };      // outputs of a thread, and a multiple of them: what tiles of 8, of 4 and of 2 fill
 enum { ROW_OUTS = 8 };  // outputs of a tile of one row
 enum { MOST = 16 };     // sums that a tile holds at most
 enum { AHEAD = 1024 };  // bytes: so far before their use weights are asked for; from 512 to 1,536 it is the same
@@ -80,6 +81,17 @@ INLINE f4 sum_pairs(f4 a, f4 b) { return (f4)_mm_hadd_ps((__m128)a, (__m128)b); 
 INLINE f4 sum_pairs(f4 a, f4 b) { return (f4)vpaddq_f32((float32x4_t)a, (float32x4_t)b); }
 #else
 INLINE f4 sum_pairs(f4 a, f4 b) { return (f4){a[0] + a[1], a[2] + a[3], b[0] + b[1], b[2] + b[3]}; }
+#endif
+
+// A row's numbers are loaded once for all outputs of a tile: left alone, a compiler makes the load a part of each of the
+// multiplications, and a processor that multiplies twice in a cycle loads twice, not three times. FENCE keeps weights from
+// being held for their second half: 16 registers do not suffice for that.
+#if defined __AVX2__ && defined __FMA__
+#define HOLD(x) __asm__("" : "+v"(x))
+#define FENCE __asm__ volatile("" ::: "memory")
+#else
+#define HOLD(x) ((void)(x))
+#define FENCE
 #endif
 
 #ifdef WIDE
@@ -158,6 +170,25 @@ INLINE void store_1(void *data, size_t i, int kind, float x) {
         memcpy(&bits, &x, sizeof bits);
         ((uint16_t *)data)[i] = x == x ? (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 : 0x7FC0;
     }
+}
+
+// n numbers, in the same way
+static void store(void *data, size_t at, int kind, const float *x, int n) {
+    int i = 0;
+    if (kind == F32) {
+        memcpy((float *)data + at, x, sizeof(float) * n);
+        return;
+    }
+    for (; i + LANES <= n; i += LANES) {
+        uv bits;
+        fv v;
+        memcpy(&bits, x + i, sizeof bits), memcpy(&v, x + i, sizeof v);
+        const uv rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+        const iv real = v == v;
+        const hv half = __builtin_convertvector((rounded & (uv)real) | (0x7FC0 & ~(uv)real), hv);
+        memcpy((uint16_t *)data + at + i, &half, sizeof half);
+    }
+    for (; i < n; i++) store_1(data, at + i, kind, x[i]);
 }
 
 INLINE fv all(float x) { return x - (fv){0}; }
@@ -325,11 +356,13 @@ INLINE void tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int 
     for (int i = 0; i < whole; i += span) {
         UNROLL for (int j = 0; j < OUT; j++) FETCH((const char *)w.data + (j * w.step + i) * BYTES[kind]);
         UNROLL for (int odd = 0; odd < span / LANES; odd++) {
+            FENCE;
             fv wv[ROW_OUTS];
             UNROLL for (int j = 0; j < OUT; j++)
                 wv[j] = kind == F32 ? load(w.data, j * w.step + i, F32) : every_other(w.data, j * w.step + i, odd);
             UNROLL for (int t = 0; t < ROWS; t++) {
                 fv xv = load(x, (size_t)t * n_in + i + odd * LANES, F32);
+                HOLD(xv);
                 UNROLL for (int j = 0; j < OUT; j++) acc[j * ROWS + t] = fused(wv[j], xv, acc[j * ROWS + t]);
             }
         }
@@ -363,6 +396,7 @@ INLINE void whole_tile(float *out, size_t out_step, Inputs in, int t0, Weights w
             }
             UNROLL for (int t = 0; t < ROWS; t++) {
                 memcpy(&xv, x + (size_t)t * n_in + i, sizeof xv);
+                HOLD(xv);
                 UNROLL for (int j = 0; j < OUT; j++) acc[j * ROWS + t] = dot_add(acc[j * ROWS + t], wv[j], xv);
             }
         }
@@ -384,29 +418,46 @@ INLINE void any_tile(float *out, size_t out_step, Inputs in, int t0, Weights w, 
     else tile(out, out_step, in, t0, w, kind, add, OUT, ROWS);
 }
 
-// OUTS outputs of all rows
-INLINE void all_rows(float *out, size_t out_step, Inputs in, Weights w, int kind, int add) {
+// `n` tiles of ROWS rows from t0 on, whose weights lie one below the other
+INLINE void some_rows(float *out, size_t out_step, Inputs in, int t0, Weights w, int n, int kind, int add, const int OUT,
+                      const int ROWS) {
+    out += t0 * out_step;
+    for (int o = 0; o < n; o++) {
+        any_tile(out + o, out_step, in, t0, w, kind, add, OUT, ROWS);
+        w.data = (const char *)w.data + in.n_in * BYTES[kind];
+        w.scale += kind == INT8;
+    }
+}
+
+// `n` tiles of all rows: their weights and four rows of inputs stay in the innermost cache meanwhile
+INLINE void all_rows(float *out, size_t out_step, Inputs in, Weights w, int n, int kind, int add) {
     int t = 0;
-    for (; t + 4 <= in.n; t += 4) any_tile(out + t * out_step, out_step, in, t, w, kind, add, OUTS, 4);
-    if (in.n & 2) any_tile(out + t * out_step, out_step, in, t, w, kind, add, OUTS, 2), t += 2;
-    if (in.n & 1) any_tile(out + t * out_step, out_step, in, t, w, kind, add, OUTS, 1);
+    for (; t + 4 <= in.n; t += 4) some_rows(out, out_step, in, t, w, n, kind, add, OUTS, 4);
+    if (in.n & 2) some_rows(out, out_step, in, t, w, n, kind, add, OUTS, 2), t += 2;
+    if (in.n & 1) some_rows(out, out_step, in, t, w, n, kind, add, OUTS, 1);
+}
+
+INLINE Weights weights_at(Matrix w, int o, int n_in, int kind, size_t step, int gap) {
+    return (Weights){(const char *)w.data + (size_t)o * n_in * BYTES[kind], w.scale ? w.scale + o : NULL, step, gap};
 }
 
 // The outputs of `range`, for a kind that is known when it is compiled
 INLINE void product_of(float *out, size_t out_step, Inputs in, Matrix w, Range range, int kind, int add) {
     const int outs = in.n == 1 ? ROW_OUTS : OUTS, gap = (range.to - range.from) / outs;
+    const int fits = GROUP / (in.n_in * (int)BYTES[kind] * outs), group = fits < 1 ? 1 : fits, end = range.from + gap;
     const size_t step = (size_t)gap * in.n_in;
-    int o = range.from;
-    for (const int end = o + gap; o < end; o++) {
-        const size_t first = (size_t)o * in.n_in;
-        Weights weights = {(const char *)w.data + first * BYTES[kind], w.scale ? w.scale + o : NULL, step, gap};
-        if (in.n == 1) any_tile(out + o, out_step, in, 0, weights, kind, add, ROW_OUTS, 1);
-        else all_rows(out + o, out_step, in, weights, kind, add);
+    if (in.n == 1) {
+        for (int o = range.from; o < end; o++)
+            any_tile(out + o, out_step, in, 0, weights_at(w, o, in.n_in, kind, step, gap), kind, add, ROW_OUTS, 1);
+    } else {
+        for (int o = range.from; o < end; o += group) {
+            const Weights weights = weights_at(w, o, in.n_in, kind, step, gap);
+            all_rows(out + o, out_step, in, weights, o + group < end ? group : end - o, kind, add);
+        }
     }
-    for (o = range.from + gap * outs; o < range.to; o++) {
-        Weights weights = {(const char *)w.data + (size_t)o * in.n_in * BYTES[kind], w.scale ? w.scale + o : NULL, 0, 0};
-        for (int t = 0; t < in.n; t++) any_tile(out + t * out_step + o, out_step, in, t, weights, kind, add, 1, 1);
-    }
+    for (int o = range.from + gap * outs; o < range.to; o++)
+        for (int t = 0; t < in.n; t++)
+            any_tile(out + t * out_step + o, out_step, in, t, weights_at(w, o, in.n_in, kind, 0, 0), kind, add, 1, 1);
 }
 
 // out (n, n_out) (+)= in (n, n_in) w^T, outputs of `range` alone. The rows of weights that are read side by side are far
@@ -421,11 +472,23 @@ static void product(float *out, size_t out_step, Inputs in, Matrix w, Range rang
 
 static void rms_norm(float *out, const float *x, const float *weight, int n, float eps) {
     float scale = 1.0f / sqrtf(dot(x, x, 0, n, F32) / n + eps);
-    for (int i = 0; i < n; i++) out[i] = weight[i] * (x[i] * scale);
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const fv v = load(weight, i, F32) * (load(x, i, F32) * scale);
+        memcpy(out + i, &v, sizeof v);
+    }
+    for (; i < n; i++) out[i] = weight[i] * (x[i] * scale);
 }
 
 static void turn(float *x, const float *cos, const float *sin, int head_dim) {  // RoPE, half-split layout
-    for (int i = 0, half = head_dim / 2; i < half; i++) {
+    const int half = head_dim / 2;
+    int i = 0;
+    for (; i + LANES <= half; i += LANES) {
+        const fv first = load(x, i, F32), second = load(x, i + half, F32), c = load(cos, i, F32), s = load(sin, i, F32);
+        const fv turned = first * c - second * s, other = second * c + first * s;
+        memcpy(x + i, &turned, sizeof turned), memcpy(x + i + half, &other, sizeof other);
+    }
+    for (; i < half; i++) {
         float first = x[i], second = x[i + half];
         x[i] = first * cos[i] - second * sin[i];
         x[i + half] = second * cos[i] + first * sin[i];
@@ -495,14 +558,17 @@ INLINE void attend(float *out, const float *q, const void *keys, const void *val
     }
 }
 
+INLINE void swiglu_some(float *gate, const float *up, size_t bytes) {
+    fv g = {0}, u = {0};
+    memcpy(&g, gate, bytes), memcpy(&u, up, bytes);
+    g = g / (1.0f + exps(-g)) * u;
+    memcpy(gate, &g, bytes);
+}
+
 static void swiglu(float *gate, const float *up, int n) {  // gate = silu(gate) * up
-    for (int i = 0; i < n; i += LANES) {
-        size_t bytes = sizeof(float) * (n - i < LANES ? n - i : LANES);
-        fv g = {0}, u = {0};
-        memcpy(&g, gate + i, bytes), memcpy(&u, up + i, bytes);
-        g = g / (1.0f + exps(-g)) * u;
-        memcpy(gate + i, &g, bytes);
-    }
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) swiglu_some(gate + i, up + i, sizeof(fv));
+    if (i < n) swiglu_some(gate + i, up + i, sizeof(float) * (n - i));
 }
 
 // --- the step --------------------------------------------------------------------------------------------------------
@@ -556,10 +622,8 @@ static void work(const Model *m, const Cache *cache, const Rows *rows, int threa
             turn(key, rows->cos + rows->positions[t] * (K / 2), rows->sin + rows->positions[t] * (K / 2), K);
             size_t head = heads_before + (size_t)rows->slots[t] * J + j;
             size_t place = (head * cache->n_places + rows->positions[t]) * K;
-            for (int c = 0; c < K; c++) {
-                store_1(cache->keys, place + c, cache->kind, key[c]);
-                store_1(cache->values, place + c, cache->kind, value[c]);
-            }
+            store(cache->keys, place, cache->kind, key, K);
+            store(cache->values, place, cache->kind, value, K);
         }
         BARRIER;
         for (int i = my_heads.from; i < my_heads.to; i++) {

@@ -24,21 +24,22 @@ LONG = 2  # from this ratio of columns to rows on, all rounds are done on X X^T
 
 
 def build_optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Return the optimizers that together hold every parameter once.
+    """Return the optimizers that together hold every parameter once that is trained.
 
     Matrices decay towards zero, norms' gains do not. Each group's `peak` is its highest learning rate. AdamW's rate for
     matrices that sum over the width (all but the embedding) goes with base_dim / dim (muP, arXiv 2203.03466, table 8);
     Muon's steps need no such rule, because an orthogonal matrix changes outputs by the same amount at every width.
     """
     in_blocks = {id(p) for p in model.model.layers.parameters() if p.ndim == 2} if config.optimizer == "muon" else set()
-    others = [p for p in model.parameters() if id(p) not in in_blocks]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    others = [p for p in trained if id(p) not in in_blocks]
     embedding, rate = model.model.embed_tokens.weight, config.learning_rate
     width_rule = (config.base_dim or model.config.dim) / model.config.dim
     sums = [p for p in others if p.ndim >= 2 and p is not embedding]
     if config.base_dim and not sums:
         log.warn("base_dim changes nothing here: with Muon and a tied head, no matrix follows the width")
     groups: list[dict[str, Any]] = [
-        {"params": [embedding], "weight_decay": config.weight_decay},
+        {"params": [p for p in others if p is embedding], "weight_decay": config.weight_decay},
         {"params": sums, "weight_decay": config.weight_decay, "lr": rate * width_rule},
         {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
     ]
@@ -48,7 +49,7 @@ def build_optimizers(model: Transformer, config: TrainConfig) -> list[torch.opti
         torch.optim.AdamW(groups, lr=rate, betas=betas, eps=1e-8, fused=_can_fuse(model))
     ]
     if in_blocks:
-        matrices = [p for p in model.parameters() if id(p) in in_blocks]
+        matrices = [p for p in trained if id(p) in in_blocks]
         dtype = torch.bfloat16 if has_fast_bfloat16(matrices[0].device) else torch.float32
         muon = Muon(
             matrices,

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
-from mini_llm.checkpoint import save_model
+from mini_llm.checkpoint import CHECKPOINT_FOLDER, write_checksums
+from mini_llm.files import new_folder
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.train.run.kept import Kept
 
 MOST = 10
 
@@ -22,12 +24,15 @@ def milestone_steps(max_iters: int) -> set[int]:
     return {2**n for n in range(max_iters.bit_length())[-MOST:]}
 
 
-def save_milestone(run: Path, step: int, model: Transformer, tokenizer: Tokenizer) -> Path:
-    """Write the weights of `step` as a model folder, whole or not at all.
+def save_milestone(run: Path, step: int, model: Transformer, tokenizer: Tokenizer, kept: Kept) -> Path:
+    """Write what is kept of the weights of `step` as a model folder, whole or not at all.
 
     Raises:
         OSError: the disk is full.
     """
     folder = run / "milestones" / f"step-{step:08d}"
-    save_model(folder, model, tokenizer, dtype=torch.bfloat16)
+    weights = {name: w.to("cpu", torch.bfloat16).contiguous() for name, w in kept.weights(model).items()}
+    with new_folder(folder, CHECKPOINT_FOLDER) as temporary:
+        kept.write(temporary, weights, model.config, tokenizer)
+        write_checksums(temporary)
     return folder

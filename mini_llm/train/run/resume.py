@@ -16,15 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mini_llm import log
-from mini_llm.checkpoint import (
-    CHECKPOINT_FOLDER,
-    CHECKSUMS,
-    model_weights,
-    verify_checkpoint,
-    write_checksums,
-    write_model_files,
-    write_tensors,
-)
+from mini_llm.checkpoint import CHECKPOINT_FOLDER, CHECKSUMS, verify_checkpoint, write_checksums, write_tensors
 from mini_llm.errors import UserError
 from mini_llm.files import foreign_entry, new_folder
 from mini_llm.model.config import ModelConfig
@@ -32,9 +24,10 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.pointers import list_checkpoints, write_pointer
 from mini_llm.temporary import temporary_name
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.train.run.kept import Kept, WholeModel
 from mini_llm.train.run.state_check import check_optimizer, check_scaler, check_state
 from mini_llm.user_files import reason
-from mini_llm.weights import DamagedCheckpoint, read_tensors, read_weights
+from mini_llm.weights import DamagedCheckpoint, read_tensors
 
 if TYPE_CHECKING:
     from mini_llm.train.objective import Objective
@@ -61,6 +54,12 @@ class Trainee:
     scaler: torch.amp.GradScaler
     progress: Progress
     tokens: dict[str, str] = field(default_factory=dict)  # hashes of the tokenizer and of the text that it learns from
+    part: Kept | None = None  # what of the model is saved, where it is not all
+
+    @property
+    def kept(self) -> Kept:
+        """What of the model is saved, and how."""
+        return self.part or WholeModel()
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -76,15 +75,17 @@ class Snapshot:
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     state: dict[str, Any]
+    kept: Kept
 
     @classmethod
     def of(cls, trainee: Trainee, into: Snapshot | None = None) -> Snapshot:
         """Copy all that changes; `into`, an earlier snapshot that nobody needs any more, gives its memory."""
         snapshot = cls(
             trainee.model.config,
-            _to_host(model_weights(trainee.model), into.weights if into else {}),
+            _to_host(trainee.kept.weights(trainee.model), into.weights if into else {}),
             _to_host(_optimizer_tensors(trainee), into.optimizer if into else {}),
             {**asdict(trainee.progress), "scaler": trainee.scaler.state_dict(), "tokens": trainee.tokens},
+            trainee.kept,
         )
         device = next(trainee.model.parameters()).device
         if device.type == "cuda":  # the copies run beside the host
@@ -111,7 +112,7 @@ def save_checkpoint(run: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> Path
     folder = checkpoint_folder(run, snapshot.step)
     try:
         with new_folder(folder, CHECKPOINT_FOLDER) as temporary:
-            write_model_files(temporary, snapshot.weights, snapshot.config, tokenizer)
+            snapshot.kept.write(temporary, snapshot.weights, snapshot.config, tokenizer)
             state = temporary / "training_state"
             state.mkdir()
             write_tensors(snapshot.optimizer, state / "optimizer.safetensors")
@@ -121,9 +122,17 @@ def save_checkpoint(run: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> Path
     except OSError as problem:
         raise UserError(
             f"could not write the checkpoint of step {snapshot.step} to {folder}: {reason(problem)}",
-            "earlier checkpoints are untouched: make room and run the same command again, it resumes",
+            f"make room; {what_is_kept(run)}",
         ) from None
     return folder
+
+
+def what_is_kept(run: Path, resume: bool = True) -> str:
+    """Return, for a person, what is safe of a run that has failed, and what goes on with it."""
+    if not (kept := list_checkpoints(run)):
+        return "no step of it is saved: the same command begins anew"
+    same = "the same command" if resume else "the same command without --no-resume"
+    return f"step {kept[-1][0]:,} is safe: {same} goes on from there"
 
 
 def prune_checkpoints(run: Path, up_to: int, keep_last: int, also_keep: set[int]) -> None:
@@ -194,13 +203,10 @@ def _restore(folder: Path, step: int, trainee: Trainee) -> None:
     is_other_text = _compare_tokens(tokens, trainee.tokens, folder)
     if is_other_text and math.isfinite(progress.epochs_seen):
         progress.epochs_seen = float(math.ceil(progress.epochs_seen))  # the new text from its first row on
-    weights = read_weights(folder)
     tensors = read_tensors(state / "optimizer.safetensors")
     try:
         check_optimizer(trainee.model, trainee.optimizers, tensors, step)
-        if trainee.model.config.tie_embeddings:
-            weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-        trainee.model.load_state_dict(weights)
+        trainee.kept.load(folder, trainee.model)
         _load_optimizers(trainee, tensors)
     except (RuntimeError, KeyError, ValueError) as problem:
         raise DamagedCheckpoint(f"{folder} does not belong to this model ({problem})") from None

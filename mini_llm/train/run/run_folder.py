@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mini_llm import log
 from mini_llm.checkpoint import CHECKPOINT_FOLDER, CHECKSUMS
@@ -160,12 +161,9 @@ def _recorded(run: Path, kind: type[TrainConfig]) -> TrainConfig:
 
 
 def _compare(old: TrainConfig, new: TrainConfig, run: Path) -> None:
-    a, b = (
-        {**c.model_dump(exclude={"model", "resume"}), **{f"model.{k}": v for k, v in c.model.model_dump().items()}}
-        for c in (old, new)
-    )
+    a, b = (_flat(c.model_dump(exclude={"resume"})) for c in (old, new))
     changed = {key: f"{key} {a[key]} -> {b[key]}" for key in a if a[key] != b[key] and key != "model.multiple_of"}
-    fixed = [key for key in changed if key == "optimizer" or (key.startswith("model.") and key != "model.dropout")]
+    fixed = [key for key in changed if key.startswith(("optimizer", "model.", "lora.")) and key != "model.dropout"]
     if fixed:
         raise UsageError(
             f"{run} holds a run of another model or optimizer: {', '.join(changed[key] for key in fixed)}",
@@ -179,6 +177,14 @@ def _compare(old: TrainConfig, new: TrainConfig, run: Path) -> None:
         log.info(f"steps have {new.tokens_per_step:,} tokens where they had {old.tokens_per_step:,}; no row is lost")
     if changed.keys() & {"batch_size", "eval_iters", "block_size"} and _held_out(old) != _held_out(new):
         log.warn("evaluations see other held-out text than before: keep batch_size * eval_iters to compare losses")
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as they are given on the command line: `model.dim`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _held_out(config: TrainConfig) -> tuple[int, int]:

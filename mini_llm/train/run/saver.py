@@ -67,7 +67,7 @@ class Saver:
         if not config.milestones or step not in milestone_steps(config.max_iters):
             return False
         with average.in_place():
-            save_milestone(self.run, step, trainee.model, self.tokenizer)
+            save_milestone(self.run, step, trainee.model, self.tokenizer, trainee.kept)
         return True
 
     def mark_best(self, step: int) -> None:

@@ -80,7 +80,8 @@ def check_optimizer(
     found: dict[str, set[str]] = {name: set() for name in parameters}
     for key, value in tensors.items():
         kind, _, name = key.partition("/")
-        if name not in parameters or kind not in {*_kinds(owner[parameters[name]]), "average"}:
+        optimizer = owner.get(parameters[name]) if name in parameters else None
+        if optimizer is None or kind not in {*_kinds(optimizer), "average"}:
             raise ValueError(f"{key} belongs to no parameter of this model and optimizer")
         shape = () if kind == "step" else tuple(parameters[name].shape)
         if tuple(value.shape) != shape or value.dtype != torch.float32:
@@ -93,7 +94,7 @@ def check_optimizer(
             raise ValueError(f"{key} is {value.item():g} after {step} steps")
         found[name].add(kind)
     for optimizer in optimizers:
-        names = [name for name, p in parameters.items() if owner[p] is optimizer]
+        names = [name for name, p in parameters.items() if owner.get(p) is optimizer]
         kinds = _kinds(optimizer)
         missing = [f"{kind}/{name}" for name in names for kind in kinds if kind not in found[name]]
         if missing and any(found[name] for name in names):  # none at all: every step so far was skipped
