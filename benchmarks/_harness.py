@@ -25,6 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = os.environ.get("MINI_LLM_RESULTS")  # a folder: results go there, those of quick runs too
 RESULTS = Path(KEPT) if KEPT else Path(__file__).resolve().parent / "results"
+CRASHED: list[str] = []  # contenders that ended in an error: what is found is kept, and the command fails
 MARK = "@benchmark "  # before each line that is meant for the other process: libraries print too
 
 
@@ -241,7 +242,13 @@ def take_turns(
     finally:
         for worker in workers.values():
             worker.close()
+    CRASHED.extend(f"{name}: {why}" for name, why in skipped.items() if is_crash(why))
     return {name: values for name, values in answers.items() if name not in skipped}, skipped
+
+
+def is_crash(why: str) -> bool:
+    """Tell whether a contender was left out for an error; a missing package, or too little memory, is none."""
+    return why.startswith("exit ") and "out of memory" not in why.lower()
 
 
 def stepper_of_same_rows(settings: dict[str, Any], rows: Any = None) -> Any:
@@ -266,6 +273,9 @@ def stepper_of_same_rows(settings: dict[str, Any], rows: Any = None) -> Any:
 
         def rows(self, step: int) -> Any:
             return rows
+
+        def epoch(self, step: int) -> float:
+            return float(step)
 
     return Stepper(config, SameRows())
 
@@ -295,7 +305,11 @@ def command_line() -> str:
 
 
 def finish(benchmark: str, result: dict[str, Any], *, as_json: bool, device: str = "cpu", keep: bool = True) -> None:
-    """Write the result and its command to a file if `keep`, and with `as_json` print it as the last line."""
+    """Write the result and its command to a file if `keep`, and with `as_json` print it as the last line.
+
+    Raises:
+        SystemExit: a contender ended in an error.
+    """
     result = {"command": command_line(), **result}
     if is_gpu(device):
         about = result["machine"]
@@ -305,3 +319,5 @@ def finish(benchmark: str, result: dict[str, Any], *, as_json: bool, device: str
     note(f"  the command: {result['command']}")
     if as_json:
         print(json.dumps(result), flush=True)
+    if CRASHED:
+        sys.exit("ended in an error: " + "; ".join(CRASHED))

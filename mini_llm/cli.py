@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from mini_llm import __version__, log, output
-from mini_llm.commands import evaluation, exchange, preferring, serving, text, tour, training, tuning, writing
+from mini_llm.commands import cleaning, evaluation, exchange, preferring, serving, text, tour, training, tuning, writing
 from mini_llm.errors import Interrupted, UserError
 from mini_llm.signals import end_at_once_while_importing
 from mini_llm.terminal import visible
@@ -44,8 +44,13 @@ app = typer.Typer(
 tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare some.", no_args_is_help=True)
 
 LINE = [
+<<<<<<< HEAD
     *("demo", "tokenizer", "prepare", "plan", "train", "skills", "mix", "sft", "pairs", "dpo"),
     *("plot", "eval", "report"),
+=======
+    *("demo", "clean", "tokenizer", "prepare", "plan", "train"),
+    *("skills", "sft", "pairs", "dpo", "rl", "plot", "eval", "report"),
+>>>>>>> main
     *("generate", "chat", "serve", "export", "push", "pull", "import-seed"),
 ]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
@@ -53,6 +58,7 @@ START, TEXT, TRAIN = "The whole line", "Text to tokens", "Tokens to a model"
 WRITE, EXCHANGE = "A model to text", "Other programs"
 
 app.command(rich_help_panel=START)(tour.demo)
+app.command(rich_help_panel=TEXT)(cleaning.clean)
 app.add_typer(tokenizer_app, name="tokenizer", rich_help_panel=TEXT)
 tokenizer_app.command("train")(text.tokenizer_train)
 tokenizer_app.command("report")(text.tokenizer_report)
@@ -64,6 +70,7 @@ app.command(rich_help_panel=TRAIN)(tuning.mix)
 app.command(rich_help_panel=TRAIN)(tuning.sft)
 app.command(rich_help_panel=TRAIN)(preferring.pairs)
 app.command(rich_help_panel=TRAIN)(preferring.dpo)
+app.command(rich_help_panel=TRAIN)(tuning.rl)
 app.command(rich_help_panel=TRAIN)(training.plot)
 app.command("eval", rich_help_panel=TRAIN)(evaluation.evaluate)
 app.command(rich_help_panel=TRAIN)(evaluation.report)

@@ -15,6 +15,7 @@ from typing import Any
 from mini_llm import log, output
 from mini_llm.config import load_config, shipped_config
 from mini_llm.data.prepare import prepare
+from mini_llm.data.reading import Reading
 from mini_llm.data.sources import find_files, read_documents
 from mini_llm.data.token_store import TokenStore
 from mini_llm.device import pick_device
@@ -186,6 +187,8 @@ def show_results(run: Path, store: TokenStore, prompts: tuple[str, ...], seed: i
     log.info("\nTry next:")
     for words, what in next_steps.items():
         log.info(f"  {command} {words:<50} {what}")
+    if read := store.manifest.reading:  # last, so that it is seen; also where an earlier call has read it
+        log.info(f"\n{Reading(**read.model_dump()).line()}")
 
 
 def command_line() -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import re
 import sys
 import time
@@ -164,3 +165,17 @@ def memory_gb(device: torch.device) -> float:
         return 0.0
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, other systems KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def cpu_memory() -> float | None:
+    """Return this machine's memory in bytes, or what a container or a limit leaves of it; None: nobody says."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows has no sysconf
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    with contextlib.suppress(ImportError, OSError):  # ulimit -v
+        import resource
+
+        found += [limit for limit in resource.getrlimit(resource.RLIMIT_AS)[:1] if limit != resource.RLIM_INFINITY]
+    return float(min(found)) if found else None

@@ -25,6 +25,8 @@ from mini_llm.user_files import kind_of, open_file, reason, shown, what_is
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 NOT_OURS = "choose another --out, or move what is there"
+MADE_HERE = "made by Mini-LLM"  # stands in each page and picture that may be replaced by the next
+LARGEST_PAGE = 2**26  # bytes
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,22 @@ def check_replaceable_file(path: Path, mark: bytes, name: str) -> None:
         what = "a link that leads to nothing" if found == "nothing" else what_is(path)
         raise UserError(f"{shown(path)} is {what}, not a file: not replaced", NOT_OURS)
     with open_file(path) as file:
-        if file.read(len(mark)) not in (mark, b""):
+        if mark and file.read(len(mark)) not in (mark, b""):
             raise UserError(f"{shown(path)} is there and is no {name}: not replaced", NOT_OURS)
+
+
+def check_page(path: Path) -> None:
+    """Refuse to replace a page, a picture or another file without our mark.
+
+    Raises:
+        UserError: the file is somebody else's, or is no file.
+    """
+    check_replaceable_file(path, b"", "")
+    if kind_of(path) != "nothing":
+        with open_file(path) as file:
+            found = file.read(LARGEST_PAGE)
+        if found and MADE_HERE.encode() not in found:
+            raise UserError(f"{shown(path)} is there, and Mini-LLM did not make it: not replaced", NOT_OURS)
 
 
 def free_name(path: Path) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from mini_llm import files
 from mini_llm.errors import UserError
-from mini_llm.files import Kind, check_replaceable_file, new_folder, put_back, write_text
+from mini_llm.files import MADE_HERE, Kind, check_page, check_replaceable_file, new_folder, put_back, write_text
 from mini_llm.temporary import temporary_folder
 from mini_llm.threads import Worker, WorkerDied
 from mini_llm.user_files import kind_of, open_file, reason
@@ -202,3 +202,16 @@ def test_a_thread_that_dies_before_it_begins_is_not_waited_for(monkeypatch: pyte
     monkeypatch.setattr(Worker, "_run", die)
     with pytest.raises(WorkerDied):
         Worker(lambda: 7).result()
+
+
+def test_a_page_is_replaced_only_by_the_next_of_its_kind(tmp_path: Path) -> None:
+    ours, theirs, empty, pipe = (tmp_path / name for name in ("ours.md", "theirs.md", "empty.md", "pipe.md"))
+    ours.write_text(f"# A page\n\n<!-- {MADE_HERE} -->\n")
+    theirs.write_text("# My notes of a year\n")
+    empty.touch()
+    os.mkfifo(pipe)
+    for path in (ours, empty, tmp_path / "none.md"):
+        check_page(path)
+    for path in (theirs, pipe, tmp_path):
+        with pytest.raises(UserError, match=r"not replaced\nchoose another --out"):
+            check_page(path)

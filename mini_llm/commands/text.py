@@ -11,7 +11,7 @@ import typer
 
 from mini_llm import log, output
 from mini_llm.commands.arguments import SourcesArgument, TextColumn
-from mini_llm.files import write_text
+from mini_llm.files import check_page, write_text
 from mini_llm.user_files import writing_to
 
 REPORT_BYTES = 50 * 10**6
@@ -67,6 +67,8 @@ def tokenizer_report(
     from mini_llm.tokenizer.report_page import page
     from mini_llm.tokenizer.samples import SAMPLES
 
+    if out:
+        check_page(out)
     subjects = load_subjects(folders)
     texts, source = list(SAMPLES.values()), "the built-in samples"
     if text:

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """From a model that continues to one that answers: `skills`, `mix`, `sft`."""
+=======
+"""From a model that continues to one that answers: `skills`, `sft`, `rl`."""
+>>>>>>> main
 
 from __future__ import annotations
 
@@ -102,5 +106,49 @@ def sft(
 
         full, packed = prepared(resolved)
         output.line(rehearse(full, lambda fitting: Answers(fitting, packed)))
+        return
+    run(resolved)
+
+
+def rl(
+    settings: SettingsArgument = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="The model to begin from: one that answers right now and then."),
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="A skill made by program, such as spelling; may be repeated.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Questions with their answers: .jsonl or .parquet files, folders or quoted globs."),
+    ] = None,
+    config: ConfigOption = None,
+    resume: Resume = None,
+    print_config: PrintConfig = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Let a model learn from its own answers, by rewards that can be checked. The same command goes on, exactly."""
+    from mini_llm.config import dump_config, load_config
+    from mini_llm.tune.config import with_base
+    from mini_llm.tune.rl_config import RlConfig
+
+    words = list(settings or [])
+    words += [f"base={json.dumps(base)}"] if base else []
+    words += [f"task={json.dumps(task)}"] if task else []
+    words += [f"data={json.dumps(data)}"] if data else []
+    words += [] if resume is None else [f"resume={str(resume).lower()}"]
+    resolved = load_config(RlConfig, config, words)
+    if print_config:
+        output.write(dump_config(with_base(resolved)))
+        return
+    from mini_llm.tune.rl import Rewarded, prepared
+    from mini_llm.tune.rl import rl as run
+
+    if dry_run:
+        from mini_llm.train.dry_run import dry_run as rehearse
+
+        full, questions = prepared(resolved)
+        output.line(rehearse(full, lambda fitting: Rewarded(fitting, questions)))
         return
     run(resolved)

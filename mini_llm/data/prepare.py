@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from mini_llm.data.fill import document_marks, fill
 from mini_llm.data.parallel import fill_in_parts, workplace
 from mini_llm.data.part_worker import Work
 from mini_llm.data.parts import SMALLEST
+from mini_llm.data.reading import Reading
 from mini_llm.data.remote import File, RemoteFile, size_of
 from mini_llm.data.sources import Corpus, Piece
 from mini_llm.data.store_writer import TokenStoreWriter
@@ -55,7 +56,6 @@ def prepare(
         raise UsageError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
     if workers is not None:
         os.environ["RAYON_NUM_THREADS"] = str(workers)
-    start = time.monotonic()
     start = time.monotonic()
     with raise_on_signal(f"stopped; {out} is as it was before"):
         corpus = Corpus(sources, text_column)
@@ -104,23 +104,23 @@ def _write(
                 proved=proved,
             )
             with log.byte_progress("tokenizing", corpus.total_bytes) as show:
-                fill_in_parts(writer, corpus.files, work, workers or _cores(), corpus.new_reading(), show, max_tokens)
+                fill_in_parts(writer, corpus.files, work, workers or cores(), corpus.new_reading(), show, max_tokens)
             if not any(writer.tokens.values()):
                 raise corpus.no_text()
             documents = corpus.reading.documents
         else:
-            pieces = corpus.pieces("tokenizing")
-            kept = pieces if leaves_out is None else _kept(pieces, leaves_out)
+            kept = corpus.pieces("tokenizing") if leaves_out is None else _kept(corpus, leaves_out)
             documents = fill(writer, tokenizer, encoder, kept, val_fraction, max_tokens)
         read = corpus.reading
-        writer.reading = ReadFrom(files=read.files, documents=read.documents, left_out=read.left_out)
+        examples = {kind: _utf8(Path(example)) for kind, example in read.examples.items()}
+        writer.reading = ReadFrom(files=read.files, documents=read.documents, left_out=read.left_out, examples=examples)
         if val_fraction and not all(writer.tokens.values()):
             log.info(f"too few documents to hold any out: the last {val_fraction:.1%} of the tokens become val")
             writer.hold_out_tail(val_fraction)
     return documents
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -130,24 +130,33 @@ def _utf8(file: File) -> str:
     return file.url if isinstance(file, RemoteFile) else os.fsencode(file).decode("utf-8", "backslashreplace")
 
 
-def _kept(pieces: Iterable[Piece], leaves_out: Callable[[str], bool]) -> Iterator[Piece]:
-    """Drop pieces; those that stay of a document know which of them are its first and last."""
+def _kept(corpus: Corpus, leaves_out: Callable[[str], bool]) -> Iterator[Piece]:
+    """Drop pieces, and count them; those that stay of a document know which of them are its first and last."""
     held: Piece | None = None
-    dropped, starts = 0, False
-    for piece in pieces:
+    dropped: list[str] = []
+    starts = True
+    for piece in corpus.pieces("tokenizing"):
         if piece.first:
+            dropped, starts = [], True
+        if leaves_out(piece.text):
+            dropped.append(" ".join(piece.text[:60].split()))
+        else:
+            if held is not None:
+                yield held
+            held, starts = piece._replace(first=starts, last=False), False
+        if piece.last:
             if held is not None:
                 yield held._replace(last=True)
-            held, starts = None, True
-        if leaves_out(piece.text):
-            dropped += 1
-            continue
-        if held is not None:
-            yield held
-        held, starts = piece._replace(first=starts, last=False), False
-    if held is not None:
-        yield held._replace(last=True)
-    log.info(f"left out: {dropped:,} document{'s' * (dropped != 1)} that share text with the sets")
+            _count_dropped(corpus.reading, dropped, whole=held is None)
+            held = None
+
+
+def _count_dropped(count: Reading, dropped: list[str], whole: bool) -> None:
+    if dropped and whole:
+        count.documents -= 1
+        count.leave_out("documents that share text with the sets", dropped[0])
+    elif dropped:
+        count.leave_out("parts of documents that share text with the sets", dropped[0], len(dropped))
 
 
 @contextmanager

@@ -21,7 +21,9 @@ class Reading:
 
     def line(self) -> str:
         """Return it as one line: `read 3 files, 20 documents; left out: 2 hidden (a/.git)`."""
-        left = ", ".join(f"{n:,} {kind} ({self.examples[kind]})" for kind, n in self.left_out.items())
+        left = ", ".join(
+            f"{n:,} {kind}" + f" ({self.examples[kind]})" * (kind in self.examples) for kind, n in self.left_out.items()
+        )
         return f"read {self.files:,} files, {self.documents:,} documents; left out: {left or 'nothing'}"
 
 

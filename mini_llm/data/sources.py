@@ -18,8 +18,9 @@ from mini_llm import log
 from mini_llm.data.formats import BLOCK_BYTES, NULL, PLAIN, SUPPORTED, format_of, naming_file, read_texts
 from mini_llm.data.reading import Reading, looks_like_utf16
 from mini_llm.data.remote import File, at_hand, find_remote, is_address, name_of, size_of
+from mini_llm.data.walking import matching, walk
 from mini_llm.errors import UserError, did_you_mean
-from mini_llm.user_files import kind_of, open_file, reason, shown, what_is
+from mini_llm.user_files import kind_of, open_file, shown, what_is
 
 
 class Piece(NamedTuple):
@@ -162,53 +163,17 @@ def _find(source: str, count: Reading) -> list[Path]:
     path = Path(source)
     kind = kind_of(path)
     if kind == "folder":
-        return _known(_walk(path, count, set()), f"the folder {source}", count)
+        return _known(walk(path, count), f"the folder {source}", count)
     if kind == "file":
         if format_of(path) is None:
             raise UserError(f"cannot read {source}: unknown format '{path.suffix}'", SUPPORTED)
         return [path]
     if kind == "nothing" and glob.has_magic(source):
-        matches = sorted(Path(match) for match in glob.glob(source, recursive=True))
-        found: list[Path] = []
-        for match in matches:
-            found += _walk(match, count, set()) if kind_of(match) == "folder" and "**" not in source else [match]
-        return _known([match for match in found if kind_of(match) == "file"], f"the glob {source}", count)
+        return _known(matching(source, count), f"the glob {source}", count)
     if kind == "other":
         raise UserError(f"{source} is {what_is(path)}, not a regular file")
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     raise UserError(f"no file, folder or glob '{shown(source)}'{did_you_mean(path.name, names)}")
-
-
-def _walk(folder: Path, count: Reading, seen: set[tuple[int, int]]) -> list[Path]:
-    """Return the files below `folder`, links followed, each folder once: so a loop of links ends."""
-    files: list[Path] = []
-    try:
-        status = folder.stat()
-        names = sorted(os.listdir(folder))
-    except OSError as problem:
-        raise UserError(f"cannot read the folder {shown(folder)}: {reason(problem)}") from None
-    if (status.st_dev, status.st_ino) in seen:
-        count.leave_out("links to folders that are read already", folder)
-        return []
-    seen.add((status.st_dev, status.st_ino))
-    for name in names:
-        path = folder / name
-        if name.startswith("."):
-            count.leave_out("hidden", path)
-            continue
-        try:
-            kind = kind_of(path)
-        except UserError:
-            kind = "nothing"
-        if kind == "folder" and path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
-            count.leave_out("links in a circle", path)
-        elif kind == "folder":
-            files += _walk(path, count, seen)
-        elif kind == "file":
-            files.append(path)
-        else:
-            count.leave_out("broken links" if kind == "nothing" else "pipes and devices", path)
-    return files
 
 
 def _known(paths: list[Path], where: str, count: Reading) -> list[Path]:

@@ -72,11 +72,12 @@ class Source(_Record):
 
 
 class ReadFrom(_Record):
-    """What reading found: files and documents, and by kind how many were left out."""
+    """What reading found: files and documents, and by kind how many were left out, with the first of each."""
 
     files: Count
     documents: Count
     left_out: dict[str, Count]
+    examples: dict[str, str] = {}
 
 
 class Manifest(_Record):

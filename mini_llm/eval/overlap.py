@@ -94,6 +94,16 @@ def _mixed(sums: np.ndarray, length: int) -> np.ndarray:
     return sums ^ np.uint64(length)
 
 
+def texts_of(names: list[str], data: list[str]) -> list[str]:
+    """Return the text of every item of some tasks.
+
+    Raises:
+        UserError: a task or its rows are not there.
+    """
+    folders, files = parse_data(data)
+    return [item.text for one in prepare_all(find_tasks(names, []), folders, files) for item in one.items]
+
+
 def overlap_with(names: list[str], data: list[str]) -> Callable[[str], bool]:
     """Return the function that tells whether a text shares a row of words with an item of some tasks.
 

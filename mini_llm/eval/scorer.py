@@ -14,11 +14,15 @@ import torch
 from torch import Tensor
 
 from mini_llm.eval.trees import Pair, Tree, batches, plant
+from mini_llm.inference.backends.eager import blocks_of
 from mini_llm.model.rope import rope_tables
 from mini_llm.model.transformer import Transformer
 
 CPU_TOKENS, GPU_TOKENS = 2048, 32768  # of a batch; chosen, not measured
-MOST_SCORES = 2**24  # that exist at a time: 64 MB in float32
+# That exist at a time. On a CPU 4 MB in float32: in its cache, softmax is four times as fast as on 64 MB, whose pages
+# are taken from the system anew each time (a processor of 2025, one thread).
+MOST_SCORES = {"cpu": 2**20}
+MOST_SCORES_ELSEWHERE = 2**24
 
 
 class Score(NamedTuple):
@@ -61,13 +65,11 @@ def score_pairs(
 
 
 def _score_batch(model: Transformer, trees: list[Tree]) -> list[tuple[int, Score]]:
-    hidden_BTD = read_trees(model, trees)
     places: dict[tuple[int, int], int] = {}  # (tree, node) -> row of W: several choices may ask the same token
     asked = [(row, *question) for row, tree in enumerate(trees) for question in tree.asked]
     wanted = [places.setdefault((row, node), len(places)) for row, _, nodes, _ in asked for node in nodes]
     targets = [target for _, _, _, following in asked for target in following]
-    rows, nodes = zip(*places, strict=True)
-    hidden_WD = hidden_BTD[torch.tensor(rows, device=hidden_BTD.device), torch.tensor(nodes, device=hidden_BTD.device)]
+    hidden_WD = read_trees(model, trees, list(places))
     logprobs, greedy = _look_up(model, hidden_WD, np.array(wanted), np.array(targets))
     answers, start = [], 0
     for _, number, _, following in asked:
@@ -77,23 +79,30 @@ def _score_batch(model: Transformer, trees: list[Tree]) -> list[tuple[int, Score
     return answers
 
 
-def read_trees(model: Transformer, trees: list[Tree]) -> Tensor:
-    """Return the hidden states (B, T, D) of trees, one a row, padded on the right."""
+def read_trees(model: Transformer, trees: list[Tree], places: list[tuple[int, int]]) -> Tensor:
+    """Return the hidden states (W, D) of `places`, (tree, node), of trees that stand one a row, padded on the right.
+
+    In the last layer nobody else looks at the others' own thinking: its MLP is computed for these alone.
+    """
     size, device = max(len(tree.ids) for tree in trees), model.lm_head.weight.device
     ids, depths = np.zeros((2, len(trees), size), dtype=np.int64)
     for row, tree in enumerate(trees):
         ids[row, : len(tree.ids)], depths[row, : len(tree.ids)] = tree.ids, tree.depths
-    if all(tree.is_chain for tree in trees):  # padding on the right is never seen
-        return model.model(torch.from_numpy(ids).to(device))
-    mask = np.zeros((len(trees), size, size), dtype=bool)
-    for row, tree in enumerate(trees):
-        tree.see(mask[row])
-    mask_B1TT = torch.from_numpy(mask)[:, None].to(device)
+    mask_B1TT, is_causal = None, all(tree.is_chain for tree in trees)  # then padding on the right is never seen
+    if not is_causal:
+        mask = np.zeros((len(trees), size, size), dtype=bool)
+        for row, tree in enumerate(trees):
+            tree.see(mask[row])
+        mask_B1TT = torch.from_numpy(mask)[:, None].to(device)
     x_BTD = model.model.embed_tokens(torch.from_numpy(ids).to(device))
     rope = rope_tables(torch.from_numpy(depths).to(device), model.config, x_BTD.dtype)
-    for layer in model.model.layers:
-        x_BTD = layer(x_BTD, rope, mask_B1TT, False, None)
-    return model.model.norm(x_BTD)
+    *layers, last = blocks_of(model)
+    for layer in layers:
+        x_BTD = layer(x_BTD, rope, mask_B1TT, is_causal, None)
+    x_BTD = x_BTD + last.self_attn(last.input_layernorm(x_BTD), rope, mask_B1TT, is_causal, None)
+    row_W, node_W = torch.tensor(places, device=device).T
+    x_WD = x_BTD[row_W, node_W]
+    return model.model.norm(x_WD + last.mlp(last.post_attention_layernorm(x_WD)))
 
 
 def _look_up(
@@ -101,12 +110,15 @@ def _look_up(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the log-probability of each target after row `wanted` of W, and whether it is the likeliest there."""
     logprobs, greedy = np.empty(len(wanted), dtype=np.float32), np.empty(len(wanted), dtype=bool)
-    step = max(1, MOST_SCORES // model.config.vocab_size)
+    most = MOST_SCORES.get(hidden_WD.device.type, MOST_SCORES_ELSEWHERE)
+    step = max(1, most // model.config.vocab_size)
     for start in range(0, len(hidden_WD), step):
         here = np.flatnonzero((wanted >= start) & (wanted < start + step))
         logprobs_WV = model.lm_head(hidden_WD[start : start + step]).float().log_softmax(-1)
         rows = torch.from_numpy(wanted[here] - start).to(hidden_WD.device)
         next_ids = torch.from_numpy(targets[here]).to(hidden_WD.device)
-        logprobs[here] = logprobs_WV[rows, next_ids].cpu().numpy()
-        greedy[here] = (logprobs_WV.argmax(-1)[rows] == next_ids).cpu().numpy()
+        found = logprobs_WV[rows, next_ids]
+        may_be = found == logprobs_WV.amax(-1)[rows]  # of equals the first one counts: looked for where it can be this
+        may_be[may_be.clone()] = logprobs_WV[rows[may_be]].argmax(-1) == next_ids[may_be]
+        logprobs[here], greedy[here] = found.cpu().numpy(), may_be.cpu().numpy()
     return logprobs, greedy

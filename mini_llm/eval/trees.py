@@ -15,6 +15,7 @@ import numpy as np
 Pair = tuple[list[int], list[int]]  # the ids of a context, and those that follow it
 
 MOST_NODES = 2048  # of a tree of several texts: attention costs their square
+FULL_ROW = 128  # tokens up to which strangers share a row: less padding, and their few common tokens are read once
 
 
 @dataclass
@@ -72,10 +73,10 @@ def plant(pairs: Sequence[Pair], max_length: int) -> list[Tree]:
     texts.sort()
     trees: list[Tree] = []
     for inputs, number, targets in texts:
-        # Unless half is shared, two rows are cheaper than one whose tokens meet the other text's for nothing.
+        # Unless half is shared, two long rows are cheaper than one whose tokens meet the other text's for nothing.
         shared = trees[-1].shares(inputs) if trees else 0
-        fits = trees and len(trees[-1].ids) + len(inputs) - shared <= MOST_NODES
-        if not fits or 2 * shared < len(inputs):
+        room = MOST_NODES if 2 * shared >= len(inputs) else FULL_ROW
+        if not trees or len(trees[-1].ids) + len(inputs) - shared > room:
             trees.append(Tree())
             shared = 0
         trees[-1].add(number, inputs, targets, shared)

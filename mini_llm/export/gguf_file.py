@@ -19,7 +19,7 @@ from mini_llm import log
 from mini_llm.checkpoint import load_model, model_weights
 from mini_llm.errors import UsageError, UserError
 from mini_llm.export.gguf_vocabulary import Vocabulary, read_vocabulary
-from mini_llm.files import check_replaceable_file, new_file
+from mini_llm.files import MADE_HERE, check_page, new_file
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.rope import rope_frequencies
 from mini_llm.tokenizer.folder import has_tokenizer
@@ -54,7 +54,7 @@ def export_gguf(folder: Path, out: Path, kind: str, *, name: str) -> None:
     """
     gguf = _import_gguf()
     check_kind(kind)
-    check_replaceable_file(out, b"GGUF", "GGUF file")
+    check_page(out)
     model = load_model(folder, device="cpu", dtype=torch.float32)
     config = model.config
     if config.qk_norm and config.rope_scaling:
@@ -118,6 +118,7 @@ def _add_shape(writer: GGUFWriter, config: ModelConfig, kind: str, name: str) ->
 
     writer.add_type("model")
     writer.add_name(name)
+    writer.add_description(MADE_HERE)
     writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_context_length(config.max_seq_len)

@@ -5,7 +5,9 @@ Every number is read, none is guessed; what is missing is left out. The licence 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UserError
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
+from mini_llm.tokens_seen import tokens_seen
 
 SHOWN = (
     "batch_size", "gradient_accumulation_steps", "block_size", "max_iters", "optimizer", "learning_rate", "lr_schedule",
@@ -202,12 +205,11 @@ def _evaluations(record: RunRecord) -> list[tuple[int, float, float | None]]:
 
 
 def _tokens(record: RunRecord) -> int | None:
-    try:
+    per_step = None
+    with contextlib.suppress(KeyError, TypeError, ValueError):
         keys = ("batch_size", "gradient_accumulation_steps", "block_size")
-        rows, parts, length = (int(record.settings[key]) for key in keys)
-    except (KeyError, TypeError, ValueError):
-        return None
-    return rows * parts * length * record.step if record.step else None
+        per_step = math.prod(int(record.settings[key]) for key in keys)
+    return tokens_seen(record.metrics, record.step, per_step) if record.step else None
 
 
 def _lines(path: Path, up_to: int | None) -> list[dict[str, Any]]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from mini_llm.device import DTYPES, GPU_PEAKS, has_fast_bfloat16, peak_flops
+from mini_llm.device import DTYPES, GPU_PEAKS, cpu_memory, has_fast_bfloat16, peak_flops
 
 # Bytes that a GPU's maker names; the driver and CUDA's context take about half a gigabyte of them.
 GPU_MEMORY = {"h100": 80e9, "h200": 141e9, "a100": 80e9, "4090": 24e9, "3070": 8e9}
@@ -40,16 +37,6 @@ def this_gpu() -> Machine:
     device = torch.device("cuda")
     properties = torch.cuda.get_device_properties(device)
     return Machine(properties.name, properties.total_memory, peak_flops(device, torch.bfloat16), is_cpu=False)
-
-
-def cpu_memory() -> float | None:
-    """Return this machine's memory in bytes, or what a container may use of it; None where the system does not say."""
-    found = []
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows has no sysconf
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return float(min(found)) if found else None
 
 
 def compute_dtype(name: str, *, is_cpu: bool) -> torch.dtype:

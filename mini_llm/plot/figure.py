@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mini_llm.errors import UsageError, UserError
+from mini_llm.files import MADE_HERE, check_page, new_file
 from mini_llm.plot.curves import Curve, Run, smooth
 from mini_llm.user_files import writing_to
 
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#555555"
 UNITS = {3: "thousand tokens", 6: "million tokens", 9: "billion tokens"}
-SUFFIXES = (".png", ".svg", ".pdf")
+MARKS: dict[str, dict[str, str | None]] = {
+    ".png": {"Software": MADE_HERE},
+    ".svg": {"Creator": MADE_HERE, "Date": None},
+    ".pdf": {"Creator": MADE_HERE},
+}
+SUFFIXES = tuple(MARKS)
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -79,6 +85,8 @@ def draw(runs: Sequence[Run], paths: Sequence[Path], x: str = "tokens") -> None:
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
         raise UserError("pictures need matplotlib", "pip install 'mini-llm[demo]', or use --terminal") from None
+    for path in paths:
+        check_page(path)
     with rc_context(STYLE):  # type: ignore[arg-type]
         layout = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.05, hspace=0.04, wspace=0.04)
         figure = Figure(figsize=(7, 4.8), layout=layout)
@@ -98,8 +106,8 @@ def draw(runs: Sequence[Run], paths: Sequence[Path], x: str = "tokens") -> None:
         for path in paths:
             with writing_to(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                date = {"Date": None} if path.suffix == ".svg" else None
-                figure.savefig(path, dpi=300, metadata=date)
+                with new_file(path) as temporary:
+                    figure.savefig(temporary, dpi=300, metadata=MARKS[path.suffix])
 
 
 class Ruler:

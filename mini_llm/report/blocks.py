@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mini_llm.files import MADE_HERE
 from mini_llm.report.svg import Picture, draw
 
 STYLE = """
@@ -81,7 +82,7 @@ def plain(text: str) -> str:
 
 def as_markdown(blocks: Sequence[Block]) -> str:
     """Return the page as Markdown; a picture becomes a table of some of its points."""
-    return "\n\n".join(_markdown(block) for block in blocks).rstrip() + "\n"
+    return "\n\n".join(_markdown(block) for block in blocks).rstrip() + f"\n\n<!-- {MADE_HERE} -->\n"
 
 
 def _markdown(block: Block) -> str:
@@ -123,6 +124,7 @@ def as_html(blocks: Sequence[Block], title: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta name="generator" content="{MADE_HERE}">\n'
         f'<meta name="viewport" content="width=device-width">\n<title>{_safe(title)}</title>\n<style>{STYLE}</style>\n'
         f"</head>\n<body>\n{body}\n</body>\n</html>\n"
     )

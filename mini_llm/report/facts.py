@@ -64,15 +64,25 @@ class Facts:
         return [f"Missing here: {what}" for what in self.missing]
 
 
+def find_folder(run: Path) -> Path:
+    """Return the folder of a run; the demo's lies one deeper.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    folder = next((path for path in (run, run / "run") if (path / "config.yaml").is_file()), run)
+    if not folder.is_dir():
+        raise UserError(f"no such run: {run}", "give a run folder, as `mini-llm train` and `mini-llm demo` write them")
+    return folder
+
+
 def gather(run: Path, *, price: float | None = None, samples: bool = True) -> Facts:
     """Return what is known of a run folder.
 
     Raises:
         UserError: there is no such folder, or nothing of a run in it.
     """
-    folder = next((path for path in (run, run / "run") if (path / "config.yaml").is_file()), run)
-    if not folder.is_dir():
-        raise UserError(f"no such run: {run}", "give a run folder, as `mini-llm train` and `mini-llm demo` write them")
+    folder = find_folder(run)
     facts = Facts(folder.parent.name if folder.name == "run" else folder.name, folder, price=price)
     facts.config = _try(facts, "settings", lambda: read_settings(folder))
     facts.curves = _try(facts, "curves", lambda: read_runs([folder])[0])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mini_llm.files import write_text
+from mini_llm.files import check_page, write_text
 from mini_llm.report.blocks import as_html, as_markdown
-from mini_llm.report.facts import gather
+from mini_llm.report.facts import find_folder, gather
 from mini_llm.report.page import page
 from mini_llm.user_files import writing_to
 
@@ -23,15 +23,15 @@ def write_report(run: Path, *, out: Path | None = None, price: float | None = No
     Raises:
         UserError: there is no run, or the files cannot be written.
     """
-    facts = gather(run, price=price, samples=samples)
+    folder = find_folder(run)
+    base = (out or folder / "report").with_suffix("")
+    paths = [base.with_name(base.name + ending) for ending in (".md", ".html")]
+    for path in paths:
+        check_page(path)  # before the model writes its samples
+    facts = gather(folder, price=price, samples=samples)
     blocks = page(facts)
-    base = (out or facts.folder / "report").with_suffix("")
-    texts = {".md": as_markdown(blocks), ".html": as_html(blocks, f"Report: {facts.name}")}
-    paths = []
-    for ending, text in texts.items():
-        path = base.with_name(base.name + ending)
+    for path, text in zip(paths, (as_markdown(blocks), as_html(blocks, f"Report: {facts.name}")), strict=True):
         with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
-        paths.append(path)
     return paths

@@ -13,7 +13,7 @@ from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.serve.catalog import Served
 from mini_llm.serve.problems import ApiError
 from mini_llm.serve.wire import ChatMessage, Writing
-from mini_llm.tokenizer.chat import Message, encode_chat
+from mini_llm.tokenizer.chat import Message, NoChatTemplate, encode_chat
 
 LONG_TEXT = 20_000  # characters: encoded beside the event loop
 BANNED = -100.0  # a bias from here down rules a token out
@@ -146,7 +146,7 @@ async def encode(served: Served, text: str) -> list[int]:
     Raises:
         ApiError: it is empty and the tokenizer has no token to start from.
     """
-    return await _refusing(_encode(served, text), "prompt")
+    return await _refusing(served, _encode(served, text), "prompt")
 
 
 async def _encode(served: Served, text: str) -> list[int]:
@@ -178,7 +178,9 @@ async def encode_messages(
         tokenizer = served.generator.tokenizer
         return encode_chat(tokenizer, messages, opens is not False, continue_final_message=bool(continues))
 
-    return await _refusing(asyncio.to_thread(encode), "messages")  # a template of others is rendered by a process
+    return await _refusing(
+        served, asyncio.to_thread(encode), "messages"
+    )  # a template of others is rendered by a process
 
 
 def messages_of(messages: Sequence[ChatMessage]) -> list[Message]:
@@ -200,16 +202,17 @@ def messages_of(messages: Sequence[ChatMessage]) -> list[Message]:
     return plain
 
 
-async def _refusing(ids: Awaitable[list[int]], param: str) -> list[int]:
+async def _refusing(served: Served, ids: Awaitable[list[int]], param: str) -> list[int]:
     try:
         return await ids
-    except UserError as problem:
-        if "/" in problem.message:  # names a folder
-            raise ApiError(
-                400, "this model's tokenizer has no chat template: use /v1/completions", param=param,
-                code="no_chat_template",
-            ) from None  # fmt: skip
-        raise ApiError(400, problem.message, param=param) from None
+    except NoChatTemplate:
+        raise ApiError(
+            400, "this model's tokenizer has no chat template: use /v1/completions", param=param,
+            code="no_chat_template",
+        ) from None  # fmt: skip
+    except UserError as problem:  # where a folder is named, a client need not know it
+        message = problem.message.replace(str(served.generator.tokenizer.folder), "the model's folder")
+        raise ApiError(400, message, param=param) from None
 
 
 def _or(value: float | None, default: float) -> float:

@@ -44,7 +44,7 @@ class Text:
         decoder = decoder_after(generator.tokenizer, request.prompt_ids)
         eos_ids = () if request.ignore_eos else generator.engine.eos_ids
         self._text = Assembler(decoder, StopStrings(stops), eos_ids)
-        self._changed = asyncio.Event()
+        self._changed, self._complete = asyncio.Event(), asyncio.Event()
         self._offset = 0
         self.handle = generator.engine.submit(request)
         self.began = self._taken = time.monotonic()
@@ -72,9 +72,16 @@ class Text:
             if self.finish_reason is not None:
                 return []
             try:
-                await asyncio.wait_for(self._changed.wait(), timeout)
+                async with asyncio.timeout(timeout):  # `wait_for` would make a task for each chunk
+                    await self._changed.wait()
             except TimeoutError:
                 return []
+
+    async def pause(self, seconds: float) -> None:
+        """Let tokens gather for so long, or until the last one has come."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._complete.wait()
 
     def _take(self) -> list[Token]:
         if self.finish_reason is not None:
@@ -121,6 +128,8 @@ class Text:
         n_unread = self.handle.n_unread
         if n_unread or self.handle.done:
             self._changed.set()
+        if self.handle.done:
+            self._complete.set()
         limits = self._bridge.settings
         stalled = n_unread and time.monotonic() - self._taken > limits.stall_seconds
         if (n_unread > limits.unread_ids or stalled) and not self.dropped:
@@ -132,6 +141,7 @@ class Text:
         self.handle.cancel()
         self._bridge.metrics.cancelled(why)
         self._changed.set()
+        self._complete.set()
 
     def release(self) -> None:
         """Leave the engine, finished or not; harmless when done twice."""

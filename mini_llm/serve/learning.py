@@ -16,6 +16,7 @@ from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UserError
 from mini_llm.model.accounting import count_parameters
 from mini_llm.serve.catalog import Catalog, Served, has_learnt_dialogue
+from mini_llm.tokens_seen import tokens_seen
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.run_folder import read_settings
@@ -36,7 +37,7 @@ def _card(catalog: Catalog, served: Served) -> dict[str, Any]:
     rows = _rows(run, "metrics")
     evaluations = [row for row in rows if isinstance(row.get("val_loss"), (int, float))]
     step = served.step if served.step is not None else (rows[-1]["step"] if rows else None)
-    shape = model.config
+    shape, per_step = model.config, settings.tokens_per_step if settings else None
     return {
         "object": "run",
         "model": catalog.name,
@@ -50,7 +51,7 @@ def _card(catalog: Catalog, served: Served) -> dict[str, Any]:
         "backend": served.generator.engine.backend.name,
         "step": step,
         "max_iters": settings.max_iters if settings else None,
-        "tokens_seen": step * settings.tokens_per_step if settings and step is not None else None,
+        "tokens_seen": None if step is None else tokens_seen(rows, step, per_step),
         "loss": next((row["loss"] for row in reversed(rows) if isinstance(row.get("loss"), (int, float))), None),
         "val_loss": evaluations[-1]["val_loss"] if evaluations else None,
         "val_bits_per_byte": evaluations[-1].get("val_bits_per_byte") if evaluations else None,

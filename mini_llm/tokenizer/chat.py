@@ -31,6 +31,10 @@ class Message:
     content: str
 
 
+class NoChatTemplate(UserError):
+    """The tokenizer knows no conversations."""
+
+
 AnyMessage = Message | Mapping[str, Any]
 
 
@@ -85,7 +89,7 @@ def foreign_template(tokenizer: Tokenizer, tools: bool = False) -> ChatTemplate 
     """Return the template of the tokenizer's folder, or None for ours, which needs no rendering.
 
     Raises:
-        UserError: there is neither.
+        NoChatTemplate: there is neither.
     """
     template = read_template(tokenizer.folder, tokenizer.config, tools)
     names = [*ROLE_MARKERS.values(), END_MARKER]
@@ -93,7 +97,7 @@ def foreign_template(tokenizer: Tokenizer, tools: bool = False) -> ChatTemplate 
     if not ours:
         return template
     if any(name not in tokenizer.special_tokens for name in names):
-        raise UserError(
+        raise NoChatTemplate(
             f"the tokenizer in {tokenizer.folder} has no chat markers ({' '.join(names)}) and no chat template",
             "use a model that was tuned to chat, or one whose tokenizer was made by `mini-llm tokenizer train`",
         )

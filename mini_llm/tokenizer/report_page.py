@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mini_llm.files import MADE_HERE
 from mini_llm.tokenizer.report import BOUNDARY, Measures, Subject, pieces, rows
 from mini_llm.tokenizer.samples import SAMPLES
 
@@ -36,6 +37,7 @@ def page(subjects: Sequence[Subject], found: Sequence[Measures], source: str) ->
         "## How they cut",
         LEGEND,
         *examples,
+        f"<!-- {MADE_HERE} -->",
     ]
     return "\n\n".join(parts) + "\n"
 

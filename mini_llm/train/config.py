@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from mini_llm.config import Config, PathText
+from mini_llm.config import Config, PathText, expand_path
+from mini_llm.hub import is_hub_name
 from mini_llm.model.config import MOST_DIM, ModelConfig
 
 # No run of this decade comes near these; a number above is a slip, and would end in a hang or without memory.
@@ -15,6 +16,22 @@ MOST_ROWS = 2**20
 MOST_TOKENS = 2**28  # of one step
 MOST_RATE = 1e3
 MOST_MINUTES = 1e7
+MOST_NAMES = 1000  # of tasks
+
+
+def _expand_model(text: str) -> str:
+    return text if is_hub_name(text) else expand_path(text)
+
+
+def _expand_data(text: str) -> str:
+    """Expand the path of a folder, or of TASK=FILE."""
+    task, sign, file = text.partition("=")
+    return task + sign + expand_path(file) if sign else expand_path(text)
+
+
+Word = Annotated[str, Field(max_length=1000)]
+ModelText = Annotated[str, AfterValidator(_expand_model)]  # a folder, or a name on the hub
+DataText = Annotated[str, AfterValidator(_expand_data)]
 
 
 class TrainConfig(Config):
@@ -40,7 +57,7 @@ class TrainConfig(Config):
     align_documents: bool = False  # rows begin where documents begin; no token is lost
 
     # Optimizer
-    init_from: str | None = None  # start from this Llama or Qwen3 folder, run or hf://USER/NAME: its shape and weights
+    init_from: ModelText | None = None  # start from this folder, run or hf://USER/NAME: its shape and weights
     init: Literal["normal", "bigram"] = "normal"  # bigram: embedding and head start from counted pairs of tokens
     init_tokens: int = Field(20_000_000, ge=1, le=10**12)  # of the training text, counted: more would change little
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for matrices, AdamW for embeddings and norms
@@ -77,12 +94,13 @@ class TrainConfig(Config):
     keep_last: int = Field(3, ge=1, le=10**6)  # newest checkpoints that stay; the best one stays too
     always_save_checkpoint: bool = False  # also keep a checkpoint of every evaluation, not only of the best
     milestones: bool = False  # keep weights alone, in bfloat16, of steps 1, 2, 4, 8 ...: the last ten powers of 2
-    eval_tasks: list[str] = Field(
-        []
+    eval_tasks: list[Word] = Field(
+        [], max_length=MOST_NAMES
     )  # tasks of `mini-llm eval` to ask meanwhile, such as [blimp, lambada, piqa, arc_easy]
     eval_tasks_interval: int | None = Field(None, ge=1, le=MOST_STEPS)  # steps between; unset: eval_interval
     eval_tasks_items: int = Field(500, ge=1, le=MOST_STEPS)  # of each task, drawn by the seed: always the same ones
-    eval_tasks_data: list[str] = Field([])  # folders that hold the sets, as for `mini-llm eval --data`; unset: the hub
+    # Folders that hold the sets, as for `mini-llm eval --data`; unset: the hub
+    eval_tasks_data: list[DataText] = Field([], max_length=MOST_NAMES)
     sample_interval: int | None = Field(None, ge=1, le=MOST_STEPS)  # steps between samples of what the model writes
     sample_prompt: str = ""  # what they go on from
     profile: bool = False  # trace a few steps into RUN/profile and show where their time goes
@@ -105,7 +123,7 @@ class TrainConfig(Config):
             return values
         from mini_llm.train.init_from import with_its_shape  # it reads a folder: not for runs that begin anew
 
-        return {**values, "model": with_its_shape(str(values["init_from"]), values.get("model"))}
+        return {**values, "model": with_its_shape(_expand_model(str(values["init_from"])), values.get("model"))}
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:

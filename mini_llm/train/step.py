@@ -26,6 +26,7 @@ from mini_llm.train.optim.average import WeightAverage
 from mini_llm.train.optim.lr_scheduler import learning_rate
 from mini_llm.train.optim.optimizer import build_optimizers
 from mini_llm.train.optim.spikes import find_spike
+from mini_llm.train.run.out_of_memory import check_room
 from mini_llm.train.run.resume import Progress, Trainee
 
 
@@ -67,8 +68,11 @@ class Stepper:
         self.ahead: tuple[int, Rows] | None = None
         self.n_tokens = 0  # of the last step
         self.before_batch: Callable[[], None] = lambda: None  # may raise: the step is given up, nothing has changed
+        check_room(config.model)
         model = Transformer(config.model)
         part = self.objective.initialise(model)
+        if self.device.type == "cpu" and all(p.requires_grad for p in model.parameters()):
+            check_room(config.model, bytes_each=12 if config.optimizer == "muon" else 16)
         model.to(self.device).train()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         optimizers, hashes = build_optimizers(model, config), self.objective.fingerprints

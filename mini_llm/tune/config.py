@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,8 @@ class LoraConfig(Config):
 class SftConfig(TrainConfig):
     """What `mini-llm sft --base RUN --data FILES --config FILE KEY=VALUE ...` reads."""
 
+    share_of_rates: ClassVar[float] = 0.5  # of the base's: the smaller a model, the nearer to those of pretraining
+
     base: str = ""  # the model to begin from: a run, a checkpoint or any Llama folder
     data: tuple[str, ...] = ()  # files, folders or globs of conversations
     merge_turns: bool = False  # join two turns of one role instead of refusing them
@@ -55,6 +57,17 @@ class SftConfig(TrainConfig):
             raise ValueError("optimizer=muon moves all directions of a matrix alike; lora needs optimizer=adamw")
         return self
 
+    def check_given(self) -> None:
+        """Refuse settings without a base or without data.
+
+        Raises:
+            UsageError: with what to give.
+        """
+        if not self.base:
+            raise UsageError("no model to begin from", "name one: mini-llm sft --base runs/demo --data chat.jsonl")
+        if not self.data:
+            raise UsageError("no conversations to learn from", "name some: --data chat.jsonl")
+
     @property
     def replayed_rows(self) -> int:
         """Rows of a step that are plain text."""
@@ -66,20 +79,20 @@ class SftConfig(TrainConfig):
         return self.rows_per_step - self.replayed_rows
 
 
-def with_base(config: SftConfig) -> SftConfig:
+ConfigT = TypeVar("ConfigT", bound=SftConfig)
+
+
+def with_base(config: ConfigT) -> ConfigT:
     """Return the settings with what the base decides: its shape, and its run's rates and store where none were given.
 
-    Half of the base's rates: the smaller a model, the nearer to those of pretraining. LoRA has a rate of its own, for
-    its matrices begin from nothing: ten times that of full tuning where nobody has tuned it.
+    LoRA has a rate of its own, for its matrices begin from nothing: ten times that of full tuning where nobody has
+    tuned it.
 
     Raises:
-        UsageError: no base or no data was named, or rows longer than the base can read.
+        UsageError: as `check_given`, or rows longer than the base can read.
         UserError: the base is no model folder.
     """
-    if not config.base:
-        raise UsageError("no model to begin from", "name one: mini-llm sft --base runs/demo --data chat.jsonl")
-    if not config.data:
-        raise UsageError("no conversations to learn from", "name some: --data chat.jsonl")
+    config.check_given()
     folder = resolve_checkpoint(config.base)
     shape = read_model_config(folder)
     given = config.model_fields_set
@@ -88,7 +101,7 @@ def with_base(config: SftConfig) -> SftConfig:
     changes: dict[str, Any] = {"model": shape.model_copy(update={"dropout": config.model.dropout})}
     old = _settings_of(folder)
     if config.lora.rank and "learning_rate" not in given:
-        changes["learning_rate"] = LORA_RATE
+        changes["learning_rate"] = LORA_RATE * 2 * config.share_of_rates
     if old is not None:
         of_optimizer = () if config.lora.rank else ("optimizer", "muon_momentum", "beta1", "beta2")
         for key in (*of_optimizer, "data_dir"):
@@ -96,7 +109,7 @@ def with_base(config: SftConfig) -> SftConfig:
                 changes[key] = getattr(old, key)
         for key in () if config.lora.rank else ("learning_rate", "muon_learning_rate"):
             if key not in given:
-                changes[key] = getattr(old, key) / 2
+                changes[key] = getattr(old, key) * config.share_of_rates
     if "block_size" not in given:
         changes["block_size"] = min(config.block_size, shape.max_seq_len)
     try:

@@ -25,7 +25,7 @@ class ConversationSet:
     """Conversations one after the other; conversation i is `ids[starts[i] : starts[i + 1]]`."""
 
     ids: np.ndarray  # uint32
-    learned: np.ndarray  # bool
+    learned: np.ndarray  # bool, or how much each counts (float32)
     starts: np.ndarray  # (n + 1,), int64
     learned_bytes: int  # of the answers' text
 

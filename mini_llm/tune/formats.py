@@ -61,11 +61,6 @@ def read_conversations(path: Path, *, merge_turns: bool = False) -> Iterator[Con
         yield checked(reader(record, place), place, merge_turns)
 
 
-def conversation_of(record: dict[str, Any], place: str, *, merge_turns: bool = False) -> Conversation:
-    """Return one record's conversation; raises as `read_conversations`."""
-    return _checked(detect(record, place)(record, place), place, merge_turns)
-
-
 def detect(record: dict[str, Any], place: str) -> Callable[[dict[str, Any], str], list[tuple[Message, bool]]]:
     """Return the reader of a record's format.
 
@@ -94,6 +89,15 @@ def detect(record: dict[str, Any], place: str) -> Callable[[dict[str, Any], str]
     if "text" in keys:
         raise UserError(f"{place}: only text, which is for `mini-llm prepare`", LEARNABLE)
     raise UserError(f"{place}: no conversation in the keys {', '.join(sorted(keys)[:8]) or '(none)'}", LEARNABLE)
+
+
+def conversation_of(record: dict[str, Any], place: str, *, merge_turns: bool = False) -> Conversation:
+    """Return the conversation of one object.
+
+    Raises:
+        UserError: as `read_conversations`.
+    """
+    return checked(detect(record, place)(record, place), place, merge_turns)
 
 
 # --- one reader a format ---------------------------------------------------------------------------------------------

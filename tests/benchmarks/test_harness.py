@@ -38,3 +38,31 @@ def test_a_result_names_its_command(
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {"command": command, "answer": 42}
     assert command in shown.err
+
+
+def test_a_contender_that_ends_in_an_error_fails_the_command(
+    harness: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise a step of `make gpu` whose own contender does not start any more would be `done`."""
+    monkeypatch.setattr(harness, "CRASHED", [])
+    answers = "print({mark!r} + '{{\"ready\": true}}', flush=True); input(); print({mark!r} + '{{\"s\": 1}}')"
+    good = [sys.executable, "-c", answers.format(mark=harness.MARK)]
+    absent = [sys.executable, "-c", f'print({harness.MARK!r} + \'{{"skipped": "pip install it"}}\')']
+    full = [sys.executable, "-c", "raise RuntimeError('CUDA out of memory')"]
+    broken = [sys.executable, "-c", "raise AttributeError('no loader')"]
+    found, skipped = harness.take_turns({"good": good, "absent": absent, "full": full}, 1)
+    assert found == {"good": [{"s": 1}]}
+    assert set(skipped) == {"absent", "full"}
+    harness.finish("decode", {}, as_json=False, keep=False)
+    harness.take_turns({"broken": broken}, 1)
+    with pytest.raises(SystemExit, match="broken: exit 1: AttributeError: no loader"):
+        harness.finish("decode", {"answer": 42}, as_json=True, keep=False)
+    assert json.loads(capsys.readouterr().out)["answer"] == 42, "what is found is kept"
+
+
+def test_the_same_rows_are_trained_on_without_a_token_store(harness: Any) -> None:
+    model = {"dim": 32, "n_layers": 1, "n_heads": 2, "vocab_size": 64, "max_seq_len": 16}
+    settings = {"model": model, "block_size": 16, "batch_size": 2, "compile": False, "device": "cpu"}
+    stepper = harness.stepper_of_same_rows({**settings, "learning_rate": 1e-2, "warmup_iters": 0})
+    stepper.compile()
+    assert stepper.step().loss > [stepper.step().loss for _ in range(20)][-1]

@@ -36,6 +36,7 @@ LAYERS = [
             "signals",
             "temporary",
             "threads",
+            "tokens_seen",
             "user_files",
             "weights",
         }

@@ -6,12 +6,14 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from mini_llm.checkpoint import save_model
 from mini_llm.eval.evaluate import TaskResult, ask, prepare_questions
 from mini_llm.eval.language_model import LocalModel
 from mini_llm.eval.task import find_tasks
@@ -175,6 +177,38 @@ def test_examples_are_drawn_alike(
     own = {**base, **data_of(sets / f"{name}.jsonl"), "task": f"own_{name}"}
     (tmp_path / f"own_{name}.yaml").write_text(yaml.safe_dump(own))
     check(our_result(local_model, f"own_{name}", sets, tmp_path, shots=2), found, f"their_{name}")
+
+
+@pytest.fixture(scope="module")
+def wide_folder(tmp_path_factory: pytest.TempPathFactory, local_model: LocalModel, random_model: Any) -> Path:
+    """Return a model that every item fits into: of longer ones lm-eval sends a server one token less."""
+    folder = tmp_path_factory.mktemp("wide") / "model"
+    save_model(folder, random_model(seed=3, vocab_size=600, max_seq_len=512), local_model.tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(wide_folder: Path) -> Iterator[str]:
+    """Return the address of `mini-llm serve` on the same model."""
+    command = [sys.executable, "-m", "mini_llm", "serve", str(wide_folder), "--port", "0", "--dtype", "float32"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().strip()
+        server.terminate()
+
+
+def test_local_completions_through_our_server(address: str, wide_folder: Path, sets: Path, yaml_folder: Path) -> None:
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    model = LocalCompletionsAPI(
+        base_url=f"{address}v1/completions", model="model", max_length=512, num_concurrent=4, max_retries=1,
+        tokenizer=str(wide_folder), tokenizer_backend="huggingface", add_bos_token=True,
+    )  # fmt: skip
+    names = ["their_piqa", "their_lambada_openai", "writing"]
+    found = lm_eval_results(model, names, yaml_folder)
+    local = LocalModel.load(wide_folder, device="cpu", dtype="float32")
+    for name in names:
+        assert check(our_result(local, name.removeprefix("their_"), sets, yaml_folder), found, name) >= 20
 
 
 def test_bos_counts_for_lm_eval_alone(local_model: LocalModel, sets: Path, yaml_folder: Path) -> None:

@@ -79,7 +79,10 @@ def test_decontaminated_text_has_no_overlap_and_keeps_the_rest(
     result = run_cli(*words, "--decontaminate", "lambada,piqa", "--data", sets)
     assert result.returncode == 0, result.stderr
     assert "left out: 2 documents" in result.stderr
-    splits = TokenStore.open(tmp_path / "clean").manifest.splits
+    manifest = TokenStore.open(tmp_path / "clean").manifest
+    splits, read = manifest.splits, manifest.reading
+    assert read is not None
+    assert (read.documents, read.left_out) == (20, {"documents that share text with the sets": 2})
     assert sum(split.documents for split in splits.values()) == 20
     shown = run_cli("eval", model_folder, "--tasks", "lambada", "--data", sets, "--store", tmp_path / "clean")
     assert "0/20" in shown.stdout
@@ -109,4 +112,6 @@ def test_pieces_of_a_long_document(local_model: LocalModel, tmp_path: Path) -> N
     bos, eos = local_model.tokenizer.bos_id, local_model.tokenizer.eos_id
     assert split.n_documents == 1
     assert (ids[0], ids[-1], int((ids == bos).sum()), int((ids == eos).sum())) == (bos, eos, 1, 1)
+    assert store.manifest.reading is not None
+    assert store.manifest.reading.left_out == {"parts of documents that share text with the sets": 1}
     assert 0 < store.manifest.splits["train"].text_bytes < (tmp_path / "long.txt").stat().st_size

@@ -269,7 +269,7 @@ def test_the_command_line(make_folder: MakeFolder, tmp_path: Path, run_cli) -> N
     [
         (["--type", "q4_k_m"], 2, "llama-quantize model.gguf model-q4_k_m.gguf Q4_K_M"),
         (["--type", "f17"], 2, "one of f32, f16, bf16, q8_0, q4_0"),
-        (["--out", "notes.txt"], 1, "no GGUF file"),
+        (["--out", "notes.txt"], 1, "Mini-LLM did not make it"),
     ],
 )
 def test_what_cannot_be_written_is_said(

@@ -1,5 +1,6 @@
 """What README.md and docs/exchange.md say about other programs is run, word for word: each continues a text alike."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -38,7 +39,7 @@ def execute(line: str, home: Path) -> str:
 
 
 def test_one_folder_continues_a_text_alike_everywhere(home: Path) -> None:
-    ours, export, theirs = lines("README.md", "Take it anywhere")
+    ours, export, theirs, *_ = lines("README.md", "Take it anywhere")
     text = execute(ours, home)
     assert text.startswith("The people")
     assert execute(theirs, home).strip() == text
@@ -47,6 +48,23 @@ def test_one_folder_continues_a_text_alike_everywhere(home: Path) -> None:
     prompt = [*tokenizer.prefix_ids, *tokenizer.encode("The people")]
     with open_gguf(home / "demo.gguf") as llama:
         assert tokenizer.decode([*prompt, *llama.greedy(prompt, 32)]).strip() == text
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'mini-llm[eval]'"
+)
+def test_one_folder_has_the_same_scores_in_lm_eval(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HF_HOME", str(home / "cache"))
+    for name in ("docs", "tests"):
+        (home / name).symlink_to(ROOT / name)
+    tables = [execute(line, home) for line in lines("README.md", "Take it anywhere")[3:]]
+    assert len(tables) == 2
+    # both write lm-eval's table; it leaves zeros at the end away
+    ours, theirs = ([float(number) for number in re.findall(r"\|↑ *\| *([\d.]+)\|", table)] for table in tables)
+    assert len(ours) == 2, tables[0]
+    assert ours == theirs, tables
 
 
 @pytest.mark.parametrize("heading", ["llama.cpp", "Ollama"])

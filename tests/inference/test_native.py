@@ -1,8 +1,8 @@
 """Compiling step.c: once, into the user's cache; what cannot be compiled is said in a sentence."""
 
+import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.needs_compiler
 def test_it_is_compiled_once_and_for_the_user_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_native()
-    (made,) = cache.iterdir()
+    made = {*cache.iterdir()}
+    assert {path.suffix for path in made} == {".so", ".sha256"}
     assert cache.stat().st_mode & 0o077 == 0
     monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
     load_native()
-    assert list(cache.iterdir()) == [made]
+    assert {*cache.iterdir()} == made
 
 
 @pytest.mark.needs_compiler
@@ -48,8 +49,36 @@ def test_a_damaged_library_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(native, "_compile", damaged)
     load_native()
-    (made,) = cache.iterdir()
+    (made,) = cache.glob("*.so")
     assert made.stat().st_size > 1000
+
+
+@pytest.mark.needs_compiler
+@pytest.mark.parametrize("left", [0.0, 0.3, 0.7, 0.999])
+def test_a_library_that_was_cut_short_is_made_anew(cache: Path, folder: Path, left: float) -> None:
+    """The processor would be sent SIGBUS, at the latest by the first step."""
+    load_native()
+    (made,) = cache.glob("*.so")
+    whole = made.read_bytes()
+    made.write_bytes(whole[: int(left * len(whole))])
+    command = [sys.executable, "-m", "mini_llm", "generate", folder, "--prompt", "The", "--max-new-tokens", "2"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert made.read_bytes() == whole
+
+
+@pytest.mark.needs_compiler
+def test_nothing_is_left_of_a_compilation_that_was_killed(cache: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    (tmp_path / "cc").write_text("#!/bin/sh\ntouch $TMPDIR/ccxyz.o\nkill -9 $PPID\n")
+    (tmp_path / "cc").chmod(0o755)
+    code = "from mini_llm.inference.backends.native import load_native; load_native()"
+    for compiler, code_of_exit, n_left in ((tmp_path / "cc", -9, 1), ("cc", 0, 0)):
+        env = {**os.environ, "TMPDIR": str(temporary), "CC": str(compiler)}
+        found = subprocess.run([sys.executable, "-c", code], env=env, check=False, capture_output=True)
+        assert found.returncode == code_of_exit, found.stderr
+        assert len(list(temporary.iterdir())) == n_left
+    assert {path.suffix for path in cache.iterdir()} == {".so", ".sha256"}
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
@@ -101,11 +130,9 @@ def test_it_is_compiled_in_the_meantime_and_not_again(cache: Path, monkeypatch: 
         compile_it(compiler, path)
 
     monkeypatch.setattr(native, "_compile", counted)
-    native.compile_meanwhile()
+    compiling = native.compile_meanwhile()
     load_native()  # waits for the thread, or is what the thread waits for
-    for thread in threading.enumerate():
-        if thread.name == "mini-llm compiler":
-            thread.join()
+    assert compiling.wait(60)
     assert len(calls) == 1
     monkeypatch.setenv("CC", "false")
     native.compile_meanwhile()  # says nothing: load_native will

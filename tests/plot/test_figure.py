@@ -91,3 +91,16 @@ def test_without_matplotlib_there_is_still_the_curve(
     asked = run_cli("plot", run, "--out", tmp_path / "a.png", env=env)
     assert asked.returncode == 1
     assert "pip install 'mini-llm[demo]'" in asked.stderr
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.svg", "a.pdf"])
+def test_only_a_picture_of_ours_is_replaced(make_run: MakeRun, run_cli, tmp_path: Path, name: str) -> None:  # type: ignore[no-untyped-def]
+    run, path = make_run(), tmp_path / name
+    for _ in range(2):
+        result = run_cli("plot", run, "--out", path, env=ONE_THREAD)
+        assert result.returncode == 0, result.stderr
+    path.write_bytes(b"a holiday picture")
+    refused = run_cli("plot", run, "--out", path, env=ONE_THREAD)
+    assert refused.returncode == 1
+    assert "Mini-LLM did not make it: not replaced" in refused.stderr
+    assert path.read_bytes() == b"a holiday picture"

@@ -189,3 +189,13 @@ def test_ticks_are_few_and_inside(low: float, high: float) -> None:
     assert 3 <= len(found) <= 7
     assert low <= min(found) + 1e-9 * abs(high)
     assert max(found) <= high * (1 + sys.float_info.epsilon * 8)
+
+
+def test_only_a_report_of_ours_is_replaced(run: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        paths = write_report(run, out=tmp_path / "page", samples=False)
+    paths[1].write_text("<p>my own</p>")
+    before = paths[0].read_bytes()
+    with pytest.raises(UserError, match=r"page\.html is there, and Mini-LLM did not make it"):
+        write_report(run, out=tmp_path / "page", samples=False)
+    assert (paths[0].read_bytes(), paths[1].read_text()) == (before, "<p>my own</p>")

@@ -1,9 +1,10 @@
 """Other people's clients: LangChain's, litellm, the Vercel AI SDK; each asks as its users do."""
 
-import importlib.util
 import json
+import os
 import shutil
 import subprocess
+import venv
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,22 @@ from running_server import RunningServer
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE_FOLDER = ROOT / ".pytest_cache" / "ai-sdk"  # ignored by git, kept between runs
+LITELLM_FOLDER, LITELLM = ROOT / ".pytest_cache" / "litellm", "litellm==1.110.0"
+LITELLM_SCRIPT = """
+import json, sys
+import litellm
+here = {"api_base": sys.argv[1], "api_key": "none", "max_tokens": 6}
+messages = [{"role": "user", "content": "Hi"}]
+whole = litellm.completion(model="openai/tiny", messages=messages, seed=1, **here)
+parts = litellm.completion(model="openai/tiny", messages=messages, seed=1, stream=True, **here)
+plain = litellm.text_completion(model="text-completion-openai/tiny", prompt="Hi", **here)
+last = litellm.responses(model="openai/tiny", input="Hi", api_base=sys.argv[1], api_key="none", max_output_tokens=6)
+print(json.dumps({
+    "chat": whole.choices[0].message.content, "usage": whole.usage.completion_tokens,
+    "streamed": "".join(part.choices[0].delta.content or "" for part in parts),
+    "completion": plain.choices[0].text, "responses": last.output[0].content[0].text,
+}))
+"""
 PACKAGES = ("ai@6", "@ai-sdk/openai@3", "@ai-sdk/openai-compatible@2")
 SCRIPT = """
 import { generateText, streamText } from "ai";
@@ -43,18 +60,28 @@ def test_langchain(server: RunningServer) -> None:
     assert len(plain.batch(["a", "b"])) == 2
 
 
-@pytest.mark.skipif(importlib.util.find_spec("litellm") is None, reason="litellm wants an older openai: pip install it "
-                    "into an environment of its own, with pytest and this package, to run this test")  # fmt: skip
-def test_litellm(server: RunningServer) -> None:
-    import litellm
+@pytest.fixture(scope="module")
+def litellm_python() -> Path:
+    """Return a Python that has litellm, in an environment of its own: its pins are not ours. Installed once."""
+    python = LITELLM_FOLDER / "bin" / "python"
+    if not python.exists() or subprocess.run([python, "-c", "import litellm"], capture_output=True).returncode:
+        venv.create(LITELLM_FOLDER, with_pip=True, clear=True)
+        command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", LITELLM]
+        installed = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if installed.returncode:
+            pytest.skip(f"pip cannot install litellm here: {installed.stderr[-200:]}")
+    return python
 
-    here = {"api_base": server.url, "api_key": "none", "max_tokens": 6}
-    messages = [{"role": "user", "content": "Hi"}]
-    whole = litellm.completion(model="openai/tiny", messages=messages, seed=1, **here)
-    parts = litellm.completion(model="openai/tiny", messages=messages, seed=1, stream=True, **here)
-    assert "".join(p.choices[0].delta.content or "" for p in parts) == whole.choices[0].message.content
-    assert litellm.text_completion(model="text-completion-openai/tiny", prompt="Hi", **here).choices[0].text
-    assert litellm.responses(model="openai/tiny", input="Hi", api_base=server.url, api_key="none", max_output_tokens=6)
+
+def test_litellm(server: RunningServer, litellm_python: Path) -> None:
+    command = [litellm_python, "-c", LITELLM_SCRIPT, server.url]
+    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else it asks the network for prices
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert asked.returncode == 0, asked.stderr[-3000:]
+    found = json.loads(asked.stdout.splitlines()[-1])
+    assert found["chat"] == found["streamed"]
+    assert found["usage"] == 6
+    assert all(found[kind] for kind in ("chat", "completion", "responses"))
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,8 @@ def test_a_growing_run_is_followed(running: RunningServer, run: Path, tokenizer:
     with (run / "metrics.jsonl").open("a") as file:
         file.write('\n{"step": 30, "loss": 3.0}\n')
     assert ask(running, "study") == ask(running, "study@30") != before
-    assert running.client.get("/run").json()["step"] == 30
+    card = running.client.get("/run").json()
+    assert (card["step"], card["tokens_seen"]) == (30, 30 * 128)
     assert running.client.get("/run/metrics?after=20").json()["data"] == [{"step": 30, "loss": 3.0}]
 
 

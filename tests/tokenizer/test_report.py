@@ -103,6 +103,7 @@ def test_the_command_line(bpe: Tokenizer, unigram: Tokenizer, byte_level: Tokeni
         (["DIR", "--text", "none.txt"], 1, "none.txt"),
         (["DIR", "--text", "empty.txt"], 1, "empty"),
         (["DIR", "--out", "DIR/tokenizer.json/x.md"], 1, "cannot write"),
+        (["DIR", "--out", "DIR/tokenizer.json"], 1, "Mini-LLM did not make it: not replaced"),
         ([], 2, "Missing argument"),
     ],
 )

@@ -170,3 +170,22 @@ def test_a_terabyte_trains_in_a_few_hundred_megabytes(tiny_store, settings, tmp_
     timing = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]
     assert len(timing) == 3
     assert timing[-1]["memory_gb"] < 0.9  # the process's peak; torch alone takes 0.3
+
+
+@given(before=st.integers(1, 9), after=st.integers(1, 9), steps=st.integers(0, 40), more=st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_steps_of_another_size_go_on_at_the_very_next_row(before: int, after: int, steps: int, more: int) -> None:
+    first, second = loader(500, rows_per_step=before), loader(500, rows_per_step=after)
+    second.continue_at(steps, first.epoch(steps))
+    seen = [first.rows(step) for step in range(steps)] + [second.rows(step) for step in range(steps, steps + more)]
+    one_by_one = loader(500, rows_per_step=1)
+    n_rows = steps * before + more * after
+    assert torch.equal(torch.cat(seen), torch.cat([one_by_one.rows(i) for i in range(n_rows)]))
+    assert second.epoch(steps + more) == pytest.approx(n_rows / second.rows_per_epoch)
+
+
+def test_the_same_size_goes_on_as_if_nothing_had_been() -> None:
+    unbroken, resumed = loader(500), loader(500)
+    for step in (0, 1, 30, 1000):
+        resumed.continue_at(step, unbroken.epoch(step))
+        assert resumed.first_row == 0

@@ -46,6 +46,15 @@ def test_half_the_memory_is_the_same_step_and_the_same_evaluation(
     assert smaller.tokens_per_step == config.tokens_per_step
 
 
+@pytest.mark.parametrize(("room", "what"), [(50_000, "its weights alone take"), (500_000, "gradients and optimizer")])
+def test_a_model_larger_than_memory_is_named_before_linux_ends_the_process(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, room: float, what: str
+) -> None:
+    monkeypatch.setattr("mini_llm.train.run.out_of_memory.cpu_memory", lambda: room)
+    with pytest.raises(UserError, match=rf"parameters is too large for this machine: .*{what}.*GB"):
+        step_module.Stepper(make_config())
+
+
 def test_what_is_out_of_memory_and_what_is_not() -> None:
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))

@@ -491,7 +491,11 @@ def test_the_50m_model_has_the_published_size_and_guesses_uniformly_at_first(
     assert abs(loss - math.log(32_000)) < 0.03 * math.log(32_000)
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+OTHER_VERBS = ("clean-", "sft-", "dpo-", "rl-", "demo-chat")  # whose settings are others
+SHIPPED = [p for p in (Path(__file__).parents[2] / "configs").glob("*.yaml") if not p.name.startswith(OTHER_VERBS)]
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED), ids=lambda p: p.stem)
 def test_a_shipped_config_can_be_read_and_says_what_for(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("# ")
     config = load_config(TrainConfig, path)

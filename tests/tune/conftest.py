@@ -21,6 +21,9 @@ WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "owl", "pig", "
 SHAPE = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=320, max_seq_len=256)
 
 
+PAIRS = [{"question": f"Part {a}{b}.", "answer": f"{a} {b}"} for a in WORDS for b in WORDS[:5]]
+
+
 def spelling(word: str) -> dict[str, Any]:
     messages = [
         {"role": "user", "content": f"Spell {word}."},
@@ -70,3 +73,20 @@ def tiny_chat_store(chat_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPath
         (folder / f"{number}.txt").write_text(" ".join(WORDS[number % 7 :]) * 30, encoding="utf-8")
     prepare([folder], chat_tokenizer.folder, folder / "tokens", val_fraction=0.2)
     return folder / "tokens"
+
+
+@pytest.fixture(scope="session")
+def answering(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learned a little to take words apart: right now and then, and it ends its answers."""
+    from mini_llm.tune.config import SftConfig
+    from mini_llm.tune.sft import sft
+
+    folder = tmp_path_factory.mktemp("answering")
+    data = folder / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    values = {"block_size": 127, "batch_size": 4, "compile": False, "device": "cpu", "dtype": "float32"}
+    values |= {"epochs": None, "max_iters": 60, "learning_rate": 0.01, "eval_interval": 1000, "eval_iters": 1}
+    config = SftConfig.model_validate(
+        {"base": str(base), "data": [str(data)], "out_dir": str(folder / "run"), **values}
+    )
+    return sft(config).resolve()

@@ -1,7 +1,11 @@
-"""Compile step.c for this very processor, once: a second or two, then the library waits in the user's cache folder."""
+"""Compile step.c for this very processor, once: a second or two, then the library waits in the user's cache folder.
+
+It is there whole or not at all, its checksum beside it: code that a crash has cut off would end the process (SIGBUS).
+"""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -10,10 +14,14 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+
+from mini_llm import cache
+from mini_llm.files import new_file, sha256_of, write_text
+from mini_llm.temporary import temporary_folder
+from mini_llm.threads import Worker
 
 SOURCE = Path(__file__).with_name("step.c")
 # The first set of flags that the compiler takes; without OpenMP one thread computes.
@@ -52,6 +60,8 @@ def load_native() -> ctypes.CDLL:
     for _ in range(2):  # a damaged library is made anew, once
         try:
             _compile_once(compiler, path)
+            if not is_whole(path):
+                raise OSError(f"{path} is damaged")
             return ctypes.CDLL(str(path))
         except OSError as problem:
             reason = str(problem)
@@ -59,7 +69,7 @@ def load_native() -> ctypes.CDLL:
     raise NoCompiler(reason)
 
 
-def compile_meanwhile() -> None:
+def compile_meanwhile() -> Worker[None]:
     """Compile step.c in a thread of its own, if it is not there yet: the caller imports torch, which takes longer.
 
     The library is not loaded: torch's own OpenMP must come first. What goes wrong is told by `load_native`.
@@ -69,7 +79,7 @@ def compile_meanwhile() -> None:
         with suppress(NoCompiler, OSError):
             _compile_once(*_compiler_and_library())
 
-    threading.Thread(target=attempt, name="mini-llm compiler").start()
+    return Worker(attempt)
 
 
 def _compiler_and_library() -> tuple[str, Path]:
@@ -83,13 +93,22 @@ def _compiler_and_library() -> tuple[str, Path]:
 def _compile_once(compiler: str, path: Path) -> None:
     """Compile, if the library is not there yet; a second caller waits for the first."""
     with _compiling:
-        if not path.exists():
+        if not is_whole(path):
             _compile(compiler, path)
+            write_text(path.with_suffix(".sha256"), sha256_of(path))
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a library is there, as it was compiled."""
+    try:
+        return path.with_suffix(".sha256").read_text(encoding="ascii") == sha256_of(path)
+    except (OSError, ValueError):
+        return False
 
 
 def cache_folder() -> Path:
     """Return the folder of compiled code: `$XDG_CACHE_HOME/mini-llm`, or one in the user's home, for the user alone."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mini-llm"
+    folder = cache.cache_folder()
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
@@ -99,21 +118,31 @@ def cache_folder() -> Path:
 
 @functools.cache
 def _temporary_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="mini-llm-"))
+    stack = ExitStack()
+    atexit.register(stack.close)  # killed, it goes with the next call
+    return stack.enter_context(temporary_folder())
 
 
 def _compile(compiler: str, path: Path) -> None:
     errors = ""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with temporary_folder() as folder:
         for flags in FLAGS:
-            made = Path(folder) / path.name
+            made = folder / path.name
             command = [compiler, *flags, "-o", str(made), str(SOURCE), "-lm"]
             try:
-                result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+                result = subprocess.run(
+                    command,
+                    capture_output=True,
+                    text=True,
+                    timeout=PATIENCE,
+                    check=False,
+                    env={**os.environ, "TMPDIR": str(folder)},  # its own files go with ours, also after a kill
+                )
             except subprocess.TimeoutExpired:
                 raise NoCompiler(f"{compiler} has not compiled step.c after {PATIENCE} seconds") from None
             if result.returncode == 0:
-                made.replace(path)  # whole or not at all: two processes may compile at once
+                with new_file(path) as whole:  # or not at all: two processes may compile at once
+                    shutil.copyfile(made, whole)
                 return
             errors = errors or result.stderr
     raise NoCompiler(f"{compiler} cannot compile step.c: {(errors.strip().splitlines() or ['no message'])[0][:200]}")

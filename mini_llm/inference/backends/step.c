@@ -27,11 +27,11 @@ static const size_t BYTES[] = {4, 2, 1};  // of a weight
 #define WIDE
 enum { LANES = 16, OUTS = 4 };  // numbers in a register; outputs of a tile of up to 4 rows: what 32 registers hold
 enum { GROUP = 0 };             // bytes of weights that all rows meet before the next: with 512 bits it gains nothing
-#define FETCH(address) __builtin_prefetch((const char *)(address) + AHEAD)
+#define ASKS(t0, ROWS) 1
 #else
 enum { LANES = 8, OUTS = 2 };   // what 16 registers hold, with a mask and whole numbers' products
 enum { GROUP = 24576 };         // half of the innermost cache: else 16 rows of inputs push each other out of it
-#define FETCH(address) ((void)(address))  // on Zen 3 asking ahead takes the place of loads: 5 % slower (docs/LOG.md)
+#define ASKS(t0, ROWS) (t0 == 0 && ROWS > 1)  // one row alone waits for loads: on Zen 3 it lost 5 % (docs/LOG.md)
 #endif
 enum { UNIT = 8 };      // outputs of a thread, and a multiple of them: what tiles of 8, of 4 and of 2 fill
 enum { ROW_OUTS = 8 };  // outputs of a tile of one row
@@ -353,8 +353,11 @@ INLINE void tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int 
     fv acc[MOST] = {{0}};
     const int n_in = in.n_in, whole = in.n_whole, span = kind == BF16 ? 2 * LANES : LANES;
     const float *x = in.x + (size_t)t0 * n_in;
+    const int asks = ASKS(t0, ROWS);
     for (int i = 0; i < whole; i += span) {
-        UNROLL for (int j = 0; j < OUT; j++) FETCH((const char *)w.data + (j * w.step + i) * BYTES[kind]);
+        if (asks)
+            UNROLL for (int j = 0; j < OUT; j++)
+                __builtin_prefetch((const char *)w.data + (j * w.step + i) * BYTES[kind] + AHEAD);
         UNROLL for (int odd = 0; odd < span / LANES; odd++) {
             FENCE;
             fv wv[ROW_OUTS];
@@ -383,6 +386,7 @@ INLINE void whole_tile(float *out, size_t out_step, Inputs in, int t0, Weights w
     const int n_in = in.n_in, whole = in.n_whole;
     const int8_t *weights = w.data;
     const int16_t *x = in.whole + (size_t)t0 * n_in;
+    const int asks = ASKS(t0, ROWS);
     for (int from = 0; from < whole; from += EXACT) {
         iv acc[MOST] = {{0}};
         const int end = from + EXACT < whole ? from + EXACT : whole;
@@ -390,7 +394,7 @@ INLINE void whole_tile(float *out, size_t out_step, Inputs in, int t0, Weights w
             s2v wv[ROW_OUTS], xv;
             UNROLL for (int j = 0; j < OUT; j++) {
                 b2v bytes;
-                if (i % 64 == 0) FETCH(weights + j * w.step + i);
+                if (asks && i % 64 == 0) __builtin_prefetch(weights + j * w.step + i + AHEAD);
                 memcpy(&bytes, weights + j * w.step + i, sizeof bytes);
                 wv[j] = WIDEN_BYTES(bytes);
             }

@@ -14,7 +14,10 @@ from typing import TypeVar
 import torch
 
 from mini_llm import log
+from mini_llm.device import cpu_memory
 from mini_llm.errors import UserError
+from mini_llm.model.accounting import count_parameters
+from mini_llm.model.config import ModelConfig
 from mini_llm.train.config import TrainConfig
 
 Result = TypeVar("Result")
@@ -45,6 +48,24 @@ def fit_memory(config: TrainConfig, attempt: Callable[[TrainConfig], Result]) ->
             raise UserError(message, _advice(config, smaller))
         log.warn(f"{message}: auto_batch goes on with {describe_batch(smaller)}")
         config = smaller
+
+
+def check_room(model: ModelConfig, *, bytes_each: int = 4) -> None:
+    """Refuse a model that takes more than this machine's memory, at so many bytes for each of its parameters.
+
+    Linux gives memory that it does not have, and ends a process that uses it without a word.
+
+    Raises:
+        UserError: it does not fit, with both numbers.
+    """
+    needed, there = bytes_each * count_parameters(model), cpu_memory()
+    if there is not None and needed > there:
+        what = "its weights alone take" if bytes_each == 4 else "its weights, gradients and optimizer take"
+        raise UserError(
+            f"a model of {count_parameters(model):,} parameters is too large for this machine: {what} "
+            f"{needed / 1e9:,.1f} GB, and {there / 1e9:,.1f} GB are there",
+            "a smaller model.dim, model.n_layers or model.vocab_size needs less: mini-llm plan tells how much",
+        )
 
 
 def is_out_of_memory(problem: BaseException) -> bool:

@@ -7,11 +7,13 @@ from typing import Annotated, Any, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mini_llm.train.config import MOST_STEPS
 from mini_llm.train.optim.optimizer import Muon
 
 Model = TypeVar("Model", bound=BaseModel)
 MOST = 2**62
 Count = Annotated[int, Field(ge=0, le=MOST)]
+Step = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -20,11 +22,11 @@ class _Strict(BaseModel):
 
 
 class _State(_Strict):
-    step: Count
+    step: Step
     tokens_seen: Count = 0
-    epochs_seen: float = Field(0.0, ge=0, le=1e15)
+    epochs_seen: float = Field(0.0, ge=0, le=1e12)
     best_loss: float | None = None
-    best_step: Count | None = None
+    best_step: Step | None = None
     spikes: dict[str, int | float] = {}  # a count stays a count, so that a resumed run writes the same bytes
     scaler: dict[str, Any]
     tokens: dict[str, str] = {}

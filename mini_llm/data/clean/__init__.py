@@ -1,0 +1,1 @@
+"""Raw text from the web becomes text worth learning from."""

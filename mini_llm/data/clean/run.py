@@ -1,0 +1,189 @@
+"""Cleaning: stage after stage, here or on a cluster, resumable by task; at the end a table of what went and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mini_llm import log
+from mini_llm.data.clean.config import CleanConfig
+from mini_llm.data.clean.plan import Plan, check_disk, group, key, needs
+from mini_llm.data.clean.report import Report, read_report
+from mini_llm.data.remote import name_of
+from mini_llm.data.sources import Corpus
+from mini_llm.errors import UserError
+from mini_llm.files import Kind, check_replaceable, write_text
+from mini_llm.signals import raise_on_signal
+from mini_llm.user_files import shown, writing_to
+
+CLEAN_FOLDER = Kind("a folder of cleaned text", re.compile(r"(kept|dropped|work-[0-9a-f]{12})/.*|report\.(json|md)"))
+WHEN_DONE = "when they are done, the same command makes the table"
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the tasks run: `workers` processes here, a Ray cluster, or Slurm with its settings."""
+
+    workers: int = 1
+    ray: bool = False
+    slurm: tuple[tuple[str, str], ...] = ()
+
+
+def clean(
+    sources: list[str],
+    out: Path,
+    config: CleanConfig,
+    where: Where,
+    text_column: str = "text",
+    items: tuple[str, ...] = (),
+) -> Report | None:
+    """Clean `sources` into OUT/kept and OUT/dropped and return the report; None where it was handed to Slurm.
+
+    Texts that share `decontaminate_n_grams` words in a row with one of `items` are dropped.
+
+    Raises:
+        UserError: no text, damage, no room, a step that failed.
+        Interrupted: what was done stays, and the same command goes on.
+    """
+    files = local_files(sources, text_column)
+    check_replaceable(out, CLEAN_FOLDER)
+    with writing_to(out):
+        work = out / f"work-{key(config, files, text_column, list(items))}"
+        if (out / "report.json").is_file() and not any(out.glob("work-*")):
+            for old in (out / "kept", out / "dropped"):
+                shutil.rmtree(old, ignore_errors=True)
+        for stale in out.glob("work-*"):
+            if stale != work:
+                shutil.rmtree(stale)
+        work.mkdir(parents=True, exist_ok=True)
+    check_disk(out, needs(config, files, text_column)[1])
+    plan = Plan(config.model_dump(mode="json"), group(files), text_column, str(work.absolute()), bool(items))
+    plan.save()
+    if items:
+        from mini_llm.data.clean.stages import write_grams
+
+        write_grams(list(items), config, work / "grams")
+    with raise_on_signal(f"stopped; what is done stays in {shown(work)}: the same command goes on from there"):
+        if where.slurm and not _submit(plan, dict(where.slurm)):
+            return None
+        for number, stage in enumerate(plan.stages()):
+            _run(plan, number, f"{number + 1} of {len(plan.stages())}, {stage.name}", stage.tasks, where)
+    return _finish(plan, out)
+
+
+def local_files(sources: list[str], text_column: str) -> list[Path]:
+    """Return the files behind the sources.
+
+    Raises:
+        UserError: there are none, or some lie elsewhere.
+    """
+    corpus = Corpus(sources, text_column)
+    log.note(corpus.found.line()) if corpus.found.left_out else None
+    for file in corpus.files:
+        if not isinstance(file, Path):
+            raise UserError(f"{name_of(file)} lies elsewhere", "fetch it first: hf download, or aws s3 sync")
+    return [file for file in corpus.files if isinstance(file, Path)]
+
+
+def done(plan: Plan, number: int) -> int:
+    """Return how many tasks of a stage are done."""
+    return len(list(plan.logs(number).glob("completions/*")))
+
+
+def _run(plan: Plan, number: int, name: str, tasks: int, where: Where) -> None:
+    if done(plan, number) >= tasks:
+        return
+    start = shown_at = time.monotonic()
+    record = Path(plan.work, f"stage-{number}.log")
+    words = [plan.work, str(number), str(where.workers), "ray" if where.ray else "local"]
+    with record.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mini_llm.data.clean.stage", *words],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(0.05)
+                if time.monotonic() - shown_at > log.LINE_SECONDS:
+                    shown_at = time.monotonic()
+                    log.note(f"{name}: {done(plan, number):,} of {tasks:,} tasks, {shown_at - start:.0f} s")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    assert process.stdout is not None
+    said = process.stdout.read().decode("utf-8", "replace").strip().splitlines()
+    if process.returncode == 0 and done(plan, number) >= tasks:
+        log.info(f"{name}: {time.monotonic() - start:.1f} s")
+        return
+    if said and said[-1].startswith("{"):
+        told = json.loads(said[-1])
+        raise UserError(told["message"], told["hint"])
+    last = [line for line in record.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()][-1:]
+    raise UserError(f"cleaning failed in stage {name}: {(last or ['?'])[0][:300]}", f"all it said is in {record}")
+
+
+def _submit(plan: Plan, settings: dict[str, str]) -> bool:
+    """Hand all stages to Slurm; true where they are done already."""
+    stages = plan.stages()
+    if all(done(plan, number) >= stage.tasks for number, stage in enumerate(stages)):
+        return True
+    record = Path(plan.work, "submitted")
+    if record.exists() and "again" not in settings:
+        log.info(f"submitted before ({record.read_text().strip()}); {WHEN_DONE}")
+        log.info("to submit again what is missing: --slurm again=1,...")
+        return False
+    from datatrove.executor.slurm import SlurmPipelineExecutor
+
+    last = None
+    for number, stage in enumerate(stages):
+        last = SlurmPipelineExecutor(
+            stage.steps,
+            tasks=stage.tasks,
+            time=settings.get("time", "24:00:00"),
+            partition=settings.get("partition", "cpu"),
+            cpus_per_task=int(settings.get("cpus", "1")),
+            mem_per_cpu_gb=int(settings.get("mem", "4")),
+            qos=settings.get("qos", "normal"),
+            job_name=f"clean-{number}",
+            venv_path=str(Path(sys.prefix, "bin", "activate")),
+            logging_dir=str(plan.logs(number)),
+            depends=last,
+        )
+    assert last is not None
+    try:
+        last.run()
+    except FileNotFoundError:
+        raise UserError(
+            "there is no sbatch here", "run it on a login node of the cluster, or without --slurm"
+        ) from None
+    except subprocess.CalledProcessError as problem:
+        raise UserError(f"sbatch ended with code {problem.returncode}: what it said is above") from None
+    record.write_text(f"job {last.job_id} is the last\n", encoding="utf-8")
+    log.info(f"submitted {len(stages)} jobs ({last.job_id} is the last); {WHEN_DONE}")
+    return False
+
+
+def _finish(plan: Plan, out: Path) -> Report:
+    """Move the result to its place, write the report, and forget the work."""
+    work = Path(plan.work)
+    report = read_report(plan)
+    for name in ("kept", "dropped"):
+        shutil.rmtree(out / name, ignore_errors=True)
+        (work / name).mkdir(exist_ok=True)
+        (work / name).rename(out / name)
+    write_text(out / "report.md", report.markdown() + "\n")
+    write_text(out / "report.json", json.dumps(report.as_json(), indent=1) + "\n")
+    shutil.rmtree(work)
+    return report
