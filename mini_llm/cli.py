@@ -44,13 +44,8 @@ app = typer.Typer(
 tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare some.", no_args_is_help=True)
 
 LINE = [
-<<<<<<< HEAD
-    *("demo", "tokenizer", "prepare", "plan", "train", "skills", "mix", "sft", "pairs", "dpo"),
-    *("plot", "eval", "report"),
-=======
     *("demo", "clean", "tokenizer", "prepare", "plan", "train"),
-    *("skills", "sft", "pairs", "dpo", "rl", "plot", "eval", "report"),
->>>>>>> main
+    *("skills", "mix", "sft", "pairs", "dpo", "rl", "plot", "eval", "report"),
     *("generate", "chat", "serve", "export", "push", "pull", "import-seed"),
 ]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.

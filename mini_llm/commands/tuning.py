@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""From a model that continues to one that answers: `skills`, `mix`, `sft`."""
-=======
-"""From a model that continues to one that answers: `skills`, `sft`, `rl`."""
->>>>>>> main
+"""From a model that continues to one that answers: `skills`, `mix`, `sft`, `rl`."""
 
 from __future__ import annotations
 
