@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import shutil
 import sys
@@ -59,6 +60,17 @@ class Verb:
 
 
 RUN = ("run", "run/*")
+SFT = [
+    "out_dir=out",
+    "max_iters=3",
+    "batch_size=2",
+    "block_size=64",
+    "warmup_iters=1",
+    "min_lr=0",
+    "device=cpu",
+    "dtype=float32",
+]
+SFT += ["compile=false", "eval_interval=3", "save_interval=3"]
 GREEDY = ["--temperature", "0", "--max-new-tokens", "12", "--device", "cpu"]
 
 
@@ -87,6 +99,10 @@ def verbs() -> list[Verb]:
              reads_stdin=True),
         Verb("import-seed", ["import-seed", "seed.pt", "--out", "out"], ("seed.pt",), made),
         Verb("export", ["export", "model", "--to", "gguf", "--type", "f16", "--out", "out"], ("model",), ("out",)),
+        Verb("export hf", ["export", "model", "--to", "hf", "--out", "out"], ("model",), ("out/model.safetensors",)),
+        Verb("report", ["report", "run", "--no-samples", "--out", "out"], ("run",), changes=("out.md", "out.html")),
+        Verb("sft", ["sft", "--base", "model", "--data", "chats.jsonl", *SFT], ("model", "chats.jsonl"),
+             ("out/metrics.jsonl", "out/latest/model.safetensors"), seconds=3),
         Verb("eval", ["eval", "model", "--text", "corpus/d00.txt", "--out", "out", "--device", "cpu"],
              ("model", "corpus")),
         Verb("demo", ["demo", "--corpus", "corpus", "--out", "out", "--minutes", "0.05"], ("corpus",), seconds=20),
@@ -148,6 +164,10 @@ def write_raw(home: Path) -> None:
     for n in range(24):
         text = "\n".join(" ".join(dice.choice(WORDS.split()) for _ in range(9)) + "." for _ in range(60)) + "\n"
         (home / "corpus" / f"d{n:02}.txt").write_text(text, encoding="utf-8")
+    said = [[" ".join(dice.sample(WORDS.split(), 3)), " ".join(dice.sample(WORDS.split(), 4))] for _ in range(30)]
+    chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in said]
+    lines = [json.dumps({"messages": chat}) + "\n" for chat in chats]
+    (home / "chats.jsonl").write_text("".join(lines), encoding="utf-8")
     (home / "train.yaml").write_text(TRAIN, encoding="utf-8")
 
 

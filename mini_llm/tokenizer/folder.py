@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mini_llm.errors import UserError
+from mini_llm.tokenizer import spm
 from mini_llm.tokenizer.convert import config_values
+from mini_llm.tokenizer.spm import NoModel
 from mini_llm.user_files import kind_of, read_file
 
 MOST_BYTES = 200 * 10**6  # the largest published tokenizers have 40 MB
@@ -50,7 +52,8 @@ def read_definition(folder: Path) -> Definition:
     try:
         return Definition(older, *_converted(read_file(older, most=MOST_BYTES), folder, config))
     except ValueError as problem:
-        raise UserError(f"{older} is not a tokenizer that can be used: {problem}", what_helps(folder)) from None
+        hint = DAMAGED if isinstance(problem, NoModel) else what_helps(folder)
+        raise UserError(f"{older} is not a tokenizer that can be used: {problem}", hint) from None
 
 
 def what_helps(folder: Path) -> str | None:
@@ -86,8 +89,6 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _converted(data: bytes, folder: Path, config: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     """Return the tokenizer.json of a SentencePiece model, and the folder's settings, or those that follow from it."""
-    from mini_llm.tokenizer import spm
-
     model = spm.read_model(data)
     if spm.is_made_here(model):
         return spm.our_tokenizer_json(model).encode(), config or config_values()

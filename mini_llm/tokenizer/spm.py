@@ -31,11 +31,16 @@ NOT_TEXT = (UNKNOWN, CONTROL, USER_DEFINED, BYTE)
 ACROSS_SPACE = re.compile(f"[^{SPACE}]{SPACE}")
 
 
+class NoModel(ValueError):
+    """The file is damaged, or something else."""
+
+
 def read_model(data: bytes) -> Any:
     """Return a SentencePiece model's values.
 
     Raises:
-        ValueError: it is none, or of a kind that no tokenizer.json can equal.
+        NoModel: it is none.
+        ValueError: it is of a kind that no tokenizer.json can equal.
     """
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
@@ -43,10 +48,10 @@ def read_model(data: bytes) -> Any:
     try:
         model = sentencepiece_model_pb2.ModelProto.FromString(data)  # type: ignore[attr-defined]
     except DecodeError:
-        raise ValueError("it is no SentencePiece model") from None
+        raise NoModel("it is no SentencePiece model") from None
     names = [piece.piece for piece in model.pieces]
     if not names or len({*names}) < len(names):
-        raise ValueError("it has no pieces, or one of them twice")
+        raise NoModel("it has no pieces, or one of them twice")
     if model.trainer_spec.model_type not in (UNIGRAM, BPE):
         raise ValueError("it is a SentencePiece model of words or characters")
     if model.trainer_spec.treat_whitespace_as_suffix or not model.normalizer_spec.escape_whitespaces:

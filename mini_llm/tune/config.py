@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from mini_llm.checkpoint import read_model_config
-from mini_llm.config import Config
+from mini_llm.config import Config, PathText
 from mini_llm.errors import UsageError, UserError
 from mini_llm.pointers import is_adapter, resolve_checkpoint
-from mini_llm.train.config import TrainConfig
+from mini_llm.train.config import MOST_RATE, MOST_STEPS, ModelText, TrainConfig
 from mini_llm.train.run.run_folder import read_settings
 
 RATE, LORA_RATE = 3e-4, 3e-3  # where nobody has tuned them
@@ -34,22 +34,22 @@ class SftConfig(TrainConfig):
 
     share_of_rates: ClassVar[float] = 0.5  # of the base's: the smaller a model, the nearer to those of pretraining
 
-    base: str = ""  # the model to begin from: a run, a checkpoint or any Llama folder
-    data: tuple[str, ...] = ()  # files, folders or globs of conversations
+    base: ModelText = ""  # the model to begin from: a run, a checkpoint or any Llama folder
+    data: tuple[PathText, ...] = ()  # files, folders or globs of conversations
     merge_turns: bool = False  # join two turns of one role instead of refusing them
     val_fraction: float = Field(0.05, ge=0.001, le=0.5)  # of the conversations, held out by their first question
-    epochs: float | None = Field(2.0, gt=0)  # times that all rows are seen; unset: max_iters steps
+    epochs: float | None = Field(2.0, gt=0, le=MOST_STEPS)  # times that all rows are seen; unset: max_iters steps
     lora: LoraConfig = LoraConfig()
     replay: float = Field(0.0, ge=0, lt=1)  # share of the rows that comes from data_dir, the base's own token store
 
-    out_dir: str = "runs/sft"
-    lr_schedule: str = "wsd"  # type: ignore[assignment]  # flat, then linear to zero over the last half
+    out_dir: PathText = "runs/sft"
+    lr_schedule: Literal["cosine", "wsd"] = "wsd"  # flat, then linear to zero over the last half
     cooldown_fraction: float = Field(0.5, gt=0, le=1)
-    learning_rate: float = Field(RATE, ge=0)
-    min_lr: float = Field(0.0, ge=0)
-    warmup_iters: int | None = Field(None, ge=0)  # type: ignore[assignment]  # unset: 3 % of the steps
-    weight_decay: float = Field(0.0, ge=0)
-    eval_interval: int = Field(50, ge=1)
+    learning_rate: float = Field(RATE, ge=0, le=MOST_RATE)
+    min_lr: float = Field(0.0, ge=0, le=MOST_RATE)
+    warmup_iters: int | None = Field(None, ge=0, le=MOST_STEPS)  # type: ignore[assignment]  # unset: 3 % of the steps
+    weight_decay: float = Field(0.0, ge=0, le=MOST_RATE)
+    eval_interval: int = Field(50, ge=1, le=MOST_STEPS)
 
     @model_validator(mode="after")
     def _check_lora(self) -> Self:

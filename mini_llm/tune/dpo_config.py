@@ -7,8 +7,10 @@ from pathlib import Path
 
 from pydantic import Field
 
+from mini_llm.config import PathText
 from mini_llm.errors import UsageError
 from mini_llm.pointers import resolve_checkpoint
+from mini_llm.train.config import MOST_STEPS
 from mini_llm.tune.config import SftConfig, with_base
 from mini_llm.tune.preference_loss import BETAS, LossName, Preference
 
@@ -23,9 +25,9 @@ class DpoConfig(SftConfig):
     simpo_gamma: float = Field(1.0, ge=0, le=1e6)  # simpo: by how much the chosen answer's reward must be higher
     sft_weight: float = Field(0.1, ge=0, le=1e6)  # of the chosen answer's own loss per token, beside the preference's
 
-    out_dir: str = "runs/dpo"
+    out_dir: PathText = "runs/dpo"
     batch_size: int = Field(8, ge=1, le=2**20)  # rows in memory at once, each with room for the two answers of a pair
-    epochs: float | None = Field(1.0, gt=0)
+    epochs: float | None = Field(1.0, gt=0, le=MOST_STEPS)
 
     @property
     def preference(self) -> Preference:

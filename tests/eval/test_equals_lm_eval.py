@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -244,3 +245,29 @@ def test_the_plug_in_runs_in_lm_evals_own_command(
     for metric in ("acc,none", "acc_norm,none", "acc_stderr,none"):
         assert math.isclose(found["their_piqa"][metric], theirs["results"]["their_piqa"][metric], rel_tol=1e-6)
     assert found["writing"]["exact_match,none"] == theirs["results"]["writing"]["exact_match,none"]
+
+
+def test_a_tokenizer_that_puts_a_space_before_every_text(
+    model_folder: Path, yaml_folder: Path, sets: Path, tmp_path: Path
+) -> None:
+    """Llama 2's kind: a continuation's first piece depends on whether it is encoded alone or after its context."""
+    from lm_eval.models.huggingface import HFLM
+
+    folder = tmp_path / "llama2"
+    shutil.copytree(model_folder, folder)
+    (folder / "tokenizer.model").unlink(missing_ok=True)
+    (folder / "checksums.json").unlink()
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    spec["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}
+    spec["pre_tokenizer"] = None
+    spec["decoder"]["decoders"][3:] = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    hf = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=16)
+    model = LocalModel.load(folder, device="cpu")
+    assert model.tokenizer.decode(model.tokenizer.encode("word")) == "word"
+    assert model.tokenizer.encode("word") != LocalModel.load(model_folder, device="cpu").tokenizer.encode("word")
+    names = ("hellaswag", "arc_easy", "winogrande", "lambada_openai", "blimp_anaphor_gender_agreement")
+    found = lm_eval_results(hf, [f"their_{name}" for name in names], yaml_folder)
+    for name in names:
+        assert check(our_result(model, name, sets, yaml_folder), found, f"their_{name}") >= 20

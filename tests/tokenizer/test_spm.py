@@ -148,3 +148,4 @@ def test_damaged_models_are_named_and_no_new_one_is_asked_for(ours: Tokenizer, t
     with pytest.raises(UserError, match=r"tokenizer\.model is (not a tokenizer that can be used|damaged)") as raised:
         Tokenizer.load(tmp_path)
     assert "tokenizer train" not in str(raised.value)
+    assert damage == "huge" or "fetch the model again" in str(raised.value)

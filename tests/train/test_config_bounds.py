@@ -8,6 +8,8 @@ from mini_llm.config import load_config
 from mini_llm.errors import UsageError
 from mini_llm.model.config import ModelConfig
 from mini_llm.train.config import TrainConfig
+from mini_llm.tune.config import LoraConfig, SftConfig
+from mini_llm.tune.dpo_config import DpoConfig
 
 
 def numbers(cls: Any, prefix: str = "") -> list[str]:
@@ -15,18 +17,19 @@ def numbers(cls: Any, prefix: str = "") -> list[str]:
     return [f"{prefix}{name}" for name, kind in kinds.items() if "int" in kind or "float" in kind]
 
 
-EVERY = [*numbers(TrainConfig), *numbers(ModelConfig, "model.")]
+EVERY = [(TrainConfig, key) for key in (*numbers(TrainConfig), *numbers(ModelConfig, "model."))]
+EVERY += [(cls, key) for cls in (SftConfig, DpoConfig) for key in (*numbers(cls), *numbers(LoraConfig, "lora."))]
 
 
-@pytest.mark.parametrize("key", EVERY)
-@pytest.mark.parametrize("value", ["1e30", "-1e30", ".nan", "1e400", "9" * 25, "-1"])
-def test_each_number_has_bounds(key: str, value: str) -> None:
-    with pytest.raises(UsageError, match=rf"{key.rpartition('.')[2]}"):
-        load_config(TrainConfig, None, [f"{key}={value}"])
+@pytest.mark.parametrize(("cls", "key"), EVERY)
+def test_each_number_has_bounds(cls: type[TrainConfig], key: str) -> None:
+    for value in ("1e30", "-1e30", ".nan", "1e400", "9" * 25, "-1"):
+        with pytest.raises(UsageError, match=rf"{key.rpartition('.')[2]}"):
+            load_config(cls, None, [f"{key}={value}"])
 
 
 def test_there_are_numbers_to_look_at() -> None:
-    assert {"batch_size", "learning_rate", "eval_tasks_items", "model.n_layers"} <= set(EVERY)
+    assert {"batch_size", "learning_rate", "eval_tasks_items", "model.n_layers"} <= {key for _, key in EVERY}
 
 
 @pytest.mark.parametrize("key", ["data_dir", "out_dir", "init_from", "eval_tasks_data"])
@@ -42,6 +45,15 @@ def test_paths_know_home_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(TrainConfig, None, ["data_dir=~/tokens", "eval_tasks_data=~/a,piqa=$SETS/p.jsonl"])
     assert config.data_dir == "/tmp/somebody/tokens"
     assert config.eval_tasks_data == ["/tmp/somebody/a", "piqa=/sets/p.jsonl"]
+
+
+def test_paths_of_tuning_know_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/tmp/somebody")
+    config = load_config(SftConfig, None, ["out_dir=~/tuned", "base=~/run", 'data=["~/a.jsonl"]'])
+    assert (config.out_dir, config.base) == ("/tmp/somebody/tuned", "/tmp/somebody/run")
+    assert config.data == ("/tmp/somebody/a.jsonl",)
+    with pytest.raises(UsageError, match="lr_schedule"):
+        load_config(SftConfig, None, ["lr_schedule=steps"])
 
 
 @pytest.mark.parametrize("words", ["eval_tasks=" + ",".join("a" * 2000), "eval_tasks=" + "a" * 2000])

@@ -145,15 +145,10 @@ def _case(name: str, words: list[str], make: Any) -> Case:
         name,
         words,
         make,
-        changes=("*",) if _names_an_output(words) else ("out", "out/*", "run", "run/*", "~*", "-*"),
+        changes=("out", "out/*", "run", "run/*", "~*", "-*"),
         deadline=90,
         limits={"FSIZE": 10**8},
     )
-
-
-def _names_an_output(words: list[str]) -> bool:
-    """A picture or page goes where --out says, over what is there: that is what was asked for."""
-    return words[:1] == ["plot"] or words[:2] == ["tokenizer", "report"]
 
 
 def _with(words: list[str], name: str, value: str | None) -> list[str]:
