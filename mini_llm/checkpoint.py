@@ -29,6 +29,7 @@ from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.pointers import ADAPTER_CONFIG, is_adapter
+from mini_llm.shares import INDEX as SHARES
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.weights import INDEX, DamagedCheckpoint, read_json, read_weights, weight_files
 
@@ -41,8 +42,9 @@ ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE)
 CHECKPOINT_FOLDER = Kind(
     "a checkpoint",
     re.compile(
-        "|".join(map(re.escape, MODEL_FILES + ADAPTER_FILES))
+        "|".join(map(re.escape, (*MODEL_FILES, *ADAPTER_FILES, SHARES)))
         + r"|training_state/((optimizer\.safetensors)|(state\.json))?"
+        + r"|shares/([0-9]{5,}-of-[0-9]{5,}\.safetensors(\.half|\.sha256)?)?"
     ),
 )
 
@@ -76,8 +78,12 @@ def write_model_files(
     `weights` are in host memory.
     """
     write_tensors(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_descriptions(folder, config, tokenizer, next(iter(weights.values())).dtype)
+
+
+def write_descriptions(folder: Path, config: ModelConfig, tokenizer: Tokenizer | None, stored: torch.dtype) -> None:
+    """Fill an existing `folder` with the files of a model folder that say what weights of type `stored` mean."""
     ids = {name: getattr(tokenizer, name, None) for name in ("bos_id", "eos_id", "pad_id")}
-    stored = next(iter(weights.values())).dtype
     _write_json(folder / "config.json", config.to_hf(**ids, dtype=str(stored).removeprefix("torch.")))
     generation = {
         "bos_token_id": ids["bos_id"],
@@ -104,10 +110,11 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[s
         raise OSError(code, os.strerror(code) if number else str(problem), str(path)) from None
 
 
-def write_checksums(folder: Path) -> None:
-    """Write the SHA-256 of every file below `folder` into its `checksums.json`."""
+def write_checksums(folder: Path, known: dict[str, str] | None = None) -> None:
+    """Write the SHA-256 of every file below `folder` into its `checksums.json`; those that are `known` are not read."""
+    known = known or {}
     names = sorted(str(f.relative_to(folder).as_posix()) for f in folder.rglob("*") if f.is_file())
-    _write_json(folder / CHECKSUMS, {name: sha256_of(folder / name) for name in names})
+    _write_json(folder / CHECKSUMS, {name: known.get(name) or sha256_of(folder / name) for name in names})
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
@@ -136,10 +143,11 @@ or, in Python, `AutoModelForCausalLM.from_pretrained(THIS_FOLDER)` and `AutoToke
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def verify_checkpoint(folder: Path, *, training_state: bool = False) -> None:
+def verify_checkpoint(folder: Path, *, training_state: bool = False, part: tuple[int, int] = (0, 1)) -> None:
     """Compare every file with `checksums.json`, where there is one (a folder from elsewhere has none).
 
     The files that training alone needs are left out, which for writing may be missing, unless `training_state` is true.
+    Of several processes, `part` (i, n) reads every n-th file, from the i-th on.
 
     Raises:
         DamagedCheckpoint: a file is missing or differs, or is not listed, by name.
@@ -150,16 +158,18 @@ def verify_checkpoint(folder: Path, *, training_state: bool = False) -> None:
     sums = {name: sha for name, sha in listed.items() if training_state or not name.startswith(TRAINING_STATE)}
     names = ("config.json", "tokenizer.json", "generation_config.json", INDEX, *ADAPTER_FILES)
     read = [folder / name for name in names]
-    read += [] if "model.safetensors" in sums or is_adapter(folder) else weight_files(folder)
+    read += [] if {"model.safetensors", SHARES} & sums.keys() or is_adapter(folder) else weight_files(folder)
     read += [folder / TRAINING_STATE / name for name in ("state.json", "optimizer.safetensors") if training_state]
     for path in read:
         if path.is_file() and path.relative_to(folder).as_posix() not in sums:
             raise DamagedCheckpoint(f"{folder / CHECKSUMS} does not list {path.name}", _after_damage(folder))
-    for name, expected in sums.items():
+    for number, (name, expected) in enumerate(sums.items()):
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DamagedCheckpoint(f"{folder / CHECKSUMS} lists {name[:200]!r}, which leads out of the folder")
         if not (folder / name).is_file():
             raise DamagedCheckpoint(f"{folder / name} is missing", "use another checkpoint of the same run")
+        if number % part[1] != part[0]:
+            continue
         try:
             is_same = sha256_of(folder / name) == expected
         except OSError as problem:

@@ -22,7 +22,6 @@ from mini_llm.device import pick_device
 from mini_llm.errors import UsageError, UserError
 from mini_llm.eval.while_training import task_probe
 from mini_llm.inference.generate import Generator
-from mini_llm.model.transformer import Transformer
 from mini_llm.plot.curves import read_runs
 from mini_llm.plot.figure import draw, have_matplotlib, picture_paths
 from mini_llm.report.baselines import xz_bits_per_byte
@@ -61,15 +60,10 @@ def trained_base(*, corpus: list[str] | None, out: Path, minutes: float, seed: i
         log.info(f"[3/4] going on with the run in {run}; for other --minutes or another --seed give another --out")
         config = load_config(TrainConfig, run / "config.yaml").model_copy(update=here)
     else:
-        config = demo_config(store, minutes, {**here, "seed": seed})
+        config = demo_config(store, minutes, {**here, "seed": seed, "sample_prompt": prompt})
         log.info(f"[3/4] training for about {minutes:g} minutes")
 
-    def show_sample(step: int, _model: Transformer) -> None:
-        if step > 0:
-            text = Generator(run).generate(prompt, max_new_tokens=40, temperature=0.7, top_p=0.9, seed=config.seed)
-            log.note(f"    {' '.join(text.split())} ...")
-
-    return train(config, after_evaluation=show_sample, make_probe=task_probe)
+    return train(config, make_probe=task_probe)
 
 
 def _prompts(corpus: list[str] | None) -> tuple[str, ...]:
@@ -152,6 +146,7 @@ def demo_config(store: TokenStore, minutes: float, settings: dict[str, Any]) -> 
         "eval_interval": interval,
         "save_interval": interval,
         "milestones": True,
+        "sample_interval": interval,  # for the page's tab Learn
     }
     return fitting.model_copy(update=schedule)
 
@@ -179,7 +174,6 @@ def show_results(run: Path, store: TokenStore, prompts: tuple[str, ...], seed: i
     command = command_line()
     next_steps = {
         f"generate {run} --prompt 'We must'": "write on from your words",
-        f"serve {run}": "look inside it in your browser, and see how it learned",
         "demo --chat": "teach it to answer, and talk with it",
         "demo --corpus my.txt --out runs/mine": "learn your own text",
         "train --config configs/mini-50m.yaml": "the real thing",
@@ -187,8 +181,9 @@ def show_results(run: Path, store: TokenStore, prompts: tuple[str, ...], seed: i
     log.info("\nTry next:")
     for words, what in next_steps.items():
         log.info(f"  {command} {words:<50} {what}")
-    if read := store.manifest.reading:  # last, so that it is seen; also where an earlier call has read it
+    if read := store.manifest.reading:  # near the end, so that it is seen; also where an earlier call has read it
         log.info(f"\n{Reading(**read.model_dump()).line()}")
+    log.info(f"\nSee why each token came, and how it learned, in your browser:\n  {command} serve {run}")
 
 
 def command_line() -> str:

@@ -154,12 +154,13 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, kind: Kind | None = None) -> Iterator[Path]:
+def new_folder(path: Path, kind: Kind | None = None, temporary: Path | None = None) -> Iterator[Path]:
     """Yield a temporary folder to fill; when the block ends well it becomes `path`, else it vanishes.
 
     A folder of `kind` at `path` is replaced in that last moment, of which every reader sees the state before or after.
     A run killed with -9 leaves its temporary folder behind; the next call for the same `path` removes it. Live runs
     hold a lock on theirs and are left alone. Files get the mode that the umask gives, whichever library wrote them.
+    `temporary`: its name meanwhile, where others must know it.
 
     Raises:
         UserError: `path` holds what is not of `kind`; also at the end, and then the new folder is kept beside it.
@@ -172,7 +173,7 @@ def new_folder(path: Path, kind: Kind | None = None) -> Iterator[Path]:
     check_replaceable(path, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
-    temporary = temporary_name(path)
+    temporary = temporary.absolute() if temporary else temporary_name(path)
     temporary.mkdir()
     held = lock(temporary)
     try:

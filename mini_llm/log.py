@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
+from mini_llm import ranks
 from mini_llm.terminal import safe_console
 
 if TYPE_CHECKING:
@@ -19,8 +20,18 @@ LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 @cache
 def console() -> Console:
-    """Return the console for messages. It is made on first use: importing rich costs 50 ms."""
-    return safe_console(stderr=True)
+    """Return the console for messages. It is made on first use: importing rich costs 50 ms.
+
+    Of several processes the first one speaks; the others' messages go nowhere, but for `warn` and `error`.
+    """
+    return safe_console(stderr=True, **({"quiet": True, "force_terminal": False} if ranks.rank() else {}))
+
+
+@cache
+def _alarm() -> tuple[Console, str]:
+    """Return where warnings and errors go, and whose they are."""
+    number = ranks.rank()
+    return (safe_console(stderr=True), f"process {number}: ") if number else (console(), "")
 
 
 def info(message: str) -> None:
@@ -35,14 +46,16 @@ def note(message: str) -> None:
 
 def warn(message: str) -> None:
     """Say what the user should know before trusting the result."""
-    console().print(f"warning: {message}", style="yellow", markup=False)
+    where, who = _alarm()
+    where.print(f"{who}warning: {message}", style="yellow", markup=False)
 
 
 def error(message: str, hint: str | None = None) -> None:
     """Say what is wrong and, in a second line, what to do next."""
-    console().print(f"error: {message}", style="bold red", markup=False)
+    where, who = _alarm()
+    where.print(f"{who}error: {message}", style="bold red", markup=False)
     if hint:
-        console().print(hint, markup=False)
+        where.print(hint, markup=False)
 
 
 @contextmanager

@@ -73,6 +73,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _other_weights(folder: Path) -> str:
     """Return what helps where weights are missing."""
+    if (folder / "shares.json").exists():
+        return f"it is a checkpoint in shares: mini-llm export {folder} --consolidate --out DIR makes it one of a piece"
     if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
         return "only safetensors weights are read, never pickles: save_pretrained of transformers 5 writes them"
     return "only safetensors weights are read, never pickles"

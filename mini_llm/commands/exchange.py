@@ -42,6 +42,10 @@ def export(
         bool | None,
         typer.Option("--chat/--no-chat", help="ollama: prompts are conversations; default: if there are markers."),
     ] = None,
+    whole: Annotated[
+        bool,
+        typer.Option("--consolidate", help="Make one Hugging Face folder of a checkpoint that many processes wrote."),
+    ] = False,
 ) -> None:
     """Write a model for other programs: a GGUF file for llama.cpp, an Ollama model, a folder in fewer bits.
 
@@ -53,9 +57,17 @@ def export(
     from mini_llm.export.ollama import export_ollama
     from mini_llm.pointers import resolve_checkpoint
 
-    if to is None and not merge:
+    if to is None and not (merge or whole):
         raise UsageError("export to what?", "--to gguf, ollama or hf; --merge for an adapter's model as a plain folder")
     folder, name = resolve_checkpoint(model), model_name(model)
+    if whole:
+        from mini_llm.export.consolidate import consolidate
+
+        if to not in (None, Target.hf):
+            raise UsageError(f"--consolidate makes a Hugging Face folder, not {to}", f"export that one --to {to} then")
+        out = out or Path(f"{name}-hf")
+        log.info(f"{out}: {str(consolidate(folder, out, dtype)).removeprefix('torch.')}")
+        return
     to = to or Target.hf
     if to == Target.hf:
         out = out or Path(f"{name}-hf")

@@ -31,6 +31,10 @@ def serve(
         list[str] | None, typer.Option(help="A page's origin that may call the API; may be repeated.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name for clients; default: the run's.")] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="An adapter (LoRA) of this model as a further model; may be repeated."),
+    ] = None,
     slots: Annotated[int, typer.Option(help="Texts that are computed at once.", min=1, max=1024)] = 32,
     queue: Annotated[int, typer.Option(help="Texts that wait; more get 429.", min=0, max=10_000)] = 128,
     drain: Annotated[float, typer.Option(help="Seconds for running texts after SIGTERM.", min=0, max=600)] = 10.0,
@@ -47,13 +51,15 @@ def serve(
         from mini_llm.serve.server import serve as run_server
     except ImportError as missing:
         raise UserError(f"serving needs {missing.name}", "pip install 'mini-llm[serve]'") from None
-    from mini_llm.serve.settings import ServeSettings, check_exposure, read_key
+    from mini_llm.serve.catalog import default_name
+    from mini_llm.serve.settings import ServeSettings, check_exposure, parse_adapters, read_key
 
     key = read_key(api_key_file)
     check_exposure(host, key, no_key=no_key)
+    adapters = parse_adapters(adapter or (), run, name or default_name(run))
     settings = ServeSettings(
         host=host, port=port, key=key, allowed_hosts=tuple(allowed_host or ()), cors_origins=tuple(cors_origin or ()),
         name=name, max_slots=slots, max_queue=queue, drain_seconds=drain, log_texts=log_texts, device=device,
-        dtype=dtype, backend=backend.value,
+        dtype=dtype, backend=backend.value, adapters=adapters, max_models=ServeSettings.max_models + len(adapters),
     )  # fmt: skip
     run_server(run, settings)

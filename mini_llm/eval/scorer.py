@@ -19,8 +19,8 @@ from mini_llm.model.rope import rope_tables
 from mini_llm.model.transformer import Transformer
 
 CPU_TOKENS, GPU_TOKENS = 2048, 32768  # of a batch; chosen, not measured
-# That exist at a time. On a CPU 4 MB in float32: in its cache, softmax is four times as fast as on 64 MB, whose pages
-# are taken from the system anew each time (a processor of 2025, one thread).
+# That exist at a time. On a CPU 4 MB in float32, which stay in its cache; the pages of 64 MB would be taken from the
+# system anew each time.
 MOST_SCORES = {"cpu": 2**20}
 MOST_SCORES_ELSEWHERE = 2**24
 

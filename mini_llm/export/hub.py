@@ -13,10 +13,10 @@ from mini_llm import log
 from mini_llm.checkpoint import CHECKSUMS, read_model_config, verify_checkpoint, write_checksums
 from mini_llm.errors import UsageError
 from mini_llm.export.gguf_file import check_kind, export_gguf
-from mini_llm.export.hf_folder import refuse_full
+from mini_llm.export.hf_folder import export_hf, refuse_full
 from mini_llm.export.model_card import model_card, read_record, run_of
 from mini_llm.hub import TOKENIZER_FILES, fetch, in_words, parse_name
-from mini_llm.pointers import resolve_checkpoint
+from mini_llm.pointers import is_adapter, resolve_checkpoint
 from mini_llm.temporary import temporary_folder
 
 LOGS = ("config.yaml", "metrics.jsonl", "timing.jsonl", "samples.jsonl")
@@ -63,12 +63,18 @@ def push(
 def stage(
     folder: Path, staged: Path, name: str, *, license: str | None = None, gguf: str | None = None, logs: bool = False
 ) -> None:
-    """Fill `staged` with what goes up: model, tokenizer, checksums of these, then the card and what else is wanted."""
-    wanted = ["config.json", "generation_config.json", *TOKENIZER_FILES, "model.safetensors.index.json"]
-    for path in [*(folder / file for file in wanted), *sorted(folder.glob("*.safetensors"))]:
-        if path.is_file():
-            shutil.copyfile(path, staged / path.name)
-    write_checksums(staged)
+    """Fill `staged` with what goes up: model, tokenizer, checksums of these, then the card and what else is wanted.
+
+    An adapter goes up as the model that it makes of its base: others could not find the base.
+    """
+    if is_adapter(folder):
+        export_hf(folder, staged)
+    else:
+        wanted = ["config.json", "generation_config.json", *TOKENIZER_FILES, "model.safetensors.index.json"]
+        for path in [*(folder / file for file in wanted), *sorted(folder.glob("*.safetensors"))]:
+            if path.is_file():
+                shutil.copyfile(path, staged / path.name)
+        write_checksums(staged)
     gguf_name = f"{name.rpartition('/')[2]}-{gguf}.gguf" if gguf else None
     if gguf and gguf_name:
         export_gguf(folder, staged / gguf_name, gguf, name=name.rpartition("/")[2])

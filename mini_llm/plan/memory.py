@@ -40,6 +40,7 @@ class Scenario:
 
     name: str
     shards: int = 1
+    tensor: int = 1  # of which so many share each matrix product, and the scores
     checkpointing: bool = False  # keep each block's input alone and compute the block again in the backward pass
 
 
@@ -76,9 +77,11 @@ def predict_memory(
     low = dtype != torch.float32
     autocast = 2 * (matrices + model.vocab_size * model.dim) if low else 0
     if shards > 1:  # whole are only the block at work and the next one on its way
-        autocast = 2 * (2 if low else 4) * count_block_parameters(model)
+        autocast = 2 * (2 if low else 4) * count_block_parameters(model) // scenario.tensor
     saved = activations(c, dtype, checkpointing=scenario.checkpointing, on_cpu=on_cpu)
     logits = head_bytes(c, dtype, on_cpu=on_cpu, room=room)
+    if scenario.tensor > 1:
+        logits = shared_scores(c, scenario.tensor)
     backward = saved.bytes + logits + autocast + (gradients if c.gradient_accumulation_steps > 1 else 0)
     step = gradients + work
     program = int(PROGRAM + (COMPILER if c.compile else 0)) if on_cpu else 0
@@ -108,6 +111,12 @@ def head_bytes(config: TrainConfig, dtype: torch.dtype, *, on_cpu: bool, room: f
     chunk = min(scores, chunk) * (1 if dtype == torch.float32 else 2)
     gradients = 4 * model.dim * (model.vocab_size + c.batch_size * c.block_size)
     return chunk + 2 * gradients  # as computed, and scaled by the loss's own gradient
+
+
+def shared_scores(config: TrainConfig, tensor: int) -> int:
+    """Return what the loss head holds of the scores where `tensor` devices share the vocabulary: never in chunks."""
+    scores = 4 * config.batch_size * config.block_size * config.model.vocab_size // tensor
+    return scores * LOGIT_COPIES_EAGER
 
 
 def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool, on_cpu: bool) -> Saved:

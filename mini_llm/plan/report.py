@@ -95,7 +95,7 @@ def make_plan(
     """Return the plan of `config` on `gpus` devices, at `price` an hour each.
 
     Args:
-        config: the run; its batch is what one device holds.
+        config: the run; its batch is that of all devices together.
         gpu: h100, h200, a100, 4090, 3070 or cpu; None is what this machine has.
         gpus: devices that share the work.
         mfu: share of the device's peak that the training reaches ("model FLOPs utilisation", arXiv 2204.02311).
@@ -114,11 +114,14 @@ def make_plan(
     scenarios = [Scenario("as configured"), Scenario("+ checkpointing", checkpointing=True)]
     if gpus > 1:
         scenarios += [
-            Scenario(f"+ sharding over {gpus}", shards=gpus),
-            Scenario("+ both", shards=gpus, checkpointing=True),
+            Scenario(f"+ sharding over {gpus}", shards=gpus, tensor=config.parallel.tensor),
+            Scenario("+ both", shards=gpus, checkpointing=True, tensor=config.parallel.tensor),
         ]
-    memory = {s.name: predict_memory(config, dtype, s, on_cpu=is_cpu, room=machine.memory) for s in scenarios}
-    smaller = fitting_batch(config, dtype, machine) if config.auto_batch else None
+    tensor = config.parallel.tensor
+    accumulation = max(1, config.gradient_accumulation_steps * tensor // gpus)  # of one device
+    alone = config.model_copy(update={"gradient_accumulation_steps": accumulation})
+    memory = {s.name: predict_memory(alone, dtype, s, on_cpu=is_cpu, room=machine.memory) for s in scenarios}
+    smaller = fitting_batch(alone, dtype, machine) if config.auto_batch else None
     if smaller is not None:
         batch = Scenario("with auto_batch")
         memory[batch.name] = predict_memory(smaller, dtype, batch, on_cpu=is_cpu, room=machine.memory)
@@ -135,7 +138,7 @@ def make_plan(
         parameters=parameters,
         flops_per_token=flops_per_token(config.model, config.block_size),
         memory=memory,
-        own_tokens=config.tokens_per_step * config.max_iters * gpus,
+        own_tokens=config.tokens_per_step * config.max_iters,
         optimal_tokens=compute_optimal_tokens(config.model),
         schedule=Schedule(
             planned,
@@ -191,7 +194,7 @@ def advise(config: TrainConfig, dtype: torch.dtype, machine: Machine, memory: di
         if fits(predict_memory(alone, dtype, scenario, on_cpu=machine.is_cpu, room=machine.memory), machine):
             return [
                 *advice,
-                f"--gpus {shards}  (with sharding and activation checkpointing, which the trainer does not have yet)",
+                f"--gpus {shards}  (torchrun, parallel.shard=full parallel.checkpoint_activations=true)",
             ]
         shards *= 2
     return [*advice, "a smaller model: see the other files of configs/, or set model.n_layers and model.dim"]

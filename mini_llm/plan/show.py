@@ -46,7 +46,7 @@ def show(plan: Plan) -> None:
         console.print("How much memory this machine has is unknown.")
     if len(plan.memory) > 1:
         console.print(
-            "Checkpointing and sharding are computed by formula: the trainer does not have them yet.", style="dim"
+            "Checkpointing and sharding are computed by formula; --prove builds the shares and counts.", style="dim"
         )
 
 

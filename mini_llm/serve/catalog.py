@@ -16,13 +16,14 @@ from pathlib import Path
 from mini_llm.checkpoint import read_model_config
 from mini_llm.errors import UserError
 from mini_llm.inference.generate import Generator
-from mini_llm.pointers import read_pointer, resolve_checkpoint
+from mini_llm.pointers import ADAPTER_CONFIG, read_pointer, resolve_checkpoint
 from mini_llm.serve.bridge import Bridge
 from mini_llm.serve.metrics import Metrics
 from mini_llm.serve.problems import ApiError
 from mini_llm.serve.settings import ServeSettings
 from mini_llm.tokenizer.template import named_templates
 
+MARKS = ("config.json", ADAPTER_CONFIG)  # how a model's folder is known
 TRIES = 3  # to load what `latest` leads to, while a run moves on
 
 
@@ -32,15 +33,15 @@ class Entry:
 
     id: str
     folder: Path
-    kind: str  # latest, best, checkpoint, milestone or model
+    kind: str  # latest, best, checkpoint, milestone, model or adapter
     step: int | None
 
     def as_dict(self) -> dict[str, object]:
         """Return what /v1/models says of it."""
         try:
-            created = int((self.folder / "config.json").stat().st_mtime)
+            created = int(next(self.folder / name for name in MARKS if (self.folder / name).is_file()).stat().st_mtime)
             context = read_model_config(self.folder).max_seq_len
-        except (OSError, UserError):  # pruned meanwhile
+        except (OSError, UserError, StopIteration):  # pruned meanwhile
             created, context = 0, None
         return {
             "id": self.id,
@@ -94,9 +95,16 @@ class Catalog:
         self._last: Served | None = None  # what the bare name was answered with
 
     def entries(self) -> list[Entry]:
-        """Return all models, the newest checkpoint first."""
+        """Return all models, the newest checkpoint first, the adapters last."""
+        adapters = [
+            Entry(name, folder := resolve_checkpoint(path), "adapter", step_of(folder))
+            for name, path in self.settings.adapters
+        ]
+        return self._of_run() + adapters
+
+    def _of_run(self) -> list[Entry]:
         found = [Entry(self.name, folder := resolve_checkpoint(self.path), "latest", step_of(folder))]
-        if self.run is None or (self.path / "config.json").is_file():
+        if self.run is None or any((self.path / name).is_file() for name in MARKS):
             return [Entry(self.name, found[0].folder, "model", found[0].step)]
         best = self.run / "best"
         if best.is_symlink() or best.is_file():
@@ -134,7 +142,8 @@ class Catalog:
             ApiError: there is none of that name, it cannot be read, or too many are in use.
         """
         if name not in (None, "", self.name):
-            known = [s for s in self.loaded.values() if f"{self.name}@{s.step}" == name]
+            inside = self.run or self.path
+            known = [s for s in self.loaded.values() if f"{self.name}@{s.step}" == name and inside in s.folder.parents]
             if known and not known[0].folder.exists():  # pruned, but still in memory
                 return known[0]
         async with self._lock:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mini_llm.adapter import fingerprint, stack_of
 from mini_llm.errors import UsageError, UserError
+from mini_llm.pointers import resolve_checkpoint
 
 KEY_VARIABLE = "MINI_LLM_API_KEY"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -32,6 +36,7 @@ class ServeSettings:
     max_slots: int = 32  # texts that are computed at once
     max_queue: int = 128  # texts that wait
     max_models: int = 4  # checkpoints in memory
+    adapters: tuple[tuple[str, Path], ...] = ()  # further models: their names, and where what LoRA learned lies
     drain_seconds: float = 10.0  # for texts that run when SIGTERM comes
     log_texts: bool = False
     body_bytes: int = 2**20
@@ -47,6 +52,33 @@ class ServeSettings:
     def capacity(self) -> int:
         """How many texts run or wait at most."""
         return self.max_slots + self.max_queue
+
+
+def parse_adapters(words: Sequence[str], model: Path, name: str) -> tuple[tuple[str, Path], ...]:
+    """Return names and places of NAME=DIR words, for adapters of `model`, which is called `name`.
+
+    Raises:
+        UsageError: a word of another form, or a name twice.
+        UserError: there is no adapter, or it is one of another model.
+    """
+    found: dict[str, Path] = {}
+    base, _ = stack_of(resolve_checkpoint(model))
+    for word in words:
+        key, _, place = word.partition("=")
+        if not re.fullmatch(r"[\w.-]+", key) or not place:
+            raise UsageError(f"--adapter {word!r} is not NAME=DIR", "for example: --adapter pirate=runs/pirate")
+        if key in found or key == name:
+            raise UsageError(f"--adapter {word!r}: another model is called {key} already", "give it another name")
+        folder = resolve_checkpoint(place)
+        below, adapters = stack_of(folder)
+        if not adapters:
+            raise UserError(f"{place} is a whole model, and no adapter", f"serve it by itself: mini-llm serve {place}")
+        if fingerprint(below) != fingerprint(base):
+            raise UserError(
+                f"the adapter {place} is for another model than {model}", f"serve it by itself: mini-llm serve {place}"
+            )
+        found[key] = Path(place)
+    return tuple(found.items())
 
 
 def read_key(file: Path | None) -> str | None:

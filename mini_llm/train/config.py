@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from mini_llm.config import Config, PathText, expand_path
 from mini_llm.hub import is_hub_name
 from mini_llm.model.config import MOST_DIM, ModelConfig
+from mini_llm.train.parallel.settings import ParallelConfig
 
 # No run of this decade comes near these; a number above is a slip, and would end in a hang or without memory.
 MOST_STEPS = 10**9
@@ -109,6 +110,7 @@ class TrainConfig(Config):
     wandb_project: str = "mini-llm"
     wandb_run_name: str | None = None
 
+    parallel: ParallelConfig = ParallelConfig()  # with `torchrun`: how the work is spread over its processes
     model: ModelConfig = ModelConfig()
 
     @field_validator("eval_tasks", "eval_tasks_data", mode="before")

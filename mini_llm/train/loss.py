@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.head_loss import head_loss, held_out_head_loss
+from mini_llm.train.parallel.boxes import is_share
 
 # Float32 scores (B*T*V) that may exist at once in training; above it `head_loss` works in chunks. A large GPU has the
 # room (a small one less: head_room.py), and torch.compile's one pass over all scores is the faster form there.
@@ -45,7 +46,10 @@ def rows_loss_sum(model: Transformer, rows: Tensor, dtype: torch.dtype) -> Tenso
 def wants_chunks(model: Transformer, ids_BT: Tensor, dtype: torch.dtype) -> bool:
     """Tell whether the scores of these ids are too many to exist at once.
 
-    Never in float16, whose gradients must be scaled up before they are rounded, and `head_loss` rounds in forward.
+    Never in float16, whose gradients must be scaled up before they are rounded, and `head_loss` rounds in forward; nor
+    where several processes share the vocabulary, and the scores with it.
     """
+    if dtype == torch.float16 or is_share(model.lm_head.weight):
+        return False
     room = MOST_SCORES_BYTES.get(ids_BT.device.type, MOST_SCORES_BYTES_ELSEWHERE)
-    return dtype != torch.float16 and 4 * ids_BT.numel() * model.config.vocab_size > room
+    return 4 * ids_BT.numel() * model.config.vocab_size > room

@@ -79,6 +79,7 @@ class Objective(Protocol):
     """What `Stepper` and `Trainer` ask. Rows are a pure function of the step, and of the weights if so declared."""
 
     reads_ahead: bool  # whether the rows of the next step may be read before this one is done
+    deals_out_rows: bool  # whether several processes may each read all rows of a step and take a part of them
     fingerprints: dict[str, str]  # hashes of the tokenizer and of the data: what a checkpoint remembers of them
 
     @property
@@ -130,7 +131,7 @@ class Objective(Protocol):
 class Pretraining:
     """Foretell each next token of a token store."""
 
-    reads_ahead = True
+    reads_ahead = deals_out_rows = True
 
     def __init__(self, config: TrainConfig) -> None:
         """Open the tokens.

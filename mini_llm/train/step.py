@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_freed_memory
-from mini_llm.model.transformer import Transformer
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.head_room import fit_head
@@ -26,7 +25,9 @@ from mini_llm.train.optim.average import WeightAverage
 from mini_llm.train.optim.lr_scheduler import learning_rate
 from mini_llm.train.optim.optimizer import build_optimizers
 from mini_llm.train.optim.spikes import find_spike
-from mini_llm.train.run.out_of_memory import check_room
+from mini_llm.train.parallel.boxes import whole
+from mini_llm.train.parallel.world import World
+from mini_llm.train.parallel.wrap import Spread
 from mini_llm.train.run.resume import Progress, Trainee
 
 
@@ -49,14 +50,14 @@ class StepResult:
 class Stepper:
     """A model in training with its optimizers and its batches."""
 
-    def __init__(self, config: TrainConfig, objective: Objective | None = None) -> None:
+    def __init__(self, config: TrainConfig, objective: Objective | None = None, world: World | None = None) -> None:
         """Build a new model, at step 0, for `objective`: without one, for pretraining on `config.data_dir`.
 
         Raises:
             UserError: the tokens cannot be read or are too few.
             UsageError: a device or dtype that this machine lacks.
         """
-        self.config = config
+        self.config, self.world = config, world or World()
         if config.deterministic:
             use_deterministic_arithmetic()
         self.device = pick_device(config.device)
@@ -68,27 +69,28 @@ class Stepper:
         self.ahead: tuple[int, Rows] | None = None
         self.n_tokens = 0  # of the last step
         self.before_batch: Callable[[], None] = lambda: None  # may raise: the step is given up, nothing has changed
-        check_room(config.model)
-        model = Transformer(config.model)
-        part = self.objective.initialise(model)
-        if self.device.type == "cpu" and all(p.requires_grad for p in model.parameters()):
-            check_room(config.model, bytes_each=12 if config.optimizer == "muon" else 16)
-        model.to(self.device).train()
+        self.wants: Callable[[], tuple[float, ...]] = lambda: ()  # what this process would like all to do next
+        self.heard: list[float] = []  # and what all of them would, added up
+        self.spread = Spread(config, self.world, self.objective.initialise, self.device, self.dtype)
+        model, hashes = self.spread.model, self.objective.fingerprints
+        optimizers = build_optimizers(model, config, self.spread.owners())
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        optimizers, hashes = build_optimizers(model, config), self.objective.fingerprints
-        self.trainee = Trainee(model, optimizers, scaler, Progress(), hashes, part)
+        self.trainee = Trainee(model, optimizers, scaler, Progress(), hashes, self.spread.part, self.world)
         self.average = WeightAverage(self.trainee.optimizers, config.weight_average)
 
     def compile(self) -> None:
         """Compile loss and gradient, trying them on a first micro-batch; called once before the first step."""
-        example = self.objective.example().to(self.device)
+        is_alone = self.world.size == 1
+        example = self.world.micro_batch(self.config, self.objective.example()).to(self.device)
         with self._kernels():
             self.loss_sum = build_loss_sum(
-                self._plain_loss_sum, self.trainee.model, example, compile=self.config.compile
+                self._plain_loss_sum, self.trainee.model, example, compile=self.config.compile and is_alone
             )
+            if not is_alone:
+                self.spread.try_together(lambda: self.loss_sum(example).backward())
 
     def _plain_loss_sum(self, rows: Any) -> Tensor:
-        return self.objective.loss_sum(self.trainee.model, rows, self.dtype)
+        return whole(self.spread.use(lambda model: self.objective.loss_sum(model, rows, self.dtype)))
 
     def step(self) -> StepResult:
         """Do the next step.
@@ -98,12 +100,14 @@ class Stepper:
         """
         config, trainee, step = self.config, self.trainee, self.trainee.progress.step
         lr = learning_rate(step, config)
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout is a function of (seed, step) too
+        # Dropout is a function of (seed, step) too, and of who sees the rows.
+        torch.manual_seed(config.seed * 1_000_003 + step + self.world.data_rank * 2**53)
         loss_1 = self._backward(step)
         for optimizer in trainee.optimizers:
             trainee.scaler.unscale_(optimizer)
-        norm_1 = torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.grad_clip or math.inf)
+        norm_1 = whole(torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.grad_clip or math.inf))
         loss, norm = torch.stack([loss_1, norm_1]).tolist()  # the step's one wait for a GPU
+        loss, *self.heard = self.world.agree(loss, *self.wants())
         skipped = self._find_spike(loss, norm)
         if skipped is None:
             self._check_finite(loss, norm)
@@ -126,7 +130,7 @@ class Stepper:
     def _kernels(self) -> Iterator[None]:
         """Choose the kernels of loss and gradient; a rule that only warns does not make CUDA's attention repeat."""
         deterministic = self.config.deterministic
-        with attention_kernels(self.device, deterministic=deterministic):
+        with attention_kernels(self.device, deterministic=deterministic), self.spread.loss_from_shares():
             if deterministic:
                 torch.use_deterministic_algorithms(True, warn_only=False)
             try:
@@ -136,19 +140,21 @@ class Stepper:
                     torch.use_deterministic_algorithms(True, warn_only=True)
 
     def _backward(self, step: int) -> Tensor:
-        """Add up the gradients of the mean loss over all target tokens of the step; return that loss, on the device."""
+        """Add up the gradients of the mean loss over all targets of a step; return its own rows' part of that loss."""
         with torch.profiler.record_function("mini_llm: batch"):
             rows = self.ahead[1] if self.ahead and self.ahead[0] == step else self.objective.rows(step)
         n_targets, self.n_tokens = self.objective.targets(rows), self.objective.tokens(rows)
+        rows, n_parts = self.world.own(rows), self.world.n_micro_batches(self.config, len(rows))
         if self.device.type == "cuda":
             rows = rows.pin_memory()
         rows = rows.to(self.device, non_blocking=True)
         total = torch.zeros((), device=self.device)
+        mean = n_targets / self.world.data_size  # DDP and FSDP2 divide by their number what they add up
         with self._kernels():
-            for micro_batch in rows.split(len(rows) // self.config.micro_batches(len(rows))):
+            for micro_batch in self.spread.micro_batches(rows, n_parts):
                 self.before_batch()
                 loss = self.loss_sum(micro_batch)
-                self.trainee.scaler.scale(loss / n_targets).backward()
+                self.trainee.scaler.scale(loss / mean).backward()
                 total += loss.detach()
         if self.device.type == "cuda" and self.objective.reads_ahead:  # reads while the GPU computes
             self.ahead = step + 1, self.objective.rows(step + 1)
@@ -173,6 +179,8 @@ class Stepper:
         """Return the summed loss of rows without dropout."""
         self.trainee.model.eval()
         try:
+            if self.world.size > 1:
+                return self.world.sum_of_parts(self.loss_sum, rows)
             if len(rows) < self.config.batch_size:  # the last few rows of a short split: not worth compiling for
                 return self._plain_loss_sum(rows)
             return self.loss_sum(rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -18,15 +18,16 @@ from mini_llm.device import memory_gb, peak_flops
 from mini_llm.errors import Interrupted, UserError
 from mini_llm.model.accounting import flops_per_token
 from mini_llm.model.transformer import Transformer
-from mini_llm.pointers import list_checkpoints
 from mini_llm.signals import handle_signals
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining
+from mini_llm.train.parallel.world import World, start_world
 from mini_llm.train.probe import MakeProbe, SignalCame, ask_safely
 from mini_llm.train.run import budget
 from mini_llm.train.run.display import Clock, Display, Reading
+from mini_llm.train.run.diverged import diverged
 from mini_llm.train.run.kept import parameters_in_words
-from mini_llm.train.run.metrics import MetricsLog
+from mini_llm.train.run.metrics import MetricsLog, NoLog
 from mini_llm.train.run.out_of_memory import fit_memory
 from mini_llm.train.run.profiler import StepProfiler
 from mini_llm.train.run.resume import go_on_with_data, restore_latest, what_is_kept
@@ -57,19 +58,21 @@ def train(
         Interrupted: SIGINT or SIGTERM came; the last whole step was saved.
     """
     started, first = time.monotonic(), keep_batch(config)
+    with start_world(first) as world:
 
-    def attempt(fitting: TrainConfig) -> Path:
-        if fitting is first:
-            return _train(first, started, after_evaluation, make_objective, make_probe)
-        # What the failed attempt has saved already is of this run, also where it began with --no-resume.
-        fitting = fitting.model_copy(update={"resume": True})
-        return _train(fitting, started, after_evaluation, make_objective, make_probe, note_batch=True)
+        def attempt(fitting: TrainConfig) -> Path:
+            if fitting is first:
+                return _train(first, world, started, after_evaluation, make_objective, make_probe)
+            # What the failed attempt has saved already is of this run, also where it began with --no-resume.
+            fitting = fitting.model_copy(update={"resume": True})
+            return _train(fitting, world, started, after_evaluation, make_objective, make_probe, note_batch=True)
 
-    return fit_memory(first, attempt)
+        return fit_memory(first, attempt)
 
 
 def _train(
     config: TrainConfig,
+    world: World,
     started: float,
     after_evaluation: AfterEvaluation | None,
     make_objective: MakeObjective,
@@ -78,9 +81,10 @@ def _train(
     note_batch: bool = False,
 ) -> Path:
     try:
-        with open_run(config) as run:
+        with world.led(open_run(config), Path(config.out_dir)) as run:
             config = budget.decided(config)
-            trainer = Trainer(config, run, make_objective(config), started, after_evaluation, make_probe)
+            objective = world.checked(make_objective(config))
+            trainer = Trainer(config, run, objective, started, after_evaluation, make_probe, world)
             try:
                 if note_batch:
                     keys = ("batch_size", "gradient_accumulation_steps")
@@ -108,25 +112,28 @@ class Trainer:
         started: float,
         after_evaluation: AfterEvaluation | None,
         make_probe: MakeProbe | None = None,
+        world: World | None = None,
     ) -> None:
         self.config, self.folder, self.after_evaluation = config, run, after_evaluation
+        self.world = world or World()
         self.ends_at = math.inf if config.max_minutes is None else started + 60 * config.max_minutes
         self.tokenizer, self.evaluator = objective.tokenizer, objective.evaluator
         self.probe = make_probe(config, self.tokenizer) if make_probe else None
-        self.stepper = Stepper(config, objective)
+        self.stepper = Stepper(config, objective, self.world)
         resumed = restore_latest(run, self.stepper.trainee)
         self.progress = self.stepper.trainee.progress
-        self.metrics = MetricsLog(run, config, self.progress.step)
-        self.saver = Saver(run, config, self.tokenizer, self.metrics.sync)
+        self.metrics = MetricsLog(run, config, self.progress.step) if self.world.is_first else NoLog()
+        self.saver = Saver(run, config, self.tokenizer, self.metrics.sync, self.world)
         if resumed:
             self.stepper.average.restored()
             log.info(f"resuming {run} at {go_on_with_data(self.progress, objective, config.tokens_per_step)}")
             self.saver.repair_pointers(self.progress)
-        self.profiler = StepProfiler(run, self.stepper.device) if config.profile else None
+        self.profiler = StepProfiler(run, self.stepper.device) if config.profile and self.world.is_first else None
         self.display, self.clock = Display(), Clock()
         self.saved_step = self.progress.step
         self.stop_signal: int | None = None
         self.stepper.before_batch = self.evaluator.before_batch = self._heed_signal
+        self.stepper.wants = self._wants
         self.peak_flops = peak_flops(self.stepper.device, self.stepper.dtype)
         self.flops_per_token = flops_per_token(config.model, config.block_size)
 
@@ -142,8 +149,7 @@ class Trainer:
                 if self.progress.step >= self.config.max_iters:
                     break
                 self._step()
-                stops = self.stop_signal is not None or time.monotonic() >= self.ends_at
-                if stops and self.config.is_whole(self.progress.step):
+                if any(self._wanted()[:2]) and self.config.is_whole(self.progress.step):
                     self._stop()
                     return
         except SignalCame:
@@ -164,30 +170,12 @@ class Trainer:
         try:
             result = self.profiler.step(step) if self.profiler else step()
         except NotFinite as problem:
-            raise self._diverged(problem) from None
+            self.saver.close()
+            raise diverged(problem, self.config, self.folder, self.progress.step) from None
         self.clock.step()
         self._report(result)
         if self.profiler and self.profiler.report():
             self.clock.restart()
-
-    def _diverged(self, problem: NotFinite) -> UserError:
-        self.saver.close()
-        config, step, checkpoints = self.config, self.progress.step, list_checkpoints(self.folder)
-        good = [folder for saved, folder in checkpoints if saved < step]  # the one of `step` itself led here
-        bad = [folder for saved, folder in checkpoints if saved >= step]
-        halved = {"learning_rate": config.learning_rate / 2}
-        if config.min_lr > halved["learning_rate"]:
-            halved["min_lr"] = config.min_lr / 2
-        if config.optimizer == "muon":
-            halved["muon_learning_rate"] = config.muon_learning_rate / 2
-        settings = " ".join(f"{key}={value:g}" for key, value in halved.items())
-        return UserError(
-            f"{problem} at step {step + 1}; "
-            + (f"the last good checkpoint is {good[-1]}" if good else "there is no good checkpoint yet"),
-            (f"delete {bad[-1]}, then " if bad else "")
-            + f"run again {'from there ' if good else ''}with {settings} or more warmup_iters; "
-            "dtype=float32 tells whether precision is the cause",
-        )
 
     def _report(self, result: StepResult) -> None:
         config, step = self.config, self.progress.step
@@ -201,7 +189,7 @@ class Trainer:
             lr=result.lr,
             grad_norm=result.grad_norm,
             tokens_per_second=speed,
-            mfu=speed * self.flops_per_token / self.peak_flops if self.peak_flops else None,
+            mfu=speed * self.flops_per_token / (self.peak_flops * self.world.size) if self.peak_flops else None,
             memory_gb=memory_gb(self.stepper.device),
             epoch=self.stepper.objective.epoch(step),
             seconds_left=seconds * (config.max_iters - step),
@@ -223,7 +211,7 @@ class Trainer:
         is_end = step >= config.max_iters
         evaluates = step % config.eval_interval == 0 or is_end
         samples = config.sample_interval is not None and step > 0 and (step % config.sample_interval == 0 or is_end)
-        saves = (evaluates or step % config.save_interval == 0 or self.saver.is_due()) and step > self.saved_step
+        saves = (evaluates or step % config.save_interval == 0 or self._wanted()[2]) and step > self.saved_step
         saves = saves and config.is_whole(step)
         if saves:
             self.save()
@@ -250,13 +238,14 @@ class Trainer:
 
     def _sample(self) -> None:
         step, prompt = self.progress.step, self.config.sample_prompt
-        text = write_sample(self.stepper.trainee.model, self.tokenizer, prompt, seed=self.config.seed)
-        self.metrics.write_sample(step, prompt, text)
-        self.display.show_sample(step, prompt, text)
+        text = self.stepper.spread.look(lambda m: write_sample(m, self.tokenizer, prompt, seed=self.config.seed))
+        if text is not None:
+            self.metrics.write_sample(step, prompt, text)
+            self.display.show_sample(step, prompt, text)
 
     def _ask(self) -> None:
         step = self.progress.step
-        found = ask_safely(self.probe, step, self.stepper.trainee.model, self._heed_signal)
+        found = self.stepper.spread.look(lambda model: ask_safely(self.probe, step, model, self._heed_signal))
         if self.probe and found:
             self.metrics.write(step, found)
             self.display.show_tasks(step, self.probe.describe(found))
@@ -277,8 +266,17 @@ class Trainer:
         log.info("saving; once more ends at once, without saving ...")
 
     def _heed_signal(self) -> None:
-        if self.stop_signal is not None and self.config.is_whole(self.progress.step):
+        is_alone = self.world.size == 1  # several stop together, after a whole step
+        if self.stop_signal is not None and is_alone and self.config.is_whole(self.progress.step):
             raise SignalCame
+
+    def _wants(self) -> tuple[float, float, float]:
+        """Return whether this process has a signal to stop, is out of time, and would save, by its own clock."""
+        return self.stop_signal is not None, time.monotonic() >= self.ends_at, self.saver.is_due()
+
+    def _wanted(self) -> Sequence[float]:
+        """Return the same of all processes, as they told each other in the last step; alone, as it is now."""
+        return self._wants() if self.world.size == 1 else self.stepper.heard or (0, 0, 0)
 
     def _stop(self) -> None:
         """Save and end: with an error for a signal, in peace after `max_minutes`."""
@@ -288,8 +286,8 @@ class Trainer:
         same = "the same command" if self.config.resume else "the same command without --no-resume"
         message = f"saved step {step:,} in {self.folder}; {same} goes on from there"
         message = message if step else "stopped before the first step was done: there is nothing to save"
-        if self.stop_signal is not None:
-            raise Interrupted(self.stop_signal, message)
+        if self._wanted()[0]:
+            raise Interrupted(self.stop_signal or signal.SIGTERM, message)
         log.info(f"max_minutes={self.config.max_minutes:g} are over: {message}")
 
     def _describe(self) -> str:

@@ -78,6 +78,7 @@ class Preferences(Answers):
     """The objective of learning from preferences; see `train.objective.Objective`."""
 
     reads_ahead = False  # `noted` tells of the rows that were read last
+    deals_out_rows = False  # nor has the frozen model been spread
 
     def __init__(self, config: DpoConfig | Any, packed: Packed, *, rehearsal: bool = False) -> None:
         """Read or compute the reference; a `rehearsal` computes that of three steps, and writes nothing.

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mini_llm import __version__, log
+from mini_llm.adapter import fingerprint
 from mini_llm.errors import UserError
-from mini_llm.files import check_replaceable_file, new_file, sha256_of
+from mini_llm.files import check_replaceable_file, new_file
 from mini_llm.inference.continuation import Continuation
 from mini_llm.inference.generate import Generator
 from mini_llm.inference.sampling.params import SamplingParams
@@ -24,7 +25,6 @@ from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.tune.asked import Asked
 from mini_llm.tune.judge import Judged, best_and_worst, judged
 from mini_llm.user_files import writing_to
-from mini_llm.weights import weight_files
 
 MARK = b'{"prompt": '  # how a file of ours begins
 WRITTEN_AT_ONCE = 64  # answers; more would only wait
@@ -52,7 +52,7 @@ def write_pairs(
     generator = Generator(model, device=device, dtype=dtype, backend=backend, max_slots=WRITTEN_AT_ONCE)
     generator.ready_to_chat()
     kind = f"{generator.device.type} {dtype} {backend}"
-    of = {"weights": _weights_of(generator.folder), "asked": _hash(asked), "kind": kind, **asdict(how)}
+    of = {"weights": fingerprint(generator.folder), "asked": _hash(asked), "kind": kind, **asdict(how)}
     partial = Partial(out, of)
     with writing_to(out), log.count_progress(f"answers of {model}", len(asked), "questions") as update:
         lines = partial.read()[: len(asked)]
@@ -169,7 +169,3 @@ def _hash(asked: Sequence[Asked]) -> str:
     for one in asked:
         digest.update(repr((one.messages, one.answer, one.check)).encode("utf-8", "replace"))
     return digest.hexdigest()
-
-
-def _weights_of(folder: Path) -> str:
-    return hashlib.sha256("".join(map(sha256_of, weight_files(folder))).encode()).hexdigest()

@@ -7,7 +7,6 @@ and which pairs it is.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,16 +15,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mini_llm import log
+from mini_llm.adapter import fingerprint
 from mini_llm.checkpoint import load_model, write_tensors
 from mini_llm.device import attention_kernels, pick_device, pick_dtype
 from mini_llm.errors import UserError
-from mini_llm.files import new_file, sha256_of
+from mini_llm.files import new_file
 from mini_llm.pointers import list_checkpoints
 from mini_llm.tune.dpo_config import DpoConfig
 from mini_llm.tune.log_probs import document_log_probs
 from mini_llm.tune.packing import PackedRows
 from mini_llm.tune.preference_loss import NO_REFERENCE
-from mini_llm.weights import weight_files
 
 REFERENCE = "reference.safetensors"
 Reference = tuple[Tensor, Tensor]  # log p of the conversations to learn from, and of those held out
@@ -42,7 +41,7 @@ def kept_reference(config: DpoConfig, base: Path, packed: Sequence[PackedRows]) 
         return torch.zeros(learned.conversations.n), torch.zeros(held_out.conversations.n)
     path = Path(config.out_dir) / REFERENCE
     wanted = {
-        "base": _hash_of(base),
+        "base": fingerprint(base),
         "pairs": learned.conversations.fingerprint(),
         "held_out": held_out.conversations.fingerprint(),
         "dtype": str(pick_dtype(config.dtype, pick_device(config.device))),
@@ -97,9 +96,3 @@ def _read(path: Path) -> tuple[dict[str, str], Reference] | None:
     except (SafetensorError, OSError, ValueError) as problem:
         log.warn(f"{path} is damaged ({problem}): computed anew")
         return None
-
-
-def _hash_of(base: Path) -> str:
-    """Return "sha256:" and the hash of all weights in a folder."""
-    digest = hashlib.sha256("".join(sha256_of(file) for file in sorted(weight_files(base))).encode())
-    return f"sha256:{digest.hexdigest()}"

@@ -86,7 +86,7 @@ class Batch:
 class Rewarded:
     """The objective of reinforcement learning; see `train.objective.Objective`. Rows depend on the weights."""
 
-    reads_ahead = False
+    reads_ahead = deals_out_rows = False
 
     def __init__(self, config: RlConfig | object, questions: Questions) -> None:
         assert isinstance(config, RlConfig)

@@ -68,7 +68,7 @@ def prepared(config: SftConfig) -> tuple[SftConfig, Packed]:
 class Answers:
     """The objective of fine-tuning; see `train.objective.Objective`."""
 
-    reads_ahead = True
+    reads_ahead = deals_out_rows = True
 
     def __init__(self, config: SftConfig | Any, packed: Packed) -> None:
         self.config = config

@@ -157,7 +157,7 @@ def test_a_batch_that_auto_batch_mends_is_no_failure(run_cli) -> None:
 def test_what_no_setting_makes_fit_is_told_how_many_devices() -> None:
     advice = make_plan(config("70b"), gpu="h100").advice
     assert re.search(r"--gpus \d+ ", advice[-1])
-    assert "trainer does not have yet" in advice[-1]
+    assert "parallel.shard=full" in advice[-1]
 
 
 def test_several_cpus_are_refused() -> None:

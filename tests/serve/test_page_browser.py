@@ -55,6 +55,14 @@ def page(request: pytest.FixtureRequest, browser: playwright.Browser, server: Ru
     assert {url for url in asked if not url.startswith((server.address, "data:", "blob:"))} == set()
 
 
+def flaws(page: playwright.Page) -> list[str]:
+    """Return what axe finds that keeps people out."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found]
+
+
 def complete(page: playwright.Page, text: str, n: int = 24) -> None:
     page.evaluate(f"localStorage.setItem('mini-llm-settings', '{json.dumps({'max_tokens': n, 'seed': 3})}')")
     page.reload()
@@ -123,6 +131,7 @@ def test_a_token_is_explained_and_replaced_by_ids(page: playwright.Page):
     other = row.locator("td").nth(1).inner_text()
     row.locator("text=Take").click()
     page.wait_for_selector("#panel-look >> text=The answer, 29 tokens")
+    assert flaws(page) == []
     assert [tokens.nth(n).text_content() for n in range(4)] == before[:4]
     assert other.strip("␣↵") in (tokens.nth(4).text_content() or "")
     page.click("#tab-complete")
@@ -136,6 +145,7 @@ def test_each_tab_opens_by_keyboard(page: playwright.Page):
         page.keyboard.press("ArrowRight")
         page.wait_for_selector(f"#panel-{name}:not([hidden])")
         assert page.locator("[role=tabpanel]:not([hidden])").count() == 1
+        assert flaws(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
 
 
@@ -149,6 +159,7 @@ def test_reading_and_layers(page: playwright.Page):
     page.wait_for_selector("#panel-layers >> text=Rank of it")
     assert page.locator(".lens tbody tr").count() == 2
     assert page.locator(".grid tbody td").count() == 2 * 4
+    assert flaws(page) == []
 
 
 def test_conversations_go_out_and_come_back(page: playwright.Page, tmp_path: Path):
@@ -169,17 +180,75 @@ def test_conversations_go_out_and_come_back(page: playwright.Page, tmp_path: Pat
     page.wait_for_selector("#notice >> text=nothing was imported")
 
 
-def test_a_server_that_goes_away_loses_nothing(
-    browser: playwright.Browser, start_server: StartServer, model_folder: Path
-):
-    server = start_server(model_folder)
-    page = browser.new_page()
-    page.goto(server.address)
+def begin(page: playwright.Page, text: str, n: int) -> None:
+    page.evaluate(f"localStorage.setItem('mini-llm-settings', '{json.dumps({'max_tokens': n, 'seed': 3})}')")
+    page.reload()
     page.wait_for_selector("#model option", state="attached")
     page.click("#tab-complete")
-    server.stop()
-    page.fill("#complete-field", "The city of")
+    page.fill("#complete-field", text)
     page.press("#complete-field", "Enter")
-    page.wait_for_selector("article.assistant [role=alert] >> text=Retry")
-    assert page.text_content("article.user .text") == "The city of"
+
+
+@pytest.fixture
+def fresh(browser: playwright.Browser) -> Iterator:
+    """Return a page that is nowhere yet."""
+    page = browser.new_page()
+    page.set_default_timeout(20_000)
+    yield page
     page.close()
+
+
+def test_a_server_that_was_killed_comes_back(fresh: playwright.Page, start_server: StartServer, model_folder: Path):
+    server = start_server(model_folder)
+    fresh.goto(server.address)
+    fresh.wait_for_selector("#model option", state="attached")
+    server.process.kill()
+    server.process.wait()
+    fresh.click("#tab-complete")
+    fresh.fill("#complete-field", "The city of")
+    fresh.press("#complete-field", "Enter")
+    fresh.wait_for_selector("article.assistant [role=alert] >> text=Retry")
+    assert fresh.text_content("article.user .text") == "The city of"
+    start_server(model_folder, "--port", server.port)
+    fresh.click("article.assistant [role=alert] >> text=Retry")
+    fresh.wait_for_selector("#panel-complete article.assistant >> text=Regenerate")
+    assert fresh.inner_text("article.assistant .text")
+
+
+def test_what_is_stopped_is_kept_and_goes_on(fresh: playwright.Page, busy_server: RunningServer):
+    fresh.goto(busy_server.address)
+    begin(fresh, "The city of", 50_000)
+    fresh.locator("article.assistant .text", has_text="e").wait_for()
+    fresh.press("#complete-field", "Escape")
+    fresh.wait_for_selector("article.assistant >> text=stopped")
+    fresh.wait_for_selector("#panel-complete article.assistant >> text=Continue")
+    assert fresh.inner_text("article.assistant .text")
+    busy_server.wait_for("requests_running", 0)
+
+
+def test_a_queue_tells_how_many_go_first(fresh: playwright.Page, start_server: StartServer, endless_folder: Path):
+    server = start_server(endless_folder, "--slots", 1)
+    body = {"prompt": "x", "max_tokens": 90_000, "stream": True}
+    with server.client.stream("POST", "/v1/completions", json=body) as others:
+        parts = others.iter_bytes()  # held: without it httpx closes the stream
+        next(parts)
+        fresh.goto(server.address)
+        begin(fresh, "The city of", 4)
+        fresh.wait_for_selector("#panel-complete .status >> text=before you")
+    fresh.wait_for_selector("article.assistant >> text=the most tokens")
+
+
+def test_a_full_context_is_told(fresh: playwright.Page, server: RunningServer):
+    fresh.goto(server.address)
+    begin(fresh, "The city of", 5000)
+    fresh.wait_for_selector("article.assistant >> text=the context is full")
+
+
+def test_a_key_is_asked_for(fresh: playwright.Page, start_server: StartServer, model_folder: Path):
+    server = start_server(model_folder, env={"MINI_LLM_API_KEY": "open sesame"})
+    fresh.goto(server.address)
+    fresh.fill("#key", "open sesame")
+    fresh.press("#key", "Enter")
+    fresh.wait_for_selector("#model option", state="attached")
+    begin(fresh, "The city of", 4)
+    fresh.wait_for_selector("article.assistant >> text=the most tokens")

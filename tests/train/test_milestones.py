@@ -28,6 +28,7 @@ def test_a_run_keeps_them(make_config, tmp_path: Path) -> None:
     size = sum(f.stat().st_size for f in folders[0].glob("model.safetensors"))
     kept = sum(f.stat().st_size for f in (marked / "checkpoints").rglob("*.safetensors"))
     assert size < 0.2 * kept  # of one checkpoint; a run keeps several
+    assert 10 * size < 2 * kept  # all ten: less than two checkpoints
     ours, theirs = (read_weights(run / "checkpoints" / "step-00000010") for run in (plain, marked))
     assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
     assert not (plain / "milestones").exists()

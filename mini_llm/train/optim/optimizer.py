@@ -7,7 +7,7 @@ Letters: N matrices of one shape, R rows, C columns.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,18 +17,23 @@ from mini_llm import log
 from mini_llm.device import has_fast_bfloat16
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.config import TrainConfig
+from mini_llm.train.parallel.boxes import how_shared, is_share, local
 
 # The quintic a*X + b*(X X^T) X + c*(X X^T)^2 X of Muon's authors: steepest at 0, so small singular values grow fast.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+Owners = Callable[[list[Tensor], list[Tensor], Callable[[Tensor], Tensor]], list[Tensor]]
 LONG = 2  # from this ratio of columns to rows on, all rounds are done on X X^T
 
 
-def build_optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: Transformer, config: TrainConfig, owners: Owners | None = None
+) -> list[torch.optim.Optimizer]:
     """Return the optimizers that together hold every parameter once that is trained.
 
     Matrices decay towards zero, norms' gains do not. Each group's `peak` is its highest learning rate. AdamW's rate for
     matrices that sum over the width (all but the embedding) goes with base_dim / dim (muP, arXiv 2203.03466, table 8);
     Muon's steps need no such rule, because an orthogonal matrix changes outputs by the same amount at every width.
+    `owners` deal Muon's matrices out where several processes train.
     """
     in_blocks = {id(p) for p in model.model.layers.parameters() if p.ndim == 2} if config.optimizer == "muon" else set()
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -58,6 +63,7 @@ def build_optimizers(model: Transformer, config: TrainConfig) -> list[torch.opti
             momentum=config.muon_momentum,
             cautious=config.cautious_decay,
             dtype=dtype,
+            owners=owners,
         )
         optimizers.append(muon)
     for optimizer in optimizers:
@@ -85,28 +91,31 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         cautious: bool = False,  # decay only the weights that the step moves towards zero (arXiv 2510.12402)
         dtype: torch.dtype = torch.bfloat16,  # of the orthogonalisation: 8 bits of mantissa are enough for it
+        owners: Owners | None = None,  # who orthogonalises which matrix, where several processes train
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self.cautious, self.dtype = cautious, dtype
+        self.cautious, self.dtype, self.owners = cautious, dtype, owners
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            by_shape: dict[Any, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    by_shape[p.shape].append(p)
+                    by_shape[p.shape, how_shared(p)].append(p)
             for matrices in by_shape.values():
                 self._step_equal_shapes(matrices, group["lr"], group["weight_decay"], group["momentum"])
 
     def _step_equal_shapes(self, matrices: list[Tensor], lr: float, weight_decay: float, momentum: float) -> None:
-        momenta = [self._momentum_of(p) for p in matrices]
-        gradients = [p.grad for p in matrices if p.grad is not None]
-        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-        nesterov = torch._foreach_lerp(gradients, momenta, momentum)
-        updates = list(orthogonalise(torch.stack(nesterov).to(self.dtype)).to(matrices[0].dtype).unbind())
+        if self.owners is None and is_share(matrices[0]):
+            raise TypeError("Muon needs owners for matrices of which each process has a share")
         rows, columns = matrices[0].shape
+        momenta = [local(self._momentum_of(p)) for p in matrices]
+        gradients = [local(p.grad) for p in matrices if p.grad is not None]
+        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        updates = self._orthogonal(matrices, torch._foreach_lerp(gradients, momenta, momentum))
+        matrices = [local(p) for p in matrices]
         # A tall matrix maps few inputs to many outputs: sqrt(R/C) keeps the change of each output the same size.
         scale = max(1.0, rows / columns) ** 0.5
         if self.cautious:
@@ -115,6 +124,11 @@ class Muon(torch.optim.Optimizer):
         else:
             torch._foreach_mul_(matrices, 1 - lr * weight_decay)
         torch._foreach_add_(matrices, updates, alpha=-lr * scale)
+
+    def _orthogonal(self, matrices: list[Tensor], nesterov: tuple[Tensor, ...] | list[Tensor]) -> list[Tensor]:
+        if self.owners is not None:
+            return self.owners(matrices, list(nesterov), lambda x_NRC: orthogonalise(x_NRC.to(self.dtype)))
+        return list(orthogonalise(torch.stack(nesterov).to(self.dtype)).to(matrices[0].dtype).unbind())
 
     def _momentum_of(self, p: Tensor) -> Tensor:
         state = self.state[p]
@@ -128,6 +142,8 @@ def orthogonalise(x_NRC: Tensor, steps: int = 5) -> Tensor:
 
     Newton-Schulz iteration: five rounds of matrix products instead of a singular value decomposition.
     """
+    if is_share(x_NRC):  # torch 2.13 would give a wrong one without an error: `diagonal().add_()` does nothing there
+        raise TypeError("a share of a matrix cannot be orthogonalised alone")
     a, b, c = NEWTON_SCHULZ
     if x_NRC.shape[1] > x_NRC.shape[2]:  # the smaller Gram matrix is the cheaper one
         return orthogonalise(x_NRC.mT, steps).mT

@@ -81,6 +81,17 @@ class MetricsLog:
             self._wandb.finish()
 
 
+class NoLog(MetricsLog):
+    """What the other processes of a run have instead: the first one writes."""
+
+    def __init__(self) -> None:
+        self._tensorboard = self._wandb = None
+        self._files = {}
+
+    def _line(self, name: str, values: dict[str, Any]) -> None:
+        pass
+
+
 def read_metrics(run: Path, name: str = "metrics") -> list[dict[str, Any]]:
     """Return the lines of a run's metrics.jsonl, timing.jsonl or samples.jsonl; those that are damaged are left out."""
     return _read(run / f"{name}.jsonl")[0]

@@ -1,7 +1,8 @@
 """Milestones: the weights alone, in bfloat16, at steps spaced by powers of two, kept for ever.
 
 Learning goes by the logarithm of the steps, and checkpoints are pruned: without these there is nothing to look back at.
-One takes 2 bytes a parameter, where a checkpoint with AdamW's state takes 12.
+One takes 2 bytes a parameter, where a checkpoint with AdamW's state takes 12: the ten that a long run keeps take less
+than two checkpoints. A tenth of the checkpoints' disk would be one or two milestones, and no slider: ten are kept.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 
 from mini_llm.checkpoint import CHECKPOINT_FOLDER, write_checksums
 from mini_llm.files import new_folder
-from mini_llm.model.transformer import Transformer
+from mini_llm.model.config import ModelConfig
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.run.kept import Kept
 
@@ -24,15 +25,16 @@ def milestone_steps(max_iters: int) -> set[int]:
     return {2**n for n in range(max_iters.bit_length())[-MOST:]}
 
 
-def save_milestone(run: Path, step: int, model: Transformer, tokenizer: Tokenizer, kept: Kept) -> Path:
-    """Write what is kept of the weights of `step` as a model folder, whole or not at all.
+def save_milestone(
+    run: Path, step: int, weights: dict[str, torch.Tensor], config: ModelConfig, tokenizer: Tokenizer, kept: Kept
+) -> Path:
+    """Write what is kept of the weights of `step`, bfloat16 on the CPU, as a model folder, whole or not at all.
 
     Raises:
         OSError: the disk is full.
     """
     folder = run / "milestones" / f"step-{step:08d}"
-    weights = {name: w.to("cpu", torch.bfloat16).contiguous() for name, w in kept.weights(model).items()}
     with new_folder(folder, CHECKPOINT_FOLDER) as temporary:
-        kept.write(temporary, weights, model.config, tokenizer)
+        kept.write(temporary, weights, config, tokenizer)
         write_checksums(temporary)
     return folder

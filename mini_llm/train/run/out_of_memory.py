@@ -9,18 +9,25 @@ import gc
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from mini_llm import log
+from mini_llm import log, ranks
+from mini_llm.config import dump_config
 from mini_llm.device import cpu_memory
 from mini_llm.errors import UserError
+from mini_llm.files import write_text
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.train.config import TrainConfig
 
 Result = TypeVar("Result")
+
+
+class RanOut(MemoryError):
+    """Memory was not enough in one of several processes, and all of them know it."""
 
 
 def fit_memory(config: TrainConfig, attempt: Callable[[TrainConfig], Result]) -> Result:
@@ -35,6 +42,7 @@ def fit_memory(config: TrainConfig, attempt: Callable[[TrainConfig], Result]) ->
         except (MemoryError, RuntimeError) as problem:
             if not is_out_of_memory(problem):
                 raise
+            everywhere = ranks.world_size() == 1 or isinstance(problem, RanOut)
         if (
             "torch._dynamo" in sys.modules
         ):  # what is compiled holds tensors, and each new shape counts against its limit
@@ -46,6 +54,10 @@ def fit_memory(config: TrainConfig, attempt: Callable[[TrainConfig], Result]) ->
         message = f"out of memory with batch_size={config.batch_size} rows of block_size={config.block_size} tokens"
         if not config.auto_batch or smaller is None:
             raise UserError(message, _advice(config, smaller))
+        if not everywhere:  # the others wait in the middle of a step, where nothing can be said to them
+            write_text(Path(config.out_dir) / "config.yaml", dump_config(smaller))
+            hint = "torchrun --max-restarts=3 starts again by itself; else give the same command again"
+            raise UserError(f"{message}: from the last checkpoint on, {describe_batch(smaller)}", hint)
         log.warn(f"{message}: auto_batch goes on with {describe_batch(smaller)}")
         config = smaller
 

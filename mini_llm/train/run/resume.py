@@ -16,14 +16,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mini_llm import log
-from mini_llm.checkpoint import CHECKPOINT_FOLDER, CHECKSUMS, verify_checkpoint, write_checksums, write_tensors
+from mini_llm.checkpoint import (
+    CHECKPOINT_FOLDER,
+    CHECKSUMS,
+    verify_checkpoint,
+    write_checksums,
+    write_descriptions,
+    write_tensors,
+)
 from mini_llm.errors import UserError
 from mini_llm.files import foreign_entry, new_folder
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.pointers import list_checkpoints, write_pointer
+from mini_llm.shares import INDEX as SHARES_INDEX
+from mini_llm.shares import Box
 from mini_llm.temporary import temporary_name
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.train.parallel.boxes import WholeToShares, box_of, is_written_here, local, share_like
+from mini_llm.train.parallel.sharded import Shares, read_shares
+from mini_llm.train.parallel.world import World
+from mini_llm.train.run.host_copy import to_host
 from mini_llm.train.run.kept import Kept, WholeModel
 from mini_llm.train.run.state_check import check_optimizer, check_scaler, check_state
 from mini_llm.user_files import reason
@@ -55,6 +68,7 @@ class Trainee:
     progress: Progress
     tokens: dict[str, str] = field(default_factory=dict)  # hashes of the tokenizer and of the text that it learns from
     part: Kept | None = None  # what of the model is saved, where it is not all
+    world: World = field(default_factory=World)  # the processes that have a share or a copy of it
 
     @property
     def kept(self) -> Kept:
@@ -69,23 +83,36 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A trainee at one step, in host memory: what a checkpoint is written from while the trainee goes on."""
+    """A trainee at one step, in host memory: what a checkpoint is written from while the trainee goes on.
+
+    Gathered, it is whole in the first process and empty in the others; else each has its shares, and `boxes` of them.
+    """
 
     config: ModelConfig
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     state: dict[str, Any]
     kept: Kept
+    boxes: dict[str, Box] | None = None
+    all_boxes: dict[str, Box] = field(default_factory=dict)  # of all tensors, also those that others write
 
     @classmethod
-    def of(cls, trainee: Trainee, into: Snapshot | None = None) -> Snapshot:
+    def of(cls, trainee: Trainee, into: Snapshot | None = None, *, gathered: bool = True) -> Snapshot:
         """Copy all that changes; `into`, an earlier snapshot that nobody needs any more, gives its memory."""
+        weights, optimizer, boxes = trainee.kept.weights(trainee.model), optimizer_tensors(trainee), None
+        all_boxes = {} if gathered else {name: box_of(tensor) for name, tensor in (weights | optimizer).items()}
+        if not gathered:
+            kept = {n for n, t in (weights | optimizer).items() if is_written_here(t, trainee.world.rank)}
+            boxes = {name: box for name, box in all_boxes.items() if name in kept}
+            weights, optimizer = ({n: local(t) for n, t in p.items() if n in kept} for p in (weights, optimizer))
         snapshot = cls(
             trainee.model.config,
-            _to_host(trainee.kept.weights(trainee.model), into.weights if into else {}),
-            _to_host(_optimizer_tensors(trainee), into.optimizer if into else {}),
+            to_host(weights, into.weights if into else {}, trainee.world.is_first or not gathered),
+            to_host(optimizer, into.optimizer if into else {}, trainee.world.is_first or not gathered),
             {**asdict(trainee.progress), "scaler": trainee.scaler.state_dict(), "tokens": trainee.tokens},
             trainee.kept,
+            boxes,
+            all_boxes,
         )
         device = next(trainee.model.parameters()).device
         if device.type == "cuda":  # the copies run beside the host
@@ -103,21 +130,25 @@ class Snapshot:
         return sum(t.nbytes for tensors in (self.weights, self.optimizer) for t in tensors.values())
 
 
-def save_checkpoint(run: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> Path:
-    """Write a checkpoint, whole or not at all, and point RUN/latest to it.
+def save_checkpoint(run: Path, snapshot: Snapshot, tokenizer: Tokenizer, shares: Shares | None = None) -> Path:
+    """Write a checkpoint, whole or not at all, and point RUN/latest to it; `shares` makes it one of all processes.
 
     Raises:
         UserError: the disk is full or cannot be written; earlier checkpoints are untouched.
     """
     folder = checkpoint_folder(run, snapshot.step)
     try:
-        with new_folder(folder, CHECKPOINT_FOLDER) as temporary:
-            snapshot.kept.write(temporary, snapshot.weights, snapshot.config, tokenizer)
-            state = temporary / "training_state"
+        with new_folder(folder, CHECKPOINT_FOLDER, shares.temporary(folder) if shares else None) as temporary:
+            state, sums = temporary / "training_state", {}
             state.mkdir()
-            write_tensors(snapshot.optimizer, state / "optimizer.safetensors")
+            if shares:
+                sums = shares.write_and_collect(temporary)
+                write_descriptions(temporary, snapshot.config, tokenizer, torch.float32)
+            else:
+                snapshot.kept.write(temporary, snapshot.weights, snapshot.config, tokenizer)
+                write_tensors(snapshot.optimizer, state / "optimizer.safetensors")
             (state / "state.json").write_text(json.dumps(snapshot.state, indent=2) + "\n", encoding="utf-8")
-            write_checksums(temporary)
+            write_checksums(temporary, sums)
         write_pointer(run / "latest", folder)
     except OSError as problem:
         raise UserError(
@@ -158,15 +189,17 @@ def restore_latest(run: Path, trainee: Trainee) -> bool:
     """
     checkpoints = list_checkpoints(run)
     for step, folder in reversed(checkpoints):
+        damage = None
         try:
             if not (folder / CHECKSUMS).is_file():
                 raise DamagedCheckpoint(f"{folder / CHECKSUMS} is missing")
-            verify_checkpoint(folder, training_state=True)
+            verify_checkpoint(folder, training_state=True, part=(trainee.world.rank, trainee.world.size))
             _restore(folder, step, trainee)
         except DamagedCheckpoint as problem:
-            log.warn(f"{problem.message}; trying the checkpoint before it")
-        else:
+            damage = problem.message
+        if not trainee.world.any(damage is not None):
             return True
+        log.warn(f"{damage or f'another process found {folder} damaged'}; trying the checkpoint before it")
     if checkpoints:
         raise UserError(
             f"every checkpoint in {run / 'checkpoints'} is damaged or foreign",
@@ -203,10 +236,15 @@ def _restore(folder: Path, step: int, trainee: Trainee) -> None:
     is_other_text = _compare_tokens(tokens, trainee.tokens, folder)
     if is_other_text and math.isfinite(progress.epochs_seen):
         progress.epochs_seen = float(math.ceil(progress.epochs_seen))  # the new text from its first row on
-    tensors = read_tensors(state / "optimizer.safetensors")
+    is_whole = not (folder / SHARES_INDEX).is_file()
+    tensors = read_tensors(state / "optimizer.safetensors") if is_whole else {}
     try:
+        if not is_whole:
+            tensors = read_shares(folder, trainee)
         check_optimizer(trainee.model, trainee.optimizers, tensors, step)
-        trainee.kept.load(folder, trainee.model)
+        if is_whole:
+            with WholeToShares():
+                trainee.kept.load(folder, trainee.model)
         _load_optimizers(trainee, tensors)
     except (RuntimeError, KeyError, ValueError) as problem:
         raise DamagedCheckpoint(f"{folder} does not belong to this model ({problem})") from None
@@ -237,7 +275,7 @@ def _compare_tokens(before: dict[str, str], now: dict[str, str], folder: Path) -
     return False
 
 
-def _optimizer_tensors(trainee: Trainee) -> dict[str, torch.Tensor]:
+def optimizer_tensors(trainee: Trainee) -> dict[str, torch.Tensor]:
     """Return the optimizers' tensors as `exp_avg/model.norm.weight`."""
     tensors = {}
     for name, p in trainee.model.named_parameters():
@@ -247,17 +285,6 @@ def _optimizer_tensors(trainee: Trainee) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _to_host(tensors: dict[str, torch.Tensor], into: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copy to host memory: to the tensors of `into` where they fit, for new memory costs more than the copying."""
-    copies = {}
-    for name, value in tensors.items():
-        copy = into.get(name)
-        if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:
-            copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-        copies[name] = copy.copy_(value, non_blocking=value.is_cuda)  # on MPS nothing would wait for it
-    return copies
-
-
 def _load_optimizers(trainee: Trainee, tensors: dict[str, torch.Tensor]) -> None:
     parameters = dict(trainee.model.named_parameters())
     owner = {p: optimizer for optimizer in trainee.optimizers for g in optimizer.param_groups for p in g["params"]}
@@ -265,4 +292,4 @@ def _load_optimizers(trainee: Trainee, tensors: dict[str, torch.Tensor]) -> None
         kind, _, name = key.partition("/")
         p = parameters[name]
         # AdamW's `step` is a scalar: fused kernels want it on the device too.
-        owner[p].state[p][kind] = value.to(p.device)
+        owner[p].state[p][kind] = share_like(value, p)

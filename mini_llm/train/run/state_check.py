@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mini_llm.train.config import MOST_STEPS
 from mini_llm.train.optim.optimizer import Muon
+from mini_llm.train.parallel.boxes import local
 
 Model = TypeVar("Model", bound=BaseModel)
 MOST = 2**62
@@ -88,9 +89,9 @@ def check_optimizer(
         shape = () if kind == "step" else tuple(parameters[name].shape)
         if tuple(value.shape) != shape or value.dtype != torch.float32:
             raise ValueError(f"{key} is {value.dtype} {tuple(value.shape)}, not float32 {shape}")
-        if not value.isfinite().all():
+        if not local(value).isfinite().all():
             raise ValueError(f"{key} holds NaN or infinity")
-        if kind in ("step", "exp_avg_sq") and (value < 0).any():
+        if kind in ("step", "exp_avg_sq") and (local(value) < 0).any():
             raise ValueError(f"{key} is below 0")
         if kind == "step" and (value > step or value != value.round()):
             raise ValueError(f"{key} is {value.item():g} after {step} steps")

@@ -12,8 +12,10 @@ export class Problem extends Error {
   }
 }
 
+let asking = null; // several requests may be refused at once: they ask once
+
 function askForKey() {
-  return new Promise((done) => {
+  asking ??= new Promise((done) => {
     const field = h("input", { type: "password", id: "key", autocomplete: "off" });
     const give = () => { sessionStorage.setItem(KEY, field.value); dialog.close(); };
     field.addEventListener("keydown", (event) => { if (event.key === "Enter") give(); });
@@ -21,7 +23,8 @@ function askForKey() {
       h("label", { for: "key" }, "This server needs its key."), field, button("Use it", give));
     document.body.append(dialog);
     dialog.showModal();
-  });
+  }).finally(() => { asking = null; });
+  return asking;
 }
 
 async function send(path, options) {
@@ -37,7 +40,7 @@ async function send(path, options) {
       throw new Problem("The server cannot be reached. What is written here stays; try again when it is back.", 0);
     }
     if (answer.status === 401 && tries < 3) {
-      await askForKey();
+      if (key === sessionStorage.getItem(KEY)) await askForKey(); // else another request has been given it meanwhile
       continue;
     }
     if (answer.ok) return answer;
