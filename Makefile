@@ -20,7 +20,7 @@ help:  ## say what there is
 demo: .venv/.demo  ## train a small model on real English in minutes, and read what it writes
 	$(BIN)/python -m mini_llm demo $(ARGS)
 
-chat: .venv/.demo  ## the same, then teach it to answer, and talk with it: ten minutes
+chat: .venv/.demo  ## the same, then teach it to answer, and talk with it
 	$(BIN)/python -m mini_llm demo --chat $(ARGS)
 
 # One process a core, each with one thread: threads that wait for each other's cores are slower than none.
