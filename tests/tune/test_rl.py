@@ -181,7 +181,7 @@ def test_a_skill_is_a_task(answering: Path, tmp_path: Path, run_cli) -> None:  #
     out, small = tmp_path / "run", [f"{key}={json.dumps(value)}" for key, value in SMALL.items()]
     result = run_cli(
         *("rl", "--base", answering, "--task", "spelling", "--task", "copying", f"out_dir={out}", *small),
-        *("made=40", "max_iters=1", "block_size=127", "--config", "configs/rl-spelling.yaml", "corpus=null"),
+        *("made=40", "max_iters=1", "block_size=127", "--config", "configs/rl-spelling.yaml"),
     )
     assert result.returncode == 0, result.stderr
     assert "80 questions, 16 more held out" in result.stderr
@@ -238,3 +238,21 @@ def test_a_damaged_checkpoint_is_passed_over(settings, tmp_path: Path) -> None: 
     last.write_bytes(last.read_bytes()[:-100])
     rl(settings())
     assert whole == {name: (run / "latest" / name).read_bytes() for name in SAVED}
+
+
+def test_lora_learns_beside_the_base_and_goes_on_to_the_bit(settings, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Answers come from the sum of both: the first reward is the base's, the next ones are not."""
+    changes = {"lora": {"rank": 4}, "optimizer": "adamw", "learning_rate": 1e-2, "save_interval": 2}
+    whole, broken = rl(settings(out_dir=str(tmp_path / "whole"), **changes)), tmp_path / "broken"
+
+    def stop(step: int, _model: object) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rl(settings(out_dir=str(broken), **changes), stop)
+    rl(settings(out_dir=str(broken), **changes))
+    assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
+    assert (whole / "latest/adapter_model.safetensors").exists()
+    rows = [row for row in read_metrics(whole) if "kl" in row]
+    assert rows[0]["kl"] < 1e-6 < rows[-1]["kl"]
