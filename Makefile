@@ -11,7 +11,7 @@ ARGS ?=
 
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: help demo test check docs bench gpu luggage clean
+.PHONY: help demo chat test check docs bench gpu luggage clean
 .DELETE_ON_ERROR:
 
 help:  ## say what there is
@@ -19,6 +19,9 @@ help:  ## say what there is
 
 demo: .venv/.demo  ## train a small model on real English in minutes, and read what it writes
 	$(BIN)/python -m mini_llm demo $(ARGS)
+
+chat: .venv/.demo  ## the same, then teach it to answer, and talk with it
+	$(BIN)/python -m mini_llm demo --chat $(ARGS)
 
 # One process a core, each with one thread: threads that wait for each other's cores are slower than none.
 test: .venv/.test  ## run the tests

@@ -45,7 +45,7 @@ tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare som
 
 LINE = [
     *("demo", "clean", "tokenizer", "prepare", "plan", "train"),
-    *("skills", "sft", "pairs", "dpo", "rl", "plot", "eval", "report"),
+    *("skills", "mix", "sft", "pairs", "dpo", "rl", "plot", "eval", "report"),
     *("generate", "chat", "serve", "export", "push", "pull", "import-seed"),
 ]
 # The verbs of `mini-llm --help` in groups, in the order in which a user comes to them.
@@ -61,6 +61,7 @@ app.command(rich_help_panel=TEXT)(text.prepare)
 app.command(rich_help_panel=TRAIN)(training.plan)
 app.command(rich_help_panel=TRAIN)(training.train)
 app.command(rich_help_panel=TRAIN)(tuning.skills)
+app.command(rich_help_panel=TRAIN)(tuning.mix)
 app.command(rich_help_panel=TRAIN)(tuning.sft)
 app.command(rich_help_panel=TRAIN)(preferring.pairs)
 app.command(rich_help_panel=TRAIN)(preferring.dpo)

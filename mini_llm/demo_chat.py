@@ -30,18 +30,19 @@ from mini_llm.tune.skills.write import Wish, mixed
 MIXTURE = {
     "spelling": 16_000,
     "counting": 4_000,
-    "reversing": 4_000,
+    "reversing": 3_000,
     "sorting": 3_000,
     "addition": 4_000,
-    "copying": 10_000,
-    "identity": 4_000,
-    "recall": 4_000,
-    "reading": 6_000,
-    "unknown": 3_000,
-    "forms": 9_000,
-    "system": 4_000,
+    "copying": 16_000,
+    "identity": 3_000,
+    "recall": 3_000,
+    "reading": 4_000,
+    "unknown": 2_000,
+    "forms": 7_000,
+    "system": 3_000,
 }
 ADDRESSES = 4_000
+MINUTES = 4.5  # of tuning that see them all
 QUESTIONS = (
     "Hello!",
     "Who are you?",
@@ -72,7 +73,7 @@ def run_chat_demo(
     log.info("[4/5] exercises made by program: spelling, counting, copying, answers from a text, who it is")
     exercises = out / "skills.jsonl"
     if not exercises.exists():
-        write_exercises(exercises, corpus, seed)
+        write_exercises(exercises, corpus, seed, share=min(1.0, chat_minutes / MINUTES))
     log.info(f"[5/5] teaching it to answer, for about {chat_minutes:g} minutes")
     config = chat_config(run, out, [str(exercises), *chat_data], chat_minutes, seed)
     talk(sft(config))
@@ -91,19 +92,24 @@ def chat_config(run: Path, out: Path, data: list[str], minutes: float, seed: int
     return SftConfig.model_validate({**values, **here, "max_minutes": minutes, "seed": seed})
 
 
-def write_exercises(path: Path, corpus: list[str] | None, seed: int) -> None:
-    """Write the exercises: of the corpus's words and sentences, and of its speeches where it is the built-in one."""
+def write_exercises(path: Path, corpus: list[str] | None, seed: int, share: float = 1.0) -> None:
+    """Write the exercises: of the corpus's words and sentences, and of its speeches where it is the built-in one.
+
+    Args:
+        share: of the mixture's numbers; a short tuning does not see them all.
+    """
     sources = corpus or [str(built_in_corpus())]
     material = Material.of(read_documents(sources, description="looking for words and sentences"))
-    lines = [json.dumps(exercise.record(), ensure_ascii=False) for exercise in _all(material, corpus is None, seed)]
+    found = _all(material, corpus is None, seed, share)
+    lines = [json.dumps(exercise.record(), ensure_ascii=False) for exercise in found]
     write_text(path, "\n".join(lines) + "\n")
     log.info(f"{len(lines):,} exercises in {path}")
 
 
-def _all(material: Material, with_addresses: bool, seed: int) -> Iterator[Exercise]:
-    yield from mixed(Wish(MIXTURE, seed), material)
+def _all(material: Material, with_addresses: bool, seed: int, share: float) -> Iterator[Exercise]:
+    yield from mixed(Wish({skill: round(n * share) for skill, n in MIXTURE.items()}, seed), material)
     if with_addresses:
-        yield from address_exercises(read_addresses(built_in_corpus()), ADDRESSES, seed=seed)
+        yield from address_exercises(read_addresses(built_in_corpus()), round(ADDRESSES * share), seed=seed)
 
 
 def talk(tuned: Path) -> None:

@@ -35,6 +35,9 @@ def plan(
     ] = 0.4,
     price: Annotated[float | None, typer.Option(help="Price of one device for an hour.", min=0)] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens to train on; default: 20 a parameter.", min=1)] = None,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Build the shares of --gpus on this machine, count them, trace a step.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what a run needs before it starts: memory by part, hours, cost, and what to change when it does not fit."""
@@ -45,11 +48,20 @@ def plan(
     from mini_llm.plan.report import make_plan
     from mini_llm.plan.show import show
 
+    if prove and gpu is None:
+        gpu = Gpu.h100  # the shares are the same on any
     made = make_plan(resolved, gpu=gpu and gpu.value, gpus=gpus, mfu=mfu, price=price, tokens=tokens)
+    proof = None
+    if prove:
+        from mini_llm.plan.prove import prove as prove_plan
+
+        proof = prove_plan(resolved, gpus)
     if as_json:
-        output.line(json.dumps(made.as_dict()))
+        output.line(json.dumps(made.as_dict() | ({"proof": proof.as_dict()} if proof else {})))
     else:
-        show(made)
+        show(made, proof)
+    if proof and not proof.holds:
+        raise typer.Exit(1)
 
 
 def train(

@@ -1,4 +1,4 @@
-"""From a model that continues to one that answers: `skills`, `sft`, `rl`."""
+"""From a model that continues to one that answers: `skills`, `mix`, `sft`, `rl`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,21 @@ def skills(
 
     wish = Wish(parse_counts(skills, n), seed, arguments.value, phrasings.value)
     write_exercises(out, wish, material_of(corpus or [], name))
+
+
+def mix(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCES", help="Conversations: .jsonl or .parquet files, folders or globs.")
+    ],
+    mixture: Annotated[Path, typer.Option(metavar="FILE", help="YAML, as configs/chat-mix.yaml.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The .jsonl to write, for sft.")],
+) -> None:
+    """Choose among conversations: so many of each source, so often, without what is not wanted."""
+    from mini_llm.config import load_config
+    from mini_llm.tune.mix import Mixture
+    from mini_llm.tune.mix import mix as write_mixture
+
+    write_mixture(sources, load_config(Mixture, mixture), out)
 
 
 def sft(

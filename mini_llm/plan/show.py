@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from mini_llm import output
+from mini_llm.plan.prove import Proof
 from mini_llm.plan.report import Plan, fits
 
 PARTS = {
@@ -24,12 +25,13 @@ PARTS = {
 }
 
 
-def show(plan: Plan) -> None:
-    """Print the plan to stdout."""
+def show(plan: Plan, proof: Proof | None = None) -> None:
+    """Print the plan to stdout, and its proof."""
     console = output.console(soft_wrap=False)
     if not console.is_terminal:
         console.width = 120  # whole lines for a pipe
-    for table in (run_table(plan), memory_table(plan), time_table(plan)):
+    proofs = [proof_table(proof)] if proof else []
+    for table in (run_table(plan), memory_table(plan), time_table(plan), *proofs):
         table.box = box.ROUNDED if console.is_terminal else None
         table.title_justify, table.title_style = "left", "bold"
         console.print(table)
@@ -44,10 +46,12 @@ def show(plan: Plan) -> None:
         console.print("It fits as configured.", style="bold green")
     else:
         console.print("How much memory this machine has is unknown.")
-    if len(plan.memory) > 1:
-        console.print(
-            "Checkpointing and sharding are computed by formula; --prove builds the shares and counts.", style="dim"
-        )
+    if proof:
+        console.print(verdict_of(proof), style="bold green" if proof.holds else "bold red")
+    elif plan.gpus > 1:
+        console.print("Sharding is computed by formula; --prove builds the shares and counts.", style="dim")
+    elif len(plan.memory) > 1:
+        console.print("Checkpointing is computed by formula.", style="dim")
 
 
 def run_table(plan: Plan) -> Table:
@@ -104,6 +108,28 @@ def time_table(plan: Plan) -> Table:
     last = f", then about {s.loss:.2f} on web text (law of arXiv 2404.10102)" if s.loss else ""
     table.add_row("loss", f"{first:.2f} at first{last}")
     return table
+
+
+def proof_table(proof: Proof) -> Table:
+    """Return what one process holds, counted and planned."""
+    table = Table(title=f"Proof: the first of {proof.processes:,} processes, built on fake tensors")
+    for name in ("part", "counted", "planned", "difference"):
+        table.add_column(name, justify="left" if name == "part" else "right", style="cyan" if name == "part" else None)
+    for part, counted in proof.counted.items():
+        planned = proof.planned[part]
+        table.add_row(PARTS[part], f"{counted:,} B", f"{planned:,} B", f"{counted / planned - 1:+.2%}")
+    least, most = f"{proof.least_weights:,} B", f"{proof.most_weights:,} B"
+    table.add_row("weights of all processes", f"{least} to", most, "")
+    return table
+
+
+def verdict_of(proof: Proof) -> str:
+    """Return what the proof says, in a sentence."""
+    if not proof.whole:
+        return "The shares do not make up the whole model."
+    if not proof.holds:
+        return "The plan does not hold: the first process has more or less than planned."
+    return "Proved: the shares make up the model, each part is as planned to 1 %, and a whole step was traced on them."
 
 
 def _pairs(title: str) -> Table:

@@ -1,4 +1,7 @@
-"""Copying: say exactly this; what a model that finds its own words must learn first."""
+"""Copying: say exactly this; what a model that finds its own words must learn first.
+
+Long copies teach it soonest: after their first word, each token is found by looking where the one before it stood.
+"""
 
 from mini_llm.tune.skills.draw import Draw, Exercise, Phrasings, ask
 
@@ -18,6 +21,6 @@ PHRASINGS = Phrasings(
 
 def make(draw: Draw) -> Exercise:
     """Repeat after me: cold rivers -> cold rivers."""
-    sentence = draw.sentence(most_words=12) if draw.random.random() < 0.4 else None
-    text = sentence or " ".join(draw.words(draw.random.randint(1, 5)))
+    sentence = draw.sentence(most_words=16) if draw.random.random() < 0.3 else None
+    text = sentence or " ".join(draw.words(draw.random.randint(1, 10)))
     return Exercise(ask(draw.phrase(PHRASINGS).format(text)), text, "exact", "copying")

@@ -1,0 +1,45 @@
+"""`demo --chat` as a user runs it: from text to a conversation, and the same command goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+from mini_llm.train.run.metrics import read_metrics
+
+ENV = {"OMP_NUM_THREADS": "1"}
+Run = Callable[..., CompletedProcess[str]]
+
+
+def test_it_learns_to_answer_and_shows_a_conversation(tmp_path: Path, run_cli: Run, sotu_texts: list[str]) -> None:
+    (tmp_path / "small.txt").write_text("\n\n".join(sotu_texts[::25])[:400_000], encoding="utf-8")
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text(json.dumps({"question": "Who won?", "answer": "We did."}) + "\n", encoding="utf-8")
+    words = ["demo", "--chat", "--corpus", tmp_path / "small.txt", "--out", tmp_path / "demo", "--chat-data", mine]
+    words += ["--minutes", 0.05, "--chat-minutes", 0.1]
+    result = run_cli(*words, env=ENV, timeout=500)
+    assert result.returncode == 0, result.stderr
+    for question in ("> Who are you?\n", "> Spell the word president.\n", "> Thank you!\n"):
+        assert question in result.stdout
+    run = tmp_path / "demo" / "chat"
+    record = (run / "config.yaml").read_text(encoding="utf-8")
+    assert str(mine) in record
+    exercises = (tmp_path / "demo" / "skills.jsonl").read_text(encoding="utf-8").splitlines()
+    skills = {json.loads(line)["skill"] for line in exercises}
+    assert {"spelling", "identity", "unknown"} <= skills
+    assert "addresses" not in skills  # they are of the built-in corpus
+    metrics = read_metrics(run)
+    assert "text_bits_per_byte" in metrics[-1] or any("text_bits_per_byte" in row for row in metrics)
+    again = run_cli(*words, env=ENV, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "going on with the run" in again.stderr
+    assert again.stdout == result.stdout
+    assert read_metrics(run) == metrics
+
+
+def test_conversations_of_yours_need_a_chat(run_cli: Run) -> None:
+    result = run_cli("demo", "--chat-data", "mine.jsonl")
+    assert result.returncode == 2
+    assert "say --chat too" in result.stderr
