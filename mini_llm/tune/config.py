@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from mini_llm.checkpoint import read_model_config
 from mini_llm.config import Config, PathText
 from mini_llm.errors import UsageError, UserError
+from mini_llm.model.config import ModelConfig
 from mini_llm.pointers import is_adapter, resolve_checkpoint
 from mini_llm.train.config import MOST_RATE, MOST_STEPS, ModelText, TrainConfig
 from mini_llm.train.run.run_folder import read_settings
@@ -96,9 +97,10 @@ def with_base(config: ConfigT) -> ConfigT:
     folder = resolve_checkpoint(config.base)
     shape = read_model_config(folder)
     given = config.model_fields_set
-    if "model" in given and config.model != shape.model_copy(update={"dropout": config.model.dropout}):
+    dropout = {"dropout": config.model.dropout}  # the one thing below model: that is no shape
+    if config.model not in (ModelConfig().model_copy(update=dropout), shape.model_copy(update=dropout)):
         raise UsageError("the model's shape is that of its base", "leave out the settings below model:")
-    changes: dict[str, Any] = {"model": shape.model_copy(update={"dropout": config.model.dropout})}
+    changes: dict[str, Any] = {"model": shape.model_copy(update=dropout)}
     old = _settings_of(folder)
     if config.lora.rank and "learning_rate" not in given:
         changes["learning_rate"] = LORA_RATE * 2 * config.share_of_rates

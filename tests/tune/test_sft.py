@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from mini_llm import Generator
+from mini_llm.checkpoint import read_model_config
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.run_folder import read_settings
-from mini_llm.tune.config import SftConfig
+from mini_llm.tune.config import SftConfig, with_base
 from mini_llm.tune.sft import sft
 
 SMALL = {"block_size": 127, "batch_size": 4, "compile": False, "device": "cpu", "dtype": "float32"}
@@ -93,6 +94,11 @@ def test_the_first_loss_is_that_of_the_base(settings, base: Path) -> None:  # ty
     first, last = (row["val_loss"] for row in read_metrics(run) if "val_loss" in row)
     assert first == last
     assert (run / "latest/model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+
+
+def test_dropout_is_no_shape(settings, base: Path) -> None:  # type: ignore[no-untyped-def]
+    shape = read_model_config(base)
+    assert with_base(settings(model={"dropout": 0.1})).model == shape.model_copy(update={"dropout": 0.1})
 
 
 def test_what_is_wrong_is_said(base: Path, spelling_file: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
