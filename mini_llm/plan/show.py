@@ -102,6 +102,8 @@ def time_table(plan: Plan) -> Table:
     table.add_row("planned", f"{si(s.tokens)}tokens, {si(s.flops)}FLOPs")
     peak = f"{si(plan.machine.peak)}FLOP/s" if plan.machine.peak else "an unknown speed"
     table.add_row(f"at {plan.mfu:.0%} MFU", f"{hours(s.hours)} on {devices} of {peak} each")
+    if s.tokens_per_second:
+        table.add_row("speed", f"{s.tokens_per_second:,.0f} tokens/s each")
     if s.cost is not None:
         table.add_row("cost", f"{s.cost:,.2f}")
     first = math.log(plan.config.model.vocab_size)
