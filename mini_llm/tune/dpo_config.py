@@ -57,7 +57,7 @@ def with_chat_base(config: DpoConfig) -> DpoConfig:
     assert isinstance(full, DpoConfig)
     if "learning_rate" in config.model_fields_set:
         return full
-    # `with_base` takes half the rate of the base's run; where that was fine-tuning, its own is meant. LoRA has one rate.
+    # `with_base` takes half the rate of the base's run; where that was fine-tuning, its own is meant. LoRA has one.
     is_own = not config.lora.rank and is_tuned(resolve_checkpoint(config.base))
     factor = (2 if is_own else 1) / SLOWER
     rates = {"learning_rate": full.learning_rate * factor}

@@ -74,7 +74,9 @@ def test_what_is_preferred_becomes_likelier(loss: str, settings) -> None:  # typ
         assert held[0]["val_preference_loss"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_lora_learns_preferences_on_an_adapter_too(base: Path, pairs_file: Path, spelling_file: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+def test_lora_learns_preferences_on_an_adapter_too(  # type: ignore[no-untyped-def]
+    base: Path, pairs_file: Path, spelling_file: Path, tmp_path: Path, run_cli
+) -> None:
     """The reference is the sum of the base and the first adapter, and what is saved is a second one."""
     chat, out = tmp_path / "chat", tmp_path / "run"
     words = words_of({**SMALL, "lora.rank": 4})
