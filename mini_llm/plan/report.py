@@ -171,9 +171,18 @@ def fits(memory: Memory, machine: Machine) -> bool | None:
     return None if machine.memory is None else memory.peak <= USABLE * machine.memory
 
 
+def as_asked(config: TrainConfig, memory: dict[str, Memory]) -> Memory:
+    """Return the memory of the scenario that the config's own `parallel:` describes, on the planned GPUs."""
+    saves = config.parallel.checkpoint_activations
+    shares = next((name for name in memory if name.startswith("+ sharding")), None)
+    if config.parallel.shard == "full" and shares:
+        return memory["+ both" if saves else shares]
+    return memory["+ checkpointing" if saves else "as configured"]
+
+
 def advise(config: TrainConfig, dtype: torch.dtype, machine: Machine, memory: dict[str, Memory]) -> list[str]:
     """Return what to change, most harmless first; empty when the run fits as it is."""
-    if fits(memory["as configured"], machine) is not False:
+    if fits(as_asked(config, memory), machine) is not False:
         return []
     advice = []
     if config.auto_batch and (smaller := fitting_batch(config, dtype, machine)) is not None:

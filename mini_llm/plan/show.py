@@ -9,7 +9,7 @@ from rich.table import Table
 
 from mini_llm import output
 from mini_llm.plan.prove import Proof
-from mini_llm.plan.report import Plan, fits
+from mini_llm.plan.report import Plan, as_asked, fits
 
 PARTS = {
     "weights": "weights, float32",
@@ -42,7 +42,7 @@ def show(plan: Plan, proof: Proof | None = None) -> None:
         console.print(found, style="bold green" if adapts else "bold yellow")
         for line in plan.advice:
             console.print(f"  {line}", markup=False)
-    elif fits(plan.memory["as configured"], plan.machine):
+    elif fits(as_asked(plan.config, plan.memory), plan.machine):
         console.print("It fits as configured.", style="bold green")
     else:
         console.print("How much memory this machine has is unknown.")

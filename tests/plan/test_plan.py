@@ -178,3 +178,8 @@ def test_a_formula_that_forgets_something_is_found(monkeypatch) -> None:
     monkeypatch.setattr("mini_llm.plan.report.count_parameters", lambda model: 1)
     with pytest.raises(AssertionError, match="formula 1, model"):
         check_parameters(ModelConfig(dim=64, n_layers=1, n_heads=4))
+
+
+def test_what_the_config_itself_shares_needs_no_advice() -> None:
+    assert make_plan(config("80b"), gpu="h100", gpus=1024).advice == []
+    assert make_plan(config("80b", "parallel.shard=ddp", "parallel.tensor=1"), gpu="h100", gpus=1024).advice
