@@ -31,8 +31,9 @@ def plan(
     gpu: Annotated[Gpu | None, typer.Option(help="The device; default: what this machine has.")] = None,
     gpus: Annotated[int, typer.Option(help="How many of them share the work.", min=1)] = 1,
     mfu: Annotated[
-        float, typer.Option(help="Share of the device's peak that training reaches.", min=0.01, max=1)
-    ] = 0.4,
+        float | None,
+        typer.Option(help="Share of the device's peak that training reaches; default: 0.4, A100 0.5.", min=0.01, max=1),
+    ] = None,
     price: Annotated[float | None, typer.Option(help="Price of one device for an hour.", min=0)] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens to train on; default: 20 a parameter.", min=1)] = None,
     prove: Annotated[

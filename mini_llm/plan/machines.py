@@ -11,6 +11,10 @@ from mini_llm.device import DTYPES, GPU_PEAKS, cpu_memory, has_fast_bfloat16, pe
 # Bytes that a GPU's maker names; the driver and CUDA's context take about half a gigabyte of them.
 GPU_MEMORY = {"h100": 80e9, "h200": 141e9, "a100": 80e9, "4090": 24e9, "3070": 8e9}
 
+# Share of the peak that published runs reach: 38 to 48 % on H100, 50 to 58 % on A100 (docs/scaling.md).
+USUAL_MFU = {"A100": 0.5}
+USUAL_MFU_ELSEWHERE = 0.4
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -45,3 +49,8 @@ def compute_dtype(name: str, *, is_cpu: bool) -> torch.dtype:
         return DTYPES[name]
     has_it = has_fast_bfloat16(torch.device("cpu")) if is_cpu else True  # every planned GPU is Ampere or newer
     return torch.bfloat16 if has_it else torch.float32
+
+
+def usual_mfu(machine: Machine) -> float:
+    """Return the share of its peak that training usually reaches on such a machine."""
+    return next((mfu for name, mfu in USUAL_MFU.items() if name in machine.name), USUAL_MFU_ELSEWHERE)

@@ -18,7 +18,7 @@ from mini_llm.model.accounting import (
 )
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
-from mini_llm.plan.machines import GPU_MEMORY, Machine, compute_dtype, data_sheet, this_cpu, this_gpu
+from mini_llm.plan.machines import GPU_MEMORY, Machine, compute_dtype, data_sheet, this_cpu, this_gpu, usual_mfu
 from mini_llm.plan.memory import Memory, Scenario, predict_memory
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.out_of_memory import describe_batch, halve_batch
@@ -34,6 +34,7 @@ class Schedule:
     tokens: int
     flops: float
     loss: float | None
+    tokens_per_second: float | None  # of one device
     hours: float | None
     cost: float | None
 
@@ -72,6 +73,7 @@ class Plan:
                 "planned": self.schedule.tokens,
             },
             "flops": self.schedule.flops,
+            "tokens_per_second_per_device": self.schedule.tokens_per_second,
             "hours": self.schedule.hours,
             "cost": self.schedule.cost,
             "expected_loss": {"first": math.log(model.vocab_size), "last": self.schedule.loss},
@@ -88,7 +90,7 @@ def make_plan(
     *,
     gpu: str | None = None,
     gpus: int = 1,
-    mfu: float = 0.4,
+    mfu: float | None = None,
     price: float | None = None,
     tokens: int | None = None,
 ) -> Plan:
@@ -98,7 +100,8 @@ def make_plan(
         config: the run; its batch is that of all devices together.
         gpu: h100, h200, a100, 4090, 3070 or cpu; None is what this machine has.
         gpus: devices that share the work.
-        mfu: share of the device's peak that the training reaches ("model FLOPs utilisation", arXiv 2204.02311).
+        mfu: share of the device's peak that the training reaches ("model FLOPs utilisation", arXiv 2204.02311); None is
+            what published runs reach.
         price: money for one device and hour.
         tokens: how many to train on; None is 20 for each parameter.
 
@@ -110,6 +113,7 @@ def make_plan(
         raise UsageError(f"--gpus {gpus} needs a GPU to multiply", f"name one: --gpu {' or '.join(GPU_MEMORY)}")
     dtype = compute_dtype(config.dtype, is_cpu=is_cpu)
     machine = this_cpu(dtype) if is_cpu else data_sheet(gpu) if gpu else this_gpu()
+    mfu = mfu or usual_mfu(machine)
     parameters = check_parameters(config.model)
     scenarios = [Scenario("as configured"), Scenario("+ checkpointing", checkpointing=True)]
     if gpus > 1:
@@ -128,7 +132,8 @@ def make_plan(
     planned = tokens or compute_optimal_tokens(config.model)
     flops = float(flops_per_token(config.model, config.block_size)) * planned
     peak = machine.peak if dtype != torch.float32 or is_cpu else None  # data sheets are about 16 bits
-    hours = flops / (peak * mfu * gpus) / 3600 if peak else None
+    speed = peak * mfu / flops_per_token(config.model, config.block_size) if peak else None
+    hours = planned / (speed * gpus) / 3600 if speed else None
     return Plan(
         config=config,
         machine=machine,
@@ -144,6 +149,7 @@ def make_plan(
             planned,
             flops,
             chinchilla_loss(parameters, planned) if parameters >= SMALLEST_OF_LAW else None,
+            speed,
             hours,
             hours * gpus * price if hours is not None and price is not None else None,
         ),
@@ -165,9 +171,18 @@ def fits(memory: Memory, machine: Machine) -> bool | None:
     return None if machine.memory is None else memory.peak <= USABLE * machine.memory
 
 
+def as_asked(config: TrainConfig, memory: dict[str, Memory]) -> Memory:
+    """Return the memory of the scenario that the config's own `parallel:` describes, on the planned GPUs."""
+    saves = config.parallel.checkpoint_activations
+    shares = next((name for name in memory if name.startswith("+ sharding")), None)
+    if config.parallel.shard == "full" and shares:
+        return memory["+ both" if saves else shares]
+    return memory["+ checkpointing" if saves else "as configured"]
+
+
 def advise(config: TrainConfig, dtype: torch.dtype, machine: Machine, memory: dict[str, Memory]) -> list[str]:
     """Return what to change, most harmless first; empty when the run fits as it is."""
-    if fits(memory["as configured"], machine) is not False:
+    if fits(as_asked(config, memory), machine) is not False:
         return []
     advice = []
     if config.auto_batch and (smaller := fitting_batch(config, dtype, machine)) is not None:

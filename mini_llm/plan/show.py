@@ -9,7 +9,7 @@ from rich.table import Table
 
 from mini_llm import output
 from mini_llm.plan.prove import Proof
-from mini_llm.plan.report import Plan, fits
+from mini_llm.plan.report import Plan, as_asked, fits
 
 PARTS = {
     "weights": "weights, float32",
@@ -42,7 +42,7 @@ def show(plan: Plan, proof: Proof | None = None) -> None:
         console.print(found, style="bold green" if adapts else "bold yellow")
         for line in plan.advice:
             console.print(f"  {line}", markup=False)
-    elif fits(plan.memory["as configured"], plan.machine):
+    elif fits(as_asked(plan.config, plan.memory), plan.machine):
         console.print("It fits as configured.", style="bold green")
     else:
         console.print("How much memory this machine has is unknown.")
@@ -102,6 +102,8 @@ def time_table(plan: Plan) -> Table:
     table.add_row("planned", f"{si(s.tokens)}tokens, {si(s.flops)}FLOPs")
     peak = f"{si(plan.machine.peak)}FLOP/s" if plan.machine.peak else "an unknown speed"
     table.add_row(f"at {plan.mfu:.0%} MFU", f"{hours(s.hours)} on {devices} of {peak} each")
+    if s.tokens_per_second:
+        table.add_row("speed", f"{s.tokens_per_second:,.0f} tokens/s each")
     if s.cost is not None:
         table.add_row("cost", f"{s.cost:,.2f}")
     first = math.log(plan.config.model.vocab_size)

@@ -14,7 +14,7 @@ from mini_llm.checkpoint import read_model_config
 from mini_llm.config import Config, PathText
 from mini_llm.errors import UsageError, UserError
 from mini_llm.model.config import ModelConfig
-from mini_llm.pointers import is_adapter, resolve_checkpoint
+from mini_llm.pointers import resolve_checkpoint
 from mini_llm.train.config import MOST_RATE, MOST_STEPS, ModelText, TrainConfig
 from mini_llm.train.run.run_folder import read_settings
 
@@ -129,12 +129,10 @@ def with_steps(config: SftConfig, n_rows: int) -> SftConfig:
     return config.model_copy(update={"max_iters": steps, "warmup_iters": warmup})
 
 
-def has_seen_chat(base: Path) -> bool:
-    """Tell whether a model's record says that it was trained on conversations; folders from elsewhere say nothing."""
-    if is_adapter(base):
-        return True
+def is_tuned(folder: Path) -> bool:
+    """Tell whether a checkpoint lies in a run that began from another model: its record names a base."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        record = (base.resolve().parents[1] / "config.yaml").read_text(encoding="utf-8")
+        record = (folder.resolve().parents[1] / "config.yaml").read_text(encoding="utf-8")
         return re.search(r"^base: ", record, re.MULTILINE) is not None
     return False
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from pydantic import Field
 
 from mini_llm.config import PathText
 from mini_llm.errors import UsageError
 from mini_llm.pointers import resolve_checkpoint
 from mini_llm.train.config import MOST_STEPS
-from mini_llm.tune.config import SftConfig, with_base
+from mini_llm.tune.config import SftConfig, is_tuned, with_base
 from mini_llm.tune.preference_loss import BETAS, LossName, Preference
 
 SLOWER = 50  # than supervised fine-tuning: SmolLM2 took 1/1000 of its rate, Tulu 3 1/10, zephyr 1/40; see docs/LOG.md
@@ -60,18 +57,10 @@ def with_chat_base(config: DpoConfig) -> DpoConfig:
     assert isinstance(full, DpoConfig)
     if "learning_rate" in config.model_fields_set:
         return full
-    # `with_base` takes half the rate of the base's run; where that was fine-tuning, its own is meant.
-    factor = (2 if _is_tuned(resolve_checkpoint(config.base)) else 1) / SLOWER
+    # `with_base` takes half the rate of the base's run; where that was fine-tuning, its own is meant. LoRA has one.
+    is_own = not config.lora.rank and is_tuned(resolve_checkpoint(config.base))
+    factor = (2 if is_own else 1) / SLOWER
     rates = {"learning_rate": full.learning_rate * factor}
     if "muon_learning_rate" not in config.model_fields_set:
         rates["muon_learning_rate"] = full.muon_learning_rate * factor
     return full.model_copy(update=rates)
-
-
-def _is_tuned(folder: Path) -> bool:
-    """Tell whether a checkpoint lies in a run that began from another one: its record names a base."""
-    try:
-        record = (folder.resolve().parents[1] / "config.yaml").read_text(encoding="utf-8")
-    except (OSError, ValueError, IndexError):
-        return False
-    return re.search(r"^base: ", record, re.MULTILINE) is not None

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mini_llm.errors import UsageError, UserError
+from mini_llm.pointers import is_adapter
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.tune.config import LoraConfig, has_seen_chat
+from mini_llm.tune.config import LoraConfig, is_tuned
 
 EXAMPLE = [Message("system", "a"), Message("user", "b"), Message("assistant", "c"), Message("user", "d")]
 
@@ -36,7 +37,9 @@ def rows_to_train(base: Path, tokenizer: Tokenizer, lora: LoraConfig, *, is_tied
     Raises:
         UsageError: they are asked for, and the template has no markers.
     """
-    wanted = not has_seen_chat(base) if lora.train_markers == "auto" else lora.train_markers
+    wanted = lora.train_markers
+    if wanted == "auto":
+        wanted = not (is_tuned(base) or is_adapter(base))
     ids = marker_ids(tokenizer) if wanted else []
     if lora.train_markers is True and not ids:
         raise UsageError("the chat template of the base has no markers to train", "leave out lora.train_markers")

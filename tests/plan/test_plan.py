@@ -44,7 +44,7 @@ def test_a_config_has_the_parameters_that_it_states(name: str) -> None:
 def test_a_header_says_what_the_plan_says(name: str) -> None:
     header = shipped_config(f"{name}.yaml").read_text().partition("# Files")[0]
     gpus, gpu = re.search(r"--gpus (\d+) --gpu (\w+)", header).groups()
-    plan = make_plan(config(name), gpu=gpu, gpus=int(gpus))
+    plan = make_plan(config(name), gpu=gpu, gpus=int(gpus), mfu=0.4)
     amount, unit = re.search(r"# time +(\d+) (hours|days) at 40 % MFU", header).groups()
     # The config's own steps are a round number near the compute-optimal tokens.
     assert plan.own_tokens == pytest.approx(plan.optimal_tokens, rel=0.02)
@@ -114,7 +114,7 @@ def test_the_command_prints_one_object(run_cli) -> None:
 def test_twice_the_devices_take_half_the_time() -> None:
     one, two = (make_plan(config("mini-80m"), gpu="a100", gpus=n).schedule.hours for n in (1, 2))
     assert one == pytest.approx(2 * two)
-    assert make_plan(config("mini-80m"), gpu="a100", mfu=0.2).schedule.hours == pytest.approx(2 * one)
+    assert make_plan(config("mini-80m"), gpu="a100", mfu=0.25).schedule.hours == pytest.approx(2 * one)  # 0.5 is usual
 
 
 def test_float32_on_a_gpu_has_no_known_speed() -> None:
@@ -178,3 +178,8 @@ def test_a_formula_that_forgets_something_is_found(monkeypatch) -> None:
     monkeypatch.setattr("mini_llm.plan.report.count_parameters", lambda model: 1)
     with pytest.raises(AssertionError, match="formula 1, model"):
         check_parameters(ModelConfig(dim=64, n_layers=1, n_heads=4))
+
+
+def test_what_the_config_itself_shares_needs_no_advice() -> None:
+    assert make_plan(config("80b"), gpu="h100", gpus=1024).advice == []
+    assert make_plan(config("80b", "parallel.shard=ddp", "parallel.tensor=1"), gpu="h100", gpus=1024).advice

@@ -14,8 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mini_llm.adapter import stack_of
 from mini_llm.checkpoint import load_model, save_model
 from mini_llm.errors import UsageError, UserError
+from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.run_folder import read_settings
@@ -70,6 +72,32 @@ def test_what_is_preferred_becomes_likelier(loss: str, settings) -> None:  # typ
         expected = 1.0 if loss == "ipo" else math.log(2)
         assert first["preference_loss"] == pytest.approx(expected, abs=1e-5)
         assert held[0]["val_preference_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_lora_learns_preferences_on_an_adapter_too(  # type: ignore[no-untyped-def]
+    base: Path, pairs_file: Path, spelling_file: Path, tmp_path: Path, run_cli
+) -> None:
+    """The reference is the sum of the base and the first adapter, and what is saved is a second one."""
+    chat, out = tmp_path / "chat", tmp_path / "run"
+    words = words_of({**SMALL, "lora.rank": 4})
+    taught = run_cli("sft", "--base", base, "--data", spelling_file, f"out_dir={chat}", *words, "epochs=2")
+    assert taught.returncode == 0, taught.stderr
+    before = (chat / "latest/adapter_model.safetensors").read_bytes()
+    more = ["epochs=6", "learning_rate=0.01", "eval_interval=1000"]
+    result = run_cli("dpo", "--base", chat, "--data", pairs_file, f"out_dir={out}", *words, *more)
+    assert result.returncode == 0, result.stderr
+    assert "frozen" in result.stderr
+    rows = [row for row in read_metrics(out) if "loss" in row]
+    assert rows[0]["preference_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert (rows[-1]["accuracy"], rows[-1]["margin"] > 0.3) == (1, True)
+    assert (chat / "latest/adapter_model.safetensors").read_bytes() == before
+    stack = stack_of(resolve_checkpoint(out))
+    assert [folder.parents[1].name for folder in stack[1]] == ["chat", "run"]
+    ids = torch.arange(3, 60)[None]
+    expected = load_model(resolve_checkpoint(out), device="cpu", dtype=torch.float32)(ids)
+    merged = run_cli("export", out, "--merge", "--out", tmp_path / "merged")
+    assert merged.returncode == 0, merged.stderr
+    assert load_model(tmp_path / "merged", device="cpu", dtype=torch.float32)(ids).equal(expected)
 
 
 @pytest.mark.needs_torch_compile
@@ -214,6 +242,8 @@ def test_the_rate_is_a_fiftieth_of_that_of_fine_tuning(base: Path, pairs_file: P
         assert with_chat_base(config).learning_rate == pytest.approx(rate)
         given = DpoConfig.model_validate({"base": str(checkpoint), "data": [str(pairs_file)], "learning_rate": 0.1})
         assert with_chat_base(given).learning_rate == 0.1
+        thin = DpoConfig.model_validate({"base": str(checkpoint), "data": [str(pairs_file)], "lora": {"rank": 4}})
+        assert with_chat_base(thin).learning_rate == pytest.approx(0.003 / 50), "LoRA has a rate of its own"
 
 
 def test_what_is_wrong_is_said(base: Path, pairs_file: Path, spelling_file: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -137,6 +138,32 @@ def test_an_adapter_is_a_base_too(settings, tmp_path: Path) -> None:  # type: ig
     for run in (whole, stacked):
         found = load_model(resolve_checkpoint(run), device="cpu", dtype=torch.float32)(IDS)
         assert torch.equal(found, start)
+
+
+def test_pretraining_and_llama_cpp_take_the_sum(settings, tiny_chat_store: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    """`init_from` an adapter at a rate of zero, and a GGUF file: the numbers of base + adapter."""
+    adapter = sft(settings(learning_rate=0.01))
+    summed = load_model(resolve_checkpoint(adapter), device="cpu", dtype=torch.float32)
+    out, file = tmp_path / "more", tmp_path / "sum.gguf"
+    words = [f"init_from={adapter}", f"data_dir={tiny_chat_store}", f"out_dir={out}", "learning_rate=0", "min_lr=0"]
+    words += [
+        "max_iters=1",
+        "block_size=64",
+        "batch_size=2",
+        "eval_iters=1",
+        "device=cpu",
+        "dtype=float32",
+        "compile=false",
+    ]
+    for verb in (["train", *words], ["export", adapter, "--to", "gguf", "--type", "f32", "--out", file],
+                 ["chat", adapter, "--max-new-tokens", "2", "--device", "cpu"]):  # fmt: skip
+        result = run_cli(*verb, stdin="Spell ant.")
+        assert result.returncode == 0, result.stderr
+    assert torch.equal(load_model(resolve_checkpoint(out), device="cpu", dtype=torch.float32)(IDS), summed(IDS))
+    found = {tensor.name: tensor.data for tensor in gguf.GGUFReader(file).tensors}
+    weights = summed.state_dict()
+    for theirs, ours in (("token_embd", "embed_tokens"), ("blk.1.ffn_down", "layers.1.mlp.down_proj")):
+        assert torch.equal(torch.tensor(found[f"{theirs}.weight"]), weights[f"model.{ours}.weight"]), theirs
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("compiled", marks=pytest.mark.needs_compiler)])

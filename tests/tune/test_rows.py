@@ -40,7 +40,7 @@ def test_ids_are_those_of_chat_and_the_mask_is_that_of_transformers(chat_tokeniz
         f"{{% else %}}{{{{ {say} }}}}{{% endif %}}{{% endfor %}}"
     )
     draw = random.Random(0)
-    for _ in range(60):
+    for _ in range(200):
         found = conversation(draw.randint(1, 3), draw)
         # Where a text names a marker, transformers makes a control token of it: not ours.
         plain = [Message(m.role, m.content.replace("<", "").replace("|", "") or "a") for m in found.messages]

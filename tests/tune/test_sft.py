@@ -11,13 +11,18 @@ import pytest
 
 from mini_llm import Generator
 from mini_llm.checkpoint import read_model_config
+from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.run_folder import read_settings
 from mini_llm.tune.config import SftConfig, with_base
+from mini_llm.tune.conversations import is_held_out
 from mini_llm.tune.sft import sft
 
 SMALL = {"block_size": 127, "batch_size": 4, "compile": False, "device": "cpu", "dtype": "float32"}
+
+WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "owl"]
+GREEDY = SamplingParams(temperature=0)
 
 
 @pytest.fixture
@@ -29,31 +34,30 @@ def settings(base: Path, spelling_file: Path, tmp_path: Path):  # type: ignore[n
     return make
 
 
-def test_the_command_learns_answers_by_heart_and_stops(base: Path, write_rows, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
-    """Sixty answers seen often enough are given to the letter, each with its end."""
-    words = ["ant", "bee", "cat", "dog"]
-    rows = [{"question": f"Say {w}.", "answer": f"{w} {w}"} for w in words]
-    data = write_rows(*rows * 15)
+def test_the_command_learns_sixty_answers_by_heart_and_stops(base: Path, write_rows, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    """Each is given to the letter, with its end; nothing else shows that what is learned is what is asked for."""
+    made = [(f"Spell {a}{b}.", " ".join(a + b)) for a in WORDS for b in WORDS]
+    held_out = [pair for pair in made if is_held_out([Message("user", pair[0])], 0.05)][:3]
+    learned = [pair for pair in made if not is_held_out([Message("user", pair[0])], 0.05)][:60]
+    data = write_rows(*({"question": question, "answer": answer} for question, answer in learned + held_out))
     out = tmp_path / "run"
-    made = {**SMALL, "learning_rate": 0.01, "epochs": 60, "val_fraction": 0.001, "eval_interval": 1000}
-    made |= {"eval_iters": 1}
-    # Held out by question: with so few questions the same ones stand in a file of their own.
-    held = tmp_path / "held.jsonl"
-    held.write_text("".join(json.dumps({"question": f"q {i}", "answer": "a"}) + "\n" for i in range(3000)))
-    words_of = [f"{key}={value if not isinstance(value, bool) else str(value).lower()}" for key, value in made.items()]
-    shown = run_cli("sft", "--base", base, "--data", data, "--show", "1")
+    words = ["sft", "--base", base, "--data", data, f"out_dir={out}"]
+    shown = run_cli(*words, "--show", "1")
     assert shown.returncode == 0, shown.stderr
-    assert "[[ant ant<|end|>]]" in shown.stdout
-    result = run_cli("sft", "--base", base, "--data", data, "--data", held, f"out_dir={out}", "max_iters=60",
-                     *[w for w in words_of if not w.startswith("epochs")], "epochs=null")  # fmt: skip
+    assert f"[[{learned[0][1]}<|end|>]]" in shown.stdout
+    values = {**SMALL, "batch_size": 8, "epochs": None, "max_iters": 120, "learning_rate": 0.02, "eval_interval": 1000}
+    result = run_cli(*words, *(f"{key}={json.dumps(value).strip(chr(34))}" for key, value in values.items()))
     assert result.returncode == 0, result.stderr
-    assert "held out" in result.stderr
+    assert "63 conversations, 3 of them held out" in result.stderr
     assert "padding" in result.stderr
     generator = Generator(out, device="cpu", dtype="float32")
-    ids = encode_chat(generator.tokenizer, [Message("user", "q 4")])
-    assert ids[-1] == generator.tokenizer.special_id("<|assistant|>")
-    losses = [row["loss"] for row in read_metrics(out) if "loss" in row]
-    assert losses[-1] < losses[0] / 3
+    prompts = [encode_chat(generator.tokenizer, [Message("user", question)]) for question, _ in learned]
+    answers = [generator.continue_ids(ids, sampling=GREEDY, max_new_tokens=40) for ids in prompts]
+    assert ["".join(answer) for answer in answers] == [answer for _, answer in learned]
+    assert {answer.finish_reason for answer in answers} == {"stop"}
+    said = run_cli("chat", out, "--temperature", "0", "--device", "cpu", "--dtype", "float32", stdin=learned[7][0])
+    assert said.returncode == 0, said.stderr
+    assert learned[7][1] in said.stdout
 
 
 @pytest.mark.parametrize("replay", [0.0, 0.5])
