@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_process import CliProcess
+from processes import on_ranks, start_ranks  # noqa: F401 (fixtures)
 
 from mini_llm.config import load_config
 from mini_llm.train.config import TrainConfig

@@ -2,21 +2,24 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tokenizers
 import torch
-from conftest import MakeConfig, Settings
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from mini_llm.checkpoint import load_model
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
+from mini_llm.train.config import TrainConfig
 from mini_llm.train.rows.dataloader import TrainLoader
 from mini_llm.train.step import Stepper
 from mini_llm.train.train import train
 
+Settings = Callable[..., list[str]]
+MakeConfig = Callable[..., TrainConfig]
 SHAPE = {
     "hidden_size": 32,
     "intermediate_size": 64,

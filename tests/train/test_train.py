@@ -235,7 +235,7 @@ def test_another_tokenizer_than_the_stores_is_refused(
     shutil.copytree(tiny_store, tmp_path / "store")
     path = tmp_path / "store" / "tokenizer" / "tokenizer.json"
     path.write_text(path.read_text() + "\n")
-    with pytest.raises(UserError, match="is not the tokenizer that wrote"):
+    with pytest.raises(UserError, match="is not the one that wrote this store"):
         train(make_config(data_dir=tmp_path / "store"))
 
 
@@ -394,7 +394,7 @@ def test_a_full_disk_that_the_metrics_meet_first(make_config: MakeConfig, monkey
     monkeypatch.setattr(train_module, "MetricsLog", Full)
     with pytest.raises(UserError, match="No space left on device") as problem:
         train(make_config())
-    assert "the same command goes on" in (problem.value.hint or "")
+    assert "the same command begins anew" in (problem.value.hint or "")
 
 
 def can_mount(folder: Path) -> bool:
@@ -491,7 +491,7 @@ def test_the_50m_model_has_the_published_size_and_guesses_uniformly_at_first(
     assert abs(loss - math.log(32_000)) < 0.03 * math.log(32_000)
 
 
-OTHER_VERBS = ("clean-", "sft-", "dpo-", "rl-", "demo-chat")  # whose settings are others
+OTHER_VERBS = ("clean-", "chat-", "sft-", "dpo-", "rl-", "demo-chat")  # whose settings are others
 SHIPPED = [p for p in (Path(__file__).parents[2] / "configs").glob("*.yaml") if not p.name.startswith(OTHER_VERBS)]
 
 

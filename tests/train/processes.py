@@ -56,7 +56,7 @@ def on_ranks() -> OnRanks:
     def run(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         results, port = CONTEXT.SimpleQueue(), free_port()
         processes = [
-            CONTEXT.Process(target=_connected, args=(rank, size, port, results, function, arguments))
+            CONTEXT.Process(target=connected, args=(rank, size, port, results, function, arguments))
             for rank in range(size)
         ]
         for process in processes:
@@ -72,7 +72,7 @@ def on_ranks() -> OnRanks:
     return run
 
 
-def _connected(rank: int, size: int, port: int, results: Any, function: Callable[..., Any], arguments: Any) -> None:
+def connected(rank: int, size: int, port: int, results: Any, function: Callable[..., Any], arguments: Any) -> None:
     import os
 
     os.environ.update(environment(rank, size, port))
