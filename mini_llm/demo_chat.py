@@ -89,7 +89,9 @@ def chat_config(run: Path, out: Path, data: list[str], minutes: float, seed: int
         return kept.model_copy(update={**here, "data": kept.data})
     template = load_config(SftConfig, shipped_config("demo-chat.yaml"))
     values = template.model_dump(include=template.model_fields_set)
-    return SftConfig.model_validate({**values, **here, "max_minutes": minutes, "seed": seed})
+    # The warm-up is what tells how many steps there is room for: it must end long before the minutes do.
+    warmup = max(2, round((template.warmup_iters or 0) * min(1.0, minutes / MINUTES)))
+    return SftConfig.model_validate({**values, **here, "max_minutes": minutes, "warmup_iters": warmup, "seed": seed})
 
 
 def write_exercises(path: Path, corpus: list[str] | None, seed: int, share: float = 1.0) -> None:

@@ -18,7 +18,7 @@ def test_it_learns_to_answer_and_shows_a_conversation(tmp_path: Path, run_cli: R
     mine = tmp_path / "mine.jsonl"
     mine.write_text(json.dumps({"question": "Who won?", "answer": "We did."}) + "\n", encoding="utf-8")
     words = ["demo", "--chat", "--corpus", tmp_path / "small.txt", "--out", tmp_path / "demo", "--chat-data", mine]
-    words += ["--minutes", 0.05, "--chat-minutes", 0.1]
+    words += ["--minutes", 0.05, "--chat-minutes", 0.2]
     result = run_cli(*words, env=ENV, timeout=500)
     assert result.returncode == 0, result.stderr
     for question in ("> Who are you?\n", "> Spell the word president.\n", "> Thank you!\n"):
@@ -36,7 +36,7 @@ def test_it_learns_to_answer_and_shows_a_conversation(tmp_path: Path, run_cli: R
     assert again.returncode == 0, again.stderr
     assert "going on with the run" in again.stderr
     assert again.stdout == result.stdout
-    assert read_metrics(run) == metrics
+    assert read_metrics(run)[: len(metrics)] == metrics  # an evaluation may follow, where the minutes had left no room
 
 
 def test_conversations_of_yours_need_a_chat(run_cli: Run) -> None:
