@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mini_llm.serve.problems import ApiError
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.tokenizer.trial import is_panic
 
 # By default a grammar lets spaces go on for ever, and a weak model writes nothing else.
 RULES = {"whitespace_flexible": False}
@@ -30,7 +31,7 @@ def guide_tokenizer(tokenizer: Tokenizer) -> llguidance.LLTokenizer:
     try:
         return llguidance.LLTokenizer(tokenizer.as_json(), eos_token=tokenizer.eos_id)
     except BaseException as problem:  # tokenizers with very long tokens make it panic, which is no Exception
-        if isinstance(problem, (KeyboardInterrupt, SystemExit)):
+        if not (isinstance(problem, Exception) or is_panic(problem)):
             raise
         raise ApiError(400, "this model's tokenizer cannot be held to a schema", param=FIELD) from None
 
