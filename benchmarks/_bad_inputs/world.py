@@ -100,7 +100,7 @@ def verbs() -> list[Verb]:
         Verb("import-seed", ["import-seed", "seed.pt", "--out", "out"], ("seed.pt",), made),
         Verb("export", ["export", "model", "--to", "gguf", "--type", "f16", "--out", "out"], ("model",), ("out",)),
         Verb("export hf", ["export", "model", "--to", "hf", "--out", "out"], ("model",), ("out/model.safetensors",)),
-        Verb("report", ["report", "run", "--no-samples", "--out", "out"], ("run",), changes=("out.md", "out.html")),
+        Verb("report", ["report", "run", "--no-samples", "--out", "out.md"], ("run",), changes=("out.md", "out.html")),
         Verb("sft", ["sft", "--base", "model", "--data", "chats.jsonl", *SFT], ("model", "chats.jsonl"),
              ("out/metrics.jsonl", "out/latest/model.safetensors"), seconds=3),
         Verb("eval", ["eval", "model", "--text", "corpus/d00.txt", "--out", "out", "--device", "cpu"],

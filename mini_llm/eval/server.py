@@ -5,6 +5,7 @@ POST /tokenize (vLLM's shape) makes the ids, unless a tokenizer folder is given;
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import urllib.error
@@ -119,15 +120,15 @@ class ServerModel:
         key = os.environ.get("MINI_LLM_API_KEY")
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data=data, headers=headers)
         try:
+            request = urllib.request.Request(self.url + path, data=data, headers=headers)
             with urllib.request.urlopen(request, timeout=SECONDS) as answer:
                 found = json.loads(answer.read(MOST_BYTES))
         except urllib.error.HTTPError as problem:
             said = problem.read(500).decode("utf-8", "replace")
             plain = "".join(c if c.isprintable() else " " for c in said)
             raise UserError(f"{self.url}{path} answers {problem.code}: {plain}") from None
-        except (OSError, ValueError) as problem:
+        except (OSError, ValueError, http.client.HTTPException) as problem:
             raise UserError(
                 f"cannot ask {self.url}{path}: {problem}", "is the server running? mini-llm serve RUN"
             ) from None

@@ -93,3 +93,12 @@ def test_a_server_without_log_probabilities_is_told(address: str, sets: Path) ->
     questions = prepare_questions(find_tasks(["copa"], [])[0], [sets], {})
     with pytest.raises(UserError, match="echo with logprobs"):
         ask(ServerModel(address), questions)
+
+
+@pytest.mark.parametrize("address", ["http://a b/", "http://127.0.0.1:1/\x01", "http://[::1"])
+def test_an_address_that_is_none_is_said(address: str, run_cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("some words")
+    run = run_cli("eval", address, "--text", tmp_path / "text.txt")
+    assert run.returncode == 1, run.stderr
+    assert "cannot ask" in run.stderr
+    assert "Traceback" not in run.stderr
