@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,3 +63,9 @@ Backend = Annotated[BackendName, typer.Option(help="How to compute; auto takes t
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint, any Llama folder, or hf://USER/NAME.")
 ]
+
+
+def words_of(settings: list[str] | None, **flags: Any) -> list[str]:
+    """Return KEY=VALUE words: those that were typed, then one for each flag of the same name that was given."""
+    given = {key: value for key, value in flags.items() if value or (key == "resume" and value is not None)}
+    return [*(settings or []), *(f"{key}={json.dumps(value)}" for key, value in given.items())]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,7 @@ from mini_llm.commands.arguments import (
     Resume,
     RunArgument,
     SettingsArgument,
+    words_of,
 )
 
 
@@ -80,11 +80,7 @@ def dpo(
     from mini_llm.config import dump_config, load_config
     from mini_llm.tune.dpo_config import DpoConfig, with_chat_base
 
-    words = list(settings or [])
-    words += [f"base={json.dumps(base)}"] if base else []
-    words += [f"data={json.dumps(data)}"] if data else []
-    words += [] if resume is None else [f"resume={str(resume).lower()}"]
-    words += ["merge_turns=true"] if merge_turns else []
+    words = words_of(settings, base=base, data=data, resume=resume, merge_turns=merge_turns)
     resolved = load_config(DpoConfig, config, words)
     if print_config:
         output.write(dump_config(with_chat_base(resolved)))

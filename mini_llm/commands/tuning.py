@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mini_llm import output
-from mini_llm.commands.arguments import ConfigOption, DryRun, PrintConfig, Resume, SettingsArgument
+from mini_llm.commands.arguments import ConfigOption, DryRun, PrintConfig, Resume, SettingsArgument, words_of
 
 
 class SideName(StrEnum):
@@ -80,11 +79,7 @@ def sft(
     from mini_llm.config import dump_config, load_config
     from mini_llm.tune.config import SftConfig, with_base
 
-    words = list(settings or [])
-    words += [f"base={json.dumps(base)}"] if base else []
-    words += [f"data={json.dumps(data)}"] if data else []
-    words += [] if resume is None else [f"resume={str(resume).lower()}"]
-    words += ["merge_turns=true"] if merge_turns else []
+    words = words_of(settings, base=base, data=data, resume=resume, merge_turns=merge_turns)
     resolved = load_config(SftConfig, config, words)
     if print_config:
         output.write(dump_config(with_base(resolved)))
@@ -129,11 +124,7 @@ def rl(
     from mini_llm.tune.config import with_base
     from mini_llm.tune.rl_config import RlConfig
 
-    words = list(settings or [])
-    words += [f"base={json.dumps(base)}"] if base else []
-    words += [f"task={json.dumps(task)}"] if task else []
-    words += [f"data={json.dumps(data)}"] if data else []
-    words += [] if resume is None else [f"resume={str(resume).lower()}"]
+    words = words_of(settings, base=base, task=task, data=data, resume=resume)
     resolved = load_config(RlConfig, config, words)
     if print_config:
         output.write(dump_config(with_base(resolved)))
