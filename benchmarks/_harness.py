@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -131,6 +132,7 @@ class Worker:
 
     def __init__(self, name: str, command: list[str], env: dict[str, str] | None = None) -> None:
         self.name, self.errors = name, tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
+        self.is_late = False
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, cwd=ROOT, env=env
         )
@@ -149,6 +151,8 @@ class Worker:
                     raise Skipped(answer["skipped"])
                 return answer
         code = self.process.wait()
+        if self.is_late:
+            raise Skipped("it was not ready in time")
         self.errors.seek(0)
         lines = self.errors.read().strip().splitlines()
         raise Skipped(f"exit {code}: {lines[-1][:300] if lines else 'it said nothing'}")
@@ -163,13 +167,37 @@ class Worker:
             pass  # `answer` says why it ended
         return self.answer()
 
-    def close(self) -> None:
-        """End the process."""
+    def ready(self, seconds: float | None) -> None:
+        """Wait until it has warmed up, at most so long.
+
+        Raises:
+            Skipped: it cannot run here, ended, or takes longer.
+        """
+
+        def end() -> None:
+            self.is_late = True
+            self.process.kill()
+
+        timer = threading.Timer(max(0.0, seconds), end) if seconds is not None else None
+        if timer:
+            timer.start()
+        try:
+            self.answer()
+        finally:
+            if timer:
+                timer.cancel()
+
+    def tell_to_end(self) -> None:
+        """Let the process end by itself."""
         with contextlib.suppress(BrokenPipeError):
             if self.process.stdin:
                 self.process.stdin.close()
+
+    def close(self, seconds: float = 10) -> None:
+        """End the process: torch's compiling processes can take long to go."""
+        self.tell_to_end()
         try:
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -202,10 +230,12 @@ def take_turns(
     They start and warm up one after the other, so that the compiling of one is not the noise of the next; `together`
     lets all compile at once, where minutes of a GPU are short and cores are not, and gives one that finds no
     memory beside the others a second start. `env` gives the environment of those contenders that need another one.
+    Where $MINI_LLM_SECONDS says how long all may take, whoever is not ready after 0.7 of it is left out.
     """
     workers: dict[str, Worker] = {}
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     skipped: dict[str, str] = {}
+    began, limit = time.monotonic(), os.environ.get("MINI_LLM_SECONDS")
 
     def start(name: str) -> None:
         note(f"  starting {name} ...")
@@ -214,7 +244,8 @@ def take_turns(
     def await_ready(name: str) -> None:
         skipped.pop(name, None)
         try:
-            workers[name].answer()
+            workers[name].ready(began + 0.7 * float(limit) - time.monotonic() if limit else None)
+            note(f"  {name} is ready after {time.monotonic() - began:.0f} s")
         except Skipped as why:
             skipped[name] = str(why)
             note(f"  {name}: skipped ({why})")
@@ -241,7 +272,9 @@ def take_turns(
             note(f"  round {number + 1} of {rounds}")
     finally:
         for worker in workers.values():
-            worker.close()
+            worker.tell_to_end()
+        for worker in workers.values():
+            worker.close(3 if together else 10)
     CRASHED.extend(f"{name}: {why}" for name, why in skipped.items() if is_crash(why))
     return {name: values for name, values in answers.items() if name not in skipped}, skipped
 

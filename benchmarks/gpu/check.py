@@ -23,7 +23,7 @@ SITE = ROOT / "build" / "gpu" / "site"
 NEEDED = {
     "torch": "torch", "numpy": "numpy", "pydantic": "pydantic", "typer": "typer", "rich": "rich", "yaml": "pyyaml",
     "safetensors": "safetensors", "sentencepiece": "sentencepiece", "tokenizers": "tokenizers",
-    "google.protobuf": "protobuf", "pytest": "pytest", "pytest_timeout": "pytest-timeout",
+    "google.protobuf": "protobuf", "pytest": "pytest", "pytest_timeout": "pytest-timeout", "xdist": "pytest-xdist",
     "transformers": "transformers", "matplotlib": "matplotlib",
 }  # fmt: skip
 

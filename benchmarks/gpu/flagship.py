@@ -2,6 +2,7 @@
 
     python benchmarks/gpu/flagship.py tokens [--toy]     make tokens of luggage/text, or of this repository's own pages
     python benchmarks/gpu/flagship.py train [--toy]      train, plot, and keep curve, samples and model
+    python benchmarks/gpu/flagship.py profile [--toy]    say what a step's time goes to
 
 configs/flagship.yaml says what is trained. The model is kept in bfloat16, without the optimizer's state, as a tar file
 in pieces below 16 MB.
@@ -28,7 +29,8 @@ from pieces import cut, join_command  # noqa: E402
 
 HOME = Path(os.environ.get("MINI_LLM_GPU_HOME", ROOT / "build" / "gpu"))
 SECONDS = float(os.environ.get("MINI_LLM_SECONDS", 240))  # of the whole step
-AROUND = 25  # of them before training and after it: imports, plot, the kept folder
+AROUND = 40  # of them before training and after it: imports, plot, the kept folder
+SHORT = "max_minutes=null fit_minutes=false warmup_iters=4 eval_interval=12 save_interval=12 sample_interval=12"
 TOY = """
     model.dim=32 model.n_layers=2 model.n_heads=2 model.vocab_size=512 model.max_seq_len=64 block_size=64 batch_size=2
     gradient_accumulation_steps=1 warmup_iters=4 max_iters=24 eval_interval=3 save_interval=3 sample_interval=3
@@ -38,14 +40,14 @@ TOY = """
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["tokens", "train"])
+    parser.add_argument("what", choices=["tokens", "train", "profile"])
     parser.add_argument("--toy", action="store_true", help="a few thousand parameters on a CPU, as a rehearsal")
     options = parser.parse_args()
-    {"tokens": make_tokens, "train": train}[options.what](options.toy)
+    {"tokens": make_tokens, "train": train, "profile": profile}[options.what](options.toy)
 
 
-def cli(*words: object) -> None:
-    subprocess.run([sys.executable, "-m", "mini_llm", *map(str, words)], cwd=ROOT, check=True)
+def cli(*words: object, check: bool = True) -> None:
+    subprocess.run([sys.executable, "-m", "mini_llm", *map(str, words)], cwd=ROOT, check=check)
 
 
 def make_tokens(toy: bool) -> None:
@@ -59,6 +61,26 @@ def make_tokens(toy: bool) -> None:
         sys.exit("luggage/ holds no text: make luggage CORPUS=FILE")
     shutil.rmtree(HOME / "tokens", ignore_errors=True)
     cli("prepare", *text, "--tokenizer", tokenizer, "--out", HOME / "tokens", "--val-fraction", 0.2 if toy else 0.005)
+    # A few steps: what they compile is kept by torch, and the run that is timed finds it.
+    short(HOME / "warm", "max_iters=12", toy=toy, check=False)
+
+
+def short(run: Path, *words: str, toy: bool, check: bool = True) -> None:
+    """Train a few steps of the flagship."""
+    shutil.rmtree(run, ignore_errors=True)
+    where = TOY.split() if toy else ["device=cuda"]
+    words = (f"data_dir={HOME / 'tokens'}", f"out_dir={run}", *where, *SHORT.split(), "log_interval=1", *words)
+    cli("train", "--config", "configs/flagship.yaml", *words, check=check)
+
+
+def profile(toy: bool) -> None:
+    """Print what the time of a step goes to, by kernel, and leave it in HOME/shown."""
+    run, shown = HOME / "profiled", HOME / "shown"
+    short(run, "max_iters=24", "profile=true", toy=toy)
+    text = (run / "profile" / "table.txt").read_text(encoding="utf-8")
+    shown.mkdir(exist_ok=True)
+    (shown / "profile.txt").write_text(text, encoding="utf-8")
+    print(text)
 
 
 def train(toy: bool) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-
-BATCHES = "16,32"  # rows of 1,024 tokens that each contender may choose from; together they fit into 80 GB
 
 
 @dataclass(frozen=True)
@@ -32,36 +31,28 @@ QUICK, WIDE = "--quick --layers 1", "--layers 12 --dim 768 --heads 12 --ff 3072"
 PEERS = ("--contenders", "mini-llm,transformers compiled,nanogpt,matmuls")
 
 
-def throughput(shape: str, toy: str) -> tuple[list[str], list[str]]:
-    """Return train_throughput.py at one shape."""
-    real, small = benchmark("train_throughput", f"{shape} --block 1024 --batches {BATCHES} --rounds 3", f"{TINY} {toy}")
+def throughput(shape: str, more: str, toy: str) -> tuple[list[str], list[str]]:
+    """Return train_throughput.py at one shape; `more` rows that each contender may choose too."""
+    real, small = benchmark("train_throughput", f"{shape} --block 1024 {more} --rounds 3", f"{TINY} {toy}")
     return [*real, *PEERS], [*small, *PEERS] if not toy else [*small, "--contenders", "mini-llm"]
 
 
 def steps() -> list[Step]:
     """Return all steps in their order."""
     tests = [
-        "-m",
-        "pytest",
-        "tests/gpu",
-        "-m",
-        "gpu",
-        "-x",
-        "--maxfail=20",
-        "-rs",
-        "--durations=8",
-        "-p",
-        "no:cacheprovider",
-    ]
+        "-m", "pytest", "tests/gpu", "-m", "gpu", "-v", "--tb=short", "-rs", "--durations=8", "-p", "no:cacheprovider",
+        "-n", str(min(5, os.cpu_count() or 1)), "--dist", "loadfile",  # each file's processes compile for themselves
+    ]  # fmt: skip
     flagship = "benchmarks/gpu/flagship.py"
     graphs = "the recording of graphs, memory of the card"
     return [
-        Step("text", 100, [flagship, "tokens"], [flagship, "tokens", "--toy"], beside=True),
+        Step("text", 170, [flagship, "tokens"], [flagship, "tokens", "--toy"], beside=True),
         Step("correct", 130, tests, tests, only_cuda=graphs),
-        Step("throughput 16x384", 80, *throughput("--batch 32", "")),
+        Step("throughput 16x384", 100, *throughput("--batch 32", "--batches 16", "")),
         Step("flagship", 240, [flagship, "train"], [flagship, "train", "--toy"], after="text"),
         Step("decode", 75, *benchmark("decode", "--rounds 3", f"{QUICK} --rounds 1 --new 4"), only_cuda=graphs),
-        Step("throughput 12x768", 80, *throughput(f"{WIDE} --batch 16", "--layers 2")),
+        Step("throughput 12x768", 80, *throughput(f"{WIDE} --batch 16", "", "--layers 2")),
+        Step("profile", 40, [flagship, "profile"], [flagship, "profile", "--toy"], only_cuda="the GPU's kernels"),
         Step("decode profile", 30, *benchmark("decode_profile", "", "--quick --layers 2"), only_cuda=graphs),
         Step("compile", 40, *benchmark("compile", "--batch 16 --layers 16", f"{QUICK} --vocab 512")),
         Step("precision", 40, *benchmark("precision", "--compile", "--quick --rounds 1")),
