@@ -140,6 +140,7 @@ class Comparison:
         self.speeds.setdefault(server.name, {}).setdefault(streams, []).append(tally.tokens / tally.seconds)
         self.first.setdefault(server.name, {}).setdefault(streams, []).extend(tally.first)
         self.errors.setdefault(server.name, []).extend(tally.errors)
+        note(f"  {server.name}, {streams} streams: {tally.tokens / tally.seconds:,.0f} tokens/s in {tally.seconds:.0f} s")
 
     def round(self, streams: int, seed: int) -> None:
         """Let every contender answer the same questions, in turn; slow ones are asked at few streams, once."""
@@ -161,7 +162,7 @@ class Comparison:
     def ratio(self, ours: str, theirs: str, streams: int) -> float | None:
         """Return how many times as fast as `theirs` `ours` was, the median over the rounds."""
         pair = [self.speeds.get(name, {}).get(streams, []) for name in (ours, theirs)]
-        return pair_ratio(*pair) if pair[0] and len(pair[0]) == len(pair[1]) else None
+        return pair_ratio(*pair) if all(pair[0]) and all(pair[1]) and len(pair[0]) == len(pair[1]) > 0 else None
 
 
 def report(found: Comparison, loads: list[int], soak_result: dict[str, Any] | None, args: argparse.Namespace) -> None:
