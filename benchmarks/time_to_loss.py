@@ -126,7 +126,9 @@ class Runs:
             worker.close()
 
     def _code(self, name: str) -> str:
-        return code_hash() if name == "mini-llm" else commit(getattr(self.args, name, None)) or ""
+        if name == "mini-llm":
+            return code_hash() + Path(self.args.config).read_text(encoding="utf-8")
+        return commit(getattr(self.args, name, None)) or ""
 
     def _rows(self, seed: int, steps: int) -> Path:
         path = self.args.work / f"rows-{self._here()}-{seed}-{steps}.npy"
