@@ -74,6 +74,7 @@ class WarmCli:
                 code = process.wait(timeout)
             finally:
                 process.kill()
+                process.wait()
             return subprocess.CompletedProcess(list(words), code, _text(out), _text(err))
 
     def close(self) -> None:
@@ -145,7 +146,9 @@ def serve(channel: socket.socket) -> None:
         for ready in select.select([channel, *running], [], [])[0]:
             if ready is not channel:
                 pid, ends = running.pop(ready)
-                os.write(ends, os.waitpid(pid, 0)[1].to_bytes(8, "big"))
+                status = os.waitpid(pid, 0)[1]
+                with contextlib.suppress(BrokenPipeError):  # nobody asks any more
+                    os.write(ends, status.to_bytes(8, "big"))
                 os.close(ends)
                 os.close(ready)
                 continue
@@ -218,7 +221,7 @@ def become(job: dict, streams: list[int]) -> None:
 
 
 def _stream(number: int, mode: str, **options: Any) -> Any:
-    return open(number, mode, encoding="utf-8", closefd=False, **options)  # noqa: SIM115 (ends with the process)
+    return open(number, mode, encoding="utf-8", closefd=False, **options)
 
 
 def leave(code: int) -> None:
