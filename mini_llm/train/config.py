@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mini_llm.config import Config, PathText, expand_path
+from mini_llm.data.mixture import DataDir, StoreShare, shares_of
 from mini_llm.hub import is_hub_name
 from mini_llm.model.config import MOST_DIM, ModelConfig
 from mini_llm.train.parallel.settings import ParallelConfig
@@ -39,7 +40,7 @@ class TrainConfig(Config):
     """What `mini-llm train --config FILE KEY=VALUE ...` reads."""
 
     # Files
-    data_dir: PathText = "data/tokens"  # token store, from `mini-llm prepare`
+    data_dir: DataDir = "data/tokens"  # token store, from `mini-llm prepare`; several: [{path: DIR, weight: 3}, ...]
     out_dir: PathText = "runs/default"  # run folder: config.yaml, metrics.jsonl, checkpoints/
     resume: bool = True  # go on from the last checkpoint in out_dir
 
@@ -152,6 +153,16 @@ class TrainConfig(Config):
                 f"and below max_iters={self.max_iters}"
             )
         return self
+
+    @property
+    def stores(self) -> list[StoreShare]:
+        """The token stores of `data_dir` with their weights; mostly one."""
+        return shares_of(self.data_dir)
+
+    @property
+    def data_names(self) -> str:
+        """Their paths, for a person."""
+        return ", ".join(share.path for share in self.stores)
 
     @property
     def probe_interval(self) -> int:

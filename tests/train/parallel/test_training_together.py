@@ -77,6 +77,16 @@ def test_they_learn_what_one_process_learns(spread, size, words, alone, start_ra
     assert json.loads((tmp_path / "run" / "latest" / "checksums.json").read_text())["model.safetensors"]
 
 
+def test_a_mixture_of_stores_is_the_same_for_all(words, alone, start_ranks, tiny_store, second_store, tmp_path) -> None:
+    mixed = json.dumps([{"path": str(tiny_store), "weight": 2}, {"path": str(second_store), "weight": 1}])
+    given = [*words(tmp_path / "run", data_dir=mixed), "parallel.shard=full"]
+    finish(start_ranks(2, "train", *given))
+    one = alone(given)
+    for key in ("loss", "val_loss", "val_loss/others", "tokens"):
+        assert losses(tmp_path / "run", key) == pytest.approx(losses(one, key), rel=0, abs=1e-5), key
+    assert losses(tmp_path / "run", "epoch/others") == losses(one, "epoch/others")
+
+
 @pytest.mark.parametrize("spread", [["parallel.shard=ddp"], ["parallel.shard=full"]], ids=["ddp", "full"])
 def test_muon_learns_what_it_learns_alone(spread, words, alone, start_ranks, tmp_path) -> None:
     """Muon makes all directions equally strong, rounding among them: a tenth of the digits is lost in 20 steps."""
