@@ -1,8 +1,8 @@
 """Raw text from anywhere: files, folders, globs and addresses become one stream of documents, in bounded memory.
 
 Formats: .txt and .md (a file is one document, unless lines that are exactly `<|endoftext|>` part it), .jsonl (.ndjson)
-.parquet and .arrow (a row is one document), each also .gz, .xz or .zst. A document may be larger than memory: what streams is
-its pieces.
+.parquet and .arrow (a row is one document), each also .gz, .xz or .zst. A document may be larger than memory: what
+streams is its pieces.
 """
 
 from __future__ import annotations

@@ -64,9 +64,8 @@ def _arrow(table: IO[bytes], path: Path, text_column: str) -> Iterator[tuple[Any
 
     is_stream, size = table.read(len(FILE_MAGIC)) != FILE_MAGIC, table.seek(0, os.SEEK_END)
     table.seek(max(0, size - len(STREAM_END)))
-    if (
-        is_stream and table.read() != STREAM_END
-    ):  # pyarrow takes a stream that is cut between two batches for a whole one
+    # pyarrow takes a stream that is cut between two batches for a whole one.
+    if is_stream and table.read() != STREAM_END:
         raise pa.ArrowInvalid("the mark of its end is missing")
     table.seek(0)
     reader = ipc.open_stream(table) if is_stream else ipc.open_file(table)

@@ -132,6 +132,18 @@ def test_one_then_two_then_one_then_four_processes_go_on_with_one_run(words, alo
     assert (run / "checkpoints" / "step-00000015" / "model.safetensors").is_file()
 
 
+def test_a_dry_run_of_several_tells_what_each_needs_and_writes_nothing(words, start_ranks, tmp_path) -> None:
+    files = {rank: str(tmp_path / f"out-{rank}") for rank in (0, 1)}
+    out = {rank: f"import sys; sys.stdout = open({file!r}, 'w', buffering=1)" for rank, file in files.items()}
+    finish(start_ranks(2, "train", *words(tmp_path / "run"), "parallel.shard=full", "--dry-run", before=out))
+    told = (tmp_path / "out-0").read_text()
+    assert "in each of 2 processes" in told
+    assert "weights 0.1 MB, gradients 0.1 MB, optimizer 0.3 MB" in told  # half of what one process has
+    assert "of 0.8 MB, of which" in told  # a checkpoint is whole
+    assert (tmp_path / "out-1").read_text() == ""
+    assert not (tmp_path / "run").exists()
+
+
 def test_loading_changes_no_bit(words, start_ranks, run_cli, tmp_path) -> None:
     """Two processes save shares; one loads them and saves at once: the weights are those that --consolidate finds."""
     run = tmp_path / "run"
