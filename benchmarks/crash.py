@@ -217,7 +217,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="10 kills, and no result file")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     parser.add_argument("--ranks", type=int, default=1, help="kill one of so many processes; pretraining alone")
-    parser.add_argument("--add", action="store_true", help="with --ranks: add to the counts of the result file")
+    parser.add_argument("--add", action="store_true", help="with --ranks: the kills of the result file count too")
+    parser.add_argument("--minutes", type=float, default=1e9, help="with --ranks: begin no new job after so long")
     arguments = parser.parse_args()
     if arguments.ranks > 1:
         return kill_ranks(arguments)
@@ -270,14 +271,17 @@ def kill_ranks(arguments: argparse.Namespace) -> int:
     """Run a campaign on several processes, and return the exit status."""
     from _crash_ranks import RanksCampaign
 
-    wanted = 6 if arguments.quick else arguments.kills
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="mini-llm-crash-") as name:
-        campaign = RanksCampaign(arguments.ranks, Path(name), arguments.seed, note)
-        while campaign.kills < wanted and len(campaign.errors) < 3:
+    name, about = f"crash-{arguments.ranks}-ranks", machine()
+    before = (read_result(name, about) if arguments.add else None) or {}
+    wanted = 6 if arguments.quick else arguments.kills - before.get("kills", 0)
+    begin, seed = time.perf_counter(), arguments.seed + before.get("kills", 0)
+    with tempfile.TemporaryDirectory(prefix="mini-llm-crash-") as folder:
+        campaign = RanksCampaign(arguments.ranks, Path(folder), seed, note)
+        end = begin + 60 * arguments.minutes
+        while campaign.kills < wanted and len(campaign.errors) < 3 and time.perf_counter() < end:
             campaign.run_job(wanted)
             note(f"  {campaign.kills} of {wanted} kills, {campaign.count['finished']} jobs finished")
-    count, about = campaign.count, machine()
+    count = campaign.count
     result = {
         "ranks": arguments.ranks,
         "kills": campaign.kills,
@@ -295,12 +299,9 @@ def kill_ranks(arguments: argparse.Namespace) -> int:
         "seconds": round(time.perf_counter() - begin),
         "machine": about,
     }
-    name = f"crash-{arguments.ranks}-ranks"
-    if arguments.add and (before := read_result(name, about)):
-        most, same = ("steps_lost_max",), ("ranks", "save_interval")
-        for key, value in before.items():
-            if isinstance(value, int) and key in result and key not in same:
-                result[key] = max(value, result[key]) if key in most else value + result[key]
+    for key, value in before.items():
+        if isinstance(value, int) and key in result and key not in ("ranks", "save_interval"):
+            result[key] = max(value, result[key]) if key == "steps_lost_max" else value + result[key]
     for problem in [*campaign.unreadable, *campaign.different, *campaign.errors]:
         note(f"  {problem}")
     print(table(["", ""], [[key.replace("_", " "), str(value)] for key, value in result.items() if key != "machine"]))
