@@ -93,6 +93,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def unfinished(run: Path) -> set[str]:
+    """Return the names of the checkpoints that are being written, or were when somebody was killed."""
+    try:
+        return {name for name in os.listdir(run / "checkpoints") if ".tmp-" in name}
+    except FileNotFoundError:
+        return set()
+
+
 class RanksCampaign:
     """Kills one process of one job after the other, and counts what goes wrong."""
 
@@ -164,11 +172,10 @@ class RanksCampaign:
         if how == "any moment":
             job.wait_until(is_over, self.dice.random() * self.seconds)
         else:
-            begun, seen = (self.dice.randrange(1, 4) if how == "while saving" else 1), set[str]()
+            begun, seen, old = (self.dice.randrange(1, 4) if how == "while saving" else 1), set[str](), unfinished(run)
 
             def writes() -> bool:
-                with contextlib.suppress(FileNotFoundError):
-                    seen.update(name for name in os.listdir(run / "checkpoints") if ".tmp-" in name)
+                seen.update(unfinished(run) - old)  # without what the life before it has left behind
                 return len(seen) >= begun or is_over()
 
             job.wait_until(writes, MOST_SECONDS)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mini_llm import __version__
-from mini_llm.data.mixture import BLOCK, Mixture
+from mini_llm.data.mixture import Mixture
+from mini_llm.data.store_shares import BLOCK
 from mini_llm.data.token_store import Source
 from mini_llm.report.blocks import Block, Code, Heading, Items, Quote, Table, Words
 from mini_llm.report.caveats import caveats, compute

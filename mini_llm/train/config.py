@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mini_llm.config import Config, PathText, expand_path
-from mini_llm.data.mixture import DataDir, StoreShare, shares_of
+from mini_llm.data.store_shares import DataDir, StoreShare, shares_of
 from mini_llm.hub import is_hub_name
 from mini_llm.model.config import MOST_DIM, ModelConfig
 from mini_llm.train.parallel.settings import ParallelConfig

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mini_llm import log
-from mini_llm.data.mixture import Mixture, share_out
+from mini_llm.data.mixture import Mixture
+from mini_llm.data.store_shares import share_out
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.evaluate import Evaluator, HeldOutLoss

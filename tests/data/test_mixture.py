@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mini_llm.config import load_config
-from mini_llm.data.mixture import BLOCK, Mixture, StoreShare, share_out, short_names
+from mini_llm.data.mixture import Mixture, short_names
 from mini_llm.data.prepare import prepare
+from mini_llm.data.store_shares import BLOCK, StoreShare, share_out
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.tokenizer.train import train_tokenizer

@@ -10,8 +10,9 @@ import torch
 from cli_process import last_step, wait_until
 
 from mini_llm.config import dump_config, load_config
-from mini_llm.data.mixture import BLOCK, Mixture, StoreShare
+from mini_llm.data.mixture import Mixture
 from mini_llm.data.prepare import prepare
+from mini_llm.data.store_shares import BLOCK, StoreShare
 from mini_llm.errors import UserError
 from mini_llm.plan.report import make_plan
 from mini_llm.train.config import TrainConfig

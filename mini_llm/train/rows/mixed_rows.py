@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mini_llm.data.mixture import BLOCK, Mixture
+from mini_llm.data.mixture import Mixture
+from mini_llm.data.store_shares import BLOCK
 from mini_llm.train.rows.dataloader import TrainLoader, permute
 
 PLACES = 1  # tells these random numbers from those of a store's epochs
