@@ -37,7 +37,7 @@ class _OneDNN(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if function is F.linear and not kwargs and _is_plain(*args):
-            x, weight, bias = args
+            x, weight, bias = (*args, None)[:3]
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return function(*args, **(kwargs or {}))
 
