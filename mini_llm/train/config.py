@@ -39,7 +39,7 @@ class MixConfig(Config):
     """Conversations in pretraining's cool-down, the section `mix:`; see tune/midtraining.py."""
 
     data: tuple[PathText, ...] = ()  # files, folders or globs, as for `mini-llm sft`
-    share: float = Field(0.05, gt=0, le=0.5)  # of the rows of each step of the cool-down
+    share: float = Field(default=0.05, gt=0, le=0.5)  # of the rows of each step of the cool-down
 
     @field_validator("data", mode="before")
     @classmethod

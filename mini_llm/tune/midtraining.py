@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,8 +73,8 @@ class MixedPretraining(Pretraining):
         rows = max(0, step - self.first_mixed) * self.config.rows_per_step
         return math.floor(rows * self.config.mix.share + 1e-9)
 
-    def rows(self, step: int) -> MixedRows:
-        """Return the rows of a step: text, then in the cool-down conversations.
+    def rows(self, step: int) -> Any:
+        """Return the rows of a step, a tensor as in `Pretraining`; in the cool-down text and then conversations.
 
         Raises:
             UserError: as `Pretraining.rows`.
@@ -83,8 +84,8 @@ class MixedPretraining(Pretraining):
         self._check.poll(wait=step + 1 >= self.config.max_iters)
         before, after = self._mixed_before(step), self._mixed_before(step + 1)
         # Text goes on where it was: what gives way to conversations is read later.
-        text = self.loader.rows_from(self.loader.first_row + step * self.config.rows_per_step - before)
-        text = ConversationRows.of_text(text[: self.config.rows_per_step - (after - before)])
+        ids = self.loader.rows_from(self.loader.first_row + step * self.config.rows_per_step - before)
+        text = ConversationRows.of_text(ids[: self.config.rows_per_step - (after - before)])
         return ConversationRows.joined([text, self.packed.rows(before, after - before)])
 
     def loss_sum(self, model: Transformer, rows: MixedRows, dtype: torch.dtype) -> Tensor:
