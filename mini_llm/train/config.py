@@ -75,6 +75,8 @@ class TrainConfig(Config):
     init_tokens: int = Field(20_000_000, ge=1, le=10**12)  # of the training text, counted: more would change little
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for matrices, AdamW for embeddings and norms
     learning_rate: float = Field(6e-4, ge=0, le=MOST_RATE)  # AdamW's peak
+    embedding_rate_scale: float = Field(1.0, ge=0, le=MOST_RATE)  # the embedding's rate, as a part of learning_rate
+    head_rate_scale: float = Field(1.0, ge=0, le=MOST_RATE)  # and the head's, where it is not the embedding again
     base_dim: int | None = Field(None, ge=1, le=MOST_DIM)  # model.dim that learning_rate was tuned at; unset: model.dim
     muon_learning_rate: float = Field(0.02, ge=0, le=MOST_RATE)  # Muon's peak; follows the same schedule
     muon_momentum: float = Field(0.95, ge=0, lt=1)
@@ -153,6 +155,8 @@ class TrainConfig(Config):
             )
         if self.min_lr > self.learning_rate:
             raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}")
+        if self.head_rate_scale != 1 and self.model.tie_embeddings:
+            raise ValueError("head_rate_scale needs a head of its own: model.tie_embeddings=false")
         if self.init == "bigram" and self.model.tie_embeddings:
             raise ValueError("init=bigram needs a head of its own: model.tie_embeddings=false")
         if self.length_warmup and self.block_size % 4:
