@@ -179,6 +179,15 @@ class Pretraining:
             else:
                 log.note(f"{store.folder} has {store.n_bytes / 1e9:.2f} GB: its checksums are left out")
 
+    def poll_checks(self, step: int) -> None:
+        """Look whether the stores have been found sound; the last step waits for it.
+
+        Raises:
+            UserError: one was changed after it was written.
+        """
+        for check in self._checks:
+            check.poll(wait=step + 1 >= self.config.max_iters)
+
     def initialise(self, model: Transformer) -> None:
         """Draw random weights, with `init: bigram` some from counted pairs of tokens; or take those of `init_from`."""
         if self.config.init_from:
@@ -198,8 +207,7 @@ class Pretraining:
         Raises:
             UserError: the store was changed after it was written. A large one is read meanwhile.
         """
-        for check in self._checks:
-            check.poll(wait=step + 1 >= self.config.max_iters)
+        self.poll_checks(step)
         return shorten(self.loader.rows(step), row_parts(step, self.config))
 
     def loss_sum(self, model: Transformer, rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -218,7 +226,11 @@ class Pretraining:
         """Return the epochs of each store of a mixture; of one, nothing: the loss says it all."""
         if not isinstance(self.loader, MixedLoader):
             return {}
-        return {f"epoch/{name}": epochs for name, epochs in self.loader.epochs(step).items()}
+        return {f"epoch/{name}": epochs for name, epochs in self.loader.epochs(self.first_row_of(step)).items()}
+
+    def first_row_of(self, step: int) -> int:
+        """Return how many rows of text have been read before `step`."""
+        return self.loader.first_row + step * self.loader.rows_per_step
 
     def epoch(self, step: int) -> float:
         """Return how many times all rows have been seen before `step`."""

@@ -55,9 +55,9 @@ class MixedLoader(TrainLoader):
             rows[torch.from_numpy(mine_R)] = self.loaders[index].rows_at(number_R[mine_R])
         return rows
 
-    def epochs(self, step: int) -> dict[str, float]:
-        """Return how many times all rows of each store have been seen before `step`."""
-        block, place = divmod(self.first_row + step * self.rows_per_step, BLOCK)
+    def epochs(self, row: int) -> dict[str, float]:
+        """Return how many times all rows of each store have been seen before row `row` of all."""
+        block, place = divmod(row, BLOCK)
         begun = np.bincount(self._places(block)[0][:place], minlength=len(self.counts))
         seen = (int(block) * self.counts + begun).tolist()
         return {n: r / x.rows_per_epoch for n, r, x in zip(self.names, seen, self.loaders, strict=True)}
