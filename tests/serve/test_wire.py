@@ -229,6 +229,8 @@ def test_tokenize_there_and_back(server: RunningServer, tokenizer: Tokenizer) ->
     assert server.ask("/detokenize", tokens=found["tokens"]) == {"prompt": text}
     info = server.client.get("/tokenizer_info").json()
     assert server.ask("/tokenize", prompt=info["bos_token"], add_special_tokens=False)["tokens"] == [tokenizer.bos_id]
+    assert info["add_bos_token"]
+    assert server.ask("/tokenize", prompt="x")["tokens"] == [tokenizer.bos_id, *tokenizer.encode("x")]
 
 
 def test_markers_in_a_message_stay_text(server: RunningServer, tokenizer: Tokenizer) -> None:
