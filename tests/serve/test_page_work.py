@@ -143,17 +143,17 @@ def test_the_tokens_of_a_long_answer_come_a_few_a_frame(page: Any):
     until_written(page)
     page.evaluate(COUNT, "#panel-look")
     page.click("#panel-complete >> text=Look inside")
-    page.wait_for_selector(f"#panel-look .token[data-n='{N - 1}']", state="attached")
+    page.wait_for_selector(f"#panel-look .tokens .token[data-n='{N - 1}']", state="attached")
     assert page.locator("#panel-look .tokens .token").count() == N
     assert page.evaluate("work.most_added") < 2 * A_FRAME + 100  # two batches may meet in one frame
     page.evaluate(COUNT, "#panel-look .tokens")
-    page.locator("#panel-look .token").nth(N // 2).click()
+    page.locator("#panel-look .tokens .token").nth(N // 2).click()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.wait_for_selector("#panel-look .detail >> text=The dart fell at")
-    assert page.locator("#panel-look .token[aria-current]").count() == 1
-    assert page.locator("#panel-look .token[tabindex='0']").count() == 1
+    assert page.locator("#panel-look .tokens .token[aria-current]").count() == 1
+    assert page.locator("#panel-look .tokens .token[tabindex='0']").count() == 1
     assert 0 < page.evaluate("work.attributes") < 20
     page.keyboard.press("End")
     assert page.evaluate("document.activeElement.dataset.n") == str(N - 1)

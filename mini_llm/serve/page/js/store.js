@@ -5,6 +5,7 @@ import { checked } from "./tree.js";
 
 const CONVERSATIONS = "mini-llm-conversations-1";
 const VERSION = 1;
+const FULL = "The browser has no room, or leave, to keep this: export the conversations, then delete some.";
 
 /** Return a kept value, or the default where there is none or it cannot be read. */
 export function kept(name, otherwise) {
@@ -52,10 +53,13 @@ function write() {
   waiting = 0;
   for (const candidates of [WITH_CANDIDATES, 0]) {
     const budget = { candidates, explained: EXPLAINED };
-    if (keep(CONVERSATIONS, conversations.map((one, n) => (n < NEWEST ? lean(one, budget) : slim(one))))) return;
+    if (keep(CONVERSATIONS, conversations.map((one, n) => (n < NEWEST ? lean(one, budget) : slim(one))))) {
+      if (document.getElementById("notice").textContent === FULL) notice("");
+      return;
+    }
   }
   if (keep(CONVERSATIONS, conversations.map(slim))) return;
-  notice("The browser's storage is full: export the conversations, then delete some.");
+  notice(FULL);
 }
 
 let waiting = 0;
