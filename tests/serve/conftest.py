@@ -16,7 +16,8 @@ from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tokenizer.train import train_tokenizer
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
-         "--disable-component-update", "--disable-quic"]  # fmt: skip
+         "--disable-component-update", "--disable-quic",
+         "--host-resolver-rules=MAP models.example 127.0.0.1"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
