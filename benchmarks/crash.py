@@ -255,7 +255,7 @@ def main() -> int:
         result,
         as_json=arguments.json,
         device=arguments.device,
-        keep=not arguments.quick and wanted >= 100,
+        keep=not arguments.quick and wanted >= (100 if arguments.verb == "train" else 20),
     )
     return 1 if campaign.unreadable or campaign.different or campaign.errors else 0
 

@@ -85,15 +85,17 @@ def train(
     if print_config:
         output.write(dump_config(resolved))
         return
+    from mini_llm.tune.midtraining import objective_of
+
     if dry_run:
         from mini_llm.train.dry_run import dry_run as rehearse
 
-        output.line(rehearse(resolved))
+        output.line(rehearse(resolved, objective_of(resolved)))
         return
     from mini_llm.eval.while_training import task_probe
     from mini_llm.train.train import train as run
 
-    run(resolved, make_probe=task_probe)
+    run(resolved, make_objective=objective_of(resolved), make_probe=task_probe)
 
 
 class XAxis(StrEnum):

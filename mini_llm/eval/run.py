@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,8 @@ def run_evaluation(wishes: Wishes) -> dict[str, Any]:
     has_held_out = store is not None and "val" in store.manifest.splits
     if store and isinstance(model, LocalModel) and (has_held_out if tasks else wishes.store or not wishes.texts):
         losses.append(loss_of_store(model, store, None if wishes.store else 64))
+    if any(not math.isfinite(loss["loss"]) for loss in losses):
+        raise UserError(f"{wishes.model}: its loss is not a number: the weights are damaged")
     results = answer_all(model, questions)
     _look_for_overlap(results, store, wishes)
     options = {"limit": wishes.limit, "num_fewshot": wishes.shots, "device": wishes.device, "dtype": wishes.dtype}
@@ -91,12 +94,11 @@ def load(wishes: Wishes) -> LanguageModel:
 
 
 def run_of(model: LanguageModel) -> Path | None:
-    """Return the run folder that a checkpoint lies in, or None."""
-    if isinstance(model, LoadedModel):
-        run = model.folder.resolve().parent.parent
-        if (run / "metrics.jsonl").is_file():
-            return run
-    return None
+    """Return the run folder that a checkpoint lies in, or the model's own if a run's numbers lie there; else None."""
+    if not isinstance(model, LoadedModel):
+        return None
+    folder = model.folder.resolve()
+    return next((run for run in (folder.parent.parent, folder) if (run / "metrics.jsonl").is_file()), None)
 
 
 def _store(wishes: Wishes, run: Path | None) -> TokenStore | None:
@@ -158,8 +160,9 @@ def show(found: dict[str, Any]) -> str:
     """Return the results for a person: losses of texts, then the table."""
     parts = []
     for loss in found["mini_llm"]["texts"]:
+        perplexity = f"{loss['perplexity']:,.2f}" if loss["perplexity"] < 1e9 else f"{loss['perplexity']:.3g}"
         words = f"{loss['text']}: {loss['tokens']:,} tokens, {loss['loss']:.4f} nats/token, "
-        words += f"perplexity {loss['perplexity']:,.2f}, {loss['bits_per_byte']:.4f} bits/byte"
+        words += f"perplexity {perplexity}, {loss['bits_per_byte']:.4f} bits/byte"
         other = loss.get("bits_per_byte_lm_eval", loss["bits_per_byte"])
         if abs(other - loss["bits_per_byte"]) >= 5e-5:
             words += f" (by lm-eval's rule, which foretells BOS too: {other:.4f})"

@@ -18,10 +18,10 @@ def caveats(facts: Facts) -> list[str]:
 
 
 def _of_tasks(facts: Facts) -> Iterator[str]:
-    if not facts.results:
+    if not facts.lines:
         yield "No standard task was evaluated, so nothing is known of the model beyond its own kind of text."
         return
-    lines = facts.results["mini_llm"]["lines"]
+    lines = facts.lines
     at_chance = sorted({line["task"] for line in lines if line.get("above_chance") is False})
     above = {line["task"] for line in lines if line.get("above_chance")}
     if names := [name for name in at_chance if name not in above]:
@@ -34,8 +34,8 @@ def _of_tasks(facts: Facts) -> Iterator[str]:
         yield f"The training text holds items of {', '.join(dict.fromkeys(seen))}: these scores may be remembered."
     if any(line["overlap"] is None for line in lines):
         yield "The training text was not searched for the items of all tasks."
-    if facts.results["mini_llm"].get("checkpoint") not in (None, facts.checkpoint):
-        yield f"The tasks were asked of {facts.results['mini_llm']['checkpoint']}, not of the last checkpoint."
+    if facts.asked_of:
+        yield f"The tasks were asked of {facts.asked_of}, not of the last checkpoint."
 
 
 def _of_training(facts: Facts) -> Iterator[str]:

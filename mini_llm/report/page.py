@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mini_llm import __version__
+from mini_llm.eval.results import mean_centred
 from mini_llm.report.blocks import Block, Code, Heading, Items, Quote, Table, Words
 from mini_llm.report.caveats import caveats, compute
 from mini_llm.report.facts import Facts
 from mini_llm.report.svg import Line, Picture
 from mini_llm.train.config import TrainConfig
 
+MOST_SOURCES = 8  # that are listed
 REFERENCES = Path(__file__).with_name("reference_scores.json")
 
 
@@ -68,12 +70,11 @@ def _curves(facts: Facts) -> Iterator[Block]:
 
 
 def _tasks(facts: Facts) -> Iterator[Block]:
-    if not facts.results or not facts.results["mini_llm"]["lines"]:
+    if not facts.lines:
         return
     yield Heading("Tasks")
     rows = [["task", "examples", "measure", "value", "±", "chance", "centred", "overlap", "", "published"]]
-    lines = facts.results["mini_llm"]["lines"]
-    for one in lines:
+    for one in facts.lines:
         is_share = one["chance"] is not None
         overlap = one["overlap"]
         rows.append(
@@ -91,7 +92,7 @@ def _tasks(facts: Facts) -> Iterator[Block]:
             ]
         )
     yield Table(rows)
-    if (mean := facts.results["mini_llm"].get("mean_centred")) is not None:
+    if (mean := mean_centred(facts.lines)) is not None:
         yield Words(f"Mean centred value: {mean:+.3f} (0 is guessing, 1 is all right).")
     if any(row[-1] for row in rows[1:]):
         sources = _references()["sources"].values()
@@ -116,9 +117,16 @@ def _references() -> dict[str, Any]:
 
 
 def _samples(facts: Facts) -> Iterator[Block]:
-    if not facts.samples:
-        return
-    yield Heading("Samples")
+    if facts.samples or facts.learning:
+        yield Heading("Samples")
+    if facts.samples:
+        yield from _written(facts)
+    for step, prompt, text in facts.learning:
+        yield Words(f"While it learned, at step {step:,}, after {prompt!r}:")
+        yield Quote(text)
+
+
+def _written(facts: Facts) -> Iterator[Block]:
     yield Words("The same beginnings for every model; the first is empty. None was chosen.")
     for prompt, seed, text in facts.samples:
         greedy = seed >= len(facts.samples) - 2
@@ -136,12 +144,12 @@ def _data(facts: Facts) -> Iterator[Block]:
         rows.append([name, f"{split.documents:,}", f"{split.tokens:,}", f"{split.text_bytes:,}"])
     yield Table(rows)
     rows = [["source", "bytes", "licence named in its rows"]]
-    for source in store.manifest.sources[:20]:
+    for source in store.manifest.sources[:MOST_SOURCES]:
         rows.append(
             [Path(source.path).name, f"{source.bytes:,}", ", ".join(facts.licences.get(source.path) or ["none"])]
         )
     yield Table(rows)
-    if (more := len(store.manifest.sources) - 20) > 0:
+    if (more := len(store.manifest.sources) - MOST_SOURCES) > 0:
         yield Words(f"and {more:,} more sources.")
 
 
@@ -160,7 +168,10 @@ def changes(config: TrainConfig) -> list[str]:
         if key == "model":
             found += [f"model.{k}: {v}" for k, v in value.items() if v != usual["model"][k]]
         elif value != usual[key] and key not in ("data_dir", "out_dir", "eval_tasks_data"):
-            found.append(f"{key}: {value}")
+            is_place = key == "init_from" and not str(value).startswith(
+                "hf://"
+            )  # of whose machine is nobody's business
+            found.append(f"{key}: {Path(value).name if is_place else value}")
     return found
 
 
@@ -192,9 +203,12 @@ def _commands(facts: Facts) -> Iterator[Block]:
         more = " ..." if len(facts.store.manifest.sources) > 3 else ""
         lines.append(f"mini-llm prepare {' '.join(names)}{more} --tokenizer TOKENIZER --out data/tokens")
     if facts.config is not None:
-        lines.append(f"mini-llm train --config {facts.name}/config.yaml data_dir=data/tokens out_dir=runs/again")
-    if facts.results and facts.results.get("configs"):
-        tasks = ",".join(dict.fromkeys(line["task"] for line in facts.results["mini_llm"]["lines"]))
-        limit = facts.results["config"].get("limit")
-        lines.append(f"mini-llm eval runs/again --tasks {tasks} --data sets" + (f" --limit {limit}" if limit else ""))
+        config = f"{facts.name}/{facts.settings_name}"
+        lines.append(f"mini-llm train --config {config} data_dir=data/tokens out_dir=runs/again")
+    asks: dict[tuple[Any, int], list[str]] = {}
+    for one in facts.lines:
+        asks.setdefault((one["limit"], one["shots"]), []).append(one["task"])
+    for (limit, shots), tasks in asks.items():
+        options = (f" --limit {limit}" if limit else "") + (f" --shots {shots}" if shots else "")
+        lines.append(f"mini-llm eval runs/again --tasks {','.join(dict.fromkeys(tasks))} --data sets{options}")
     yield Code("\n".join([*lines, f"mini-llm report {facts.name}"]))
