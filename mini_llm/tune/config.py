@@ -39,7 +39,9 @@ class SftConfig(TrainConfig):
     data: tuple[PathText, ...] = ()  # files, folders or globs of conversations
     merge_turns: bool = False  # join two turns of one role instead of refusing them
     val_fraction: float = Field(0.05, ge=0.001, le=0.5)  # of the conversations, held out by their first question
-    epochs: float | None = Field(2.0, gt=0, le=MOST_STEPS)  # times that all rows are seen; unset: max_iters steps
+    epochs: float | None = Field(
+        2.0, gt=0, le=MOST_STEPS
+    )  # times that all rows are seen; null, or max_iters given: that many steps
     lora: LoraConfig = LoraConfig()
     replay: float = Field(0.0, ge=0, lt=1)  # share of the rows that comes from data_dir, the base's own token store
 
@@ -51,6 +53,14 @@ class SftConfig(TrainConfig):
     warmup_iters: int | None = Field(None, ge=0, le=MOST_STEPS)  # type: ignore[assignment]  # unset: 3 % of the steps
     weight_decay: float = Field(0.0, ge=0, le=MOST_RATE)
     eval_interval: int = Field(50, ge=1, le=MOST_STEPS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_given(cls, values: Any) -> Any:
+        """Who gives `max_iters` and no `epochs` wants so many steps."""
+        if isinstance(values, dict) and "max_iters" in values and "epochs" not in values:
+            return {**values, "epochs": None}
+        return values
 
     @model_validator(mode="after")
     def _check_lora(self) -> Self:

@@ -149,17 +149,19 @@ def test_skills_and_gsm8k_are_asked(write_rows: Write) -> None:
     assert found == asked_of("spelling=3,copying=2", [], n=1, seed=0)
     (sum_,) = asked_of("", [str(write_rows({"question": "1+1?", "answer": "It is\n#### 2"}))], n=1, seed=0)
     assert (sum_.answer, sum_.check) == ("2", "number")
+    (plain,) = asked_of("", [str(write_rows({"question": "1+1?", "answer": 2}))], n=1, seed=0)
+    assert (plain.answer, plain.check) == ("2", "number"), "judged as rl judges it"
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"question": "a"}, "no answer to judge by"),
+        ({"question": "a"}, "no answer to check by"),
         ({"answer": "a"}, "no question"),
         ({"question": "a", "answer": "b", "check": "exakt"}, "did you mean 'exact'"),
-        ({"question": "a", "answer": "b", "check": 3}, "check is a int"),
+        ({"question": "a", "answer": "b", "check": 3}, "check must be the name of a check, not 3"),
         ({"messages": [{"role": "assistant", "content": "a"}], "answer": "b"}, "two turns of the assistant"),
-        ({"question": "a", "answer": None}, "no answer to judge by"),
+        ({"question": "a", "answer": None}, "no answer to check by"),
     ],
 )
 def test_faulty_questions_are_named(row: dict[str, Any], words: str, write_rows: Write) -> None:
