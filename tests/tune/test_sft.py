@@ -34,6 +34,13 @@ def settings(base: Path, spelling_file: Path, tmp_path: Path):  # type: ignore[n
     return make
 
 
+def test_who_gives_steps_alone_gets_so_many(settings: Any) -> None:
+    assert with_steps(settings(max_iters=3), n_rows=1000).max_iters == 3
+    assert (
+        with_steps(settings(), n_rows=8).max_iters == with_steps(settings(max_iters=3, epochs=2.0), n_rows=8).max_iters
+    )
+
+
 def test_the_command_learns_sixty_answers_by_heart_and_stops(base: Path, write_rows, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     """Each is given to the letter, with its end; nothing else shows that what is learned is what is asked for."""
     made = [(f"Spell {a}{b}.", " ".join(a + b)) for a in WORDS for b in WORDS]
