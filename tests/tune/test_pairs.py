@@ -160,7 +160,7 @@ def test_skills_and_gsm8k_are_asked(write_rows: Write) -> None:
         ({"answer": "a"}, "no question"),
         ({"question": "a", "answer": "b", "check": "exakt"}, "did you mean 'exact'"),
         ({"question": "a", "answer": "b", "check": 3}, "check must be the name of a check, not 3"),
-        ({"messages": [{"role": "assistant", "content": "a"}], "answer": "b"}, "must end with the user's question"),
+        ({"messages": [{"role": "assistant", "content": "a"}], "answer": "b"}, "the assistant speaks first"),
         ({"question": "a", "answer": None}, "no answer to check by"),
     ],
 )

@@ -15,7 +15,7 @@ from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.run_folder import read_settings
-from mini_llm.tune.config import SftConfig, with_base
+from mini_llm.tune.config import SftConfig, with_base, with_steps
 from mini_llm.tune.conversations import is_held_out
 from mini_llm.tune.sft import sft
 
