@@ -6,6 +6,7 @@ import functools
 import gzip
 import json
 import random
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -53,9 +54,10 @@ class Hostile(BaseHTTPRequestHandler):
         elif kind in JSON_ANSWERS:
             self._send(200, JSON_ANSWERS[kind], {"Content-Type": "application/json"})
         elif kind == "silent":
-            time.sleep(120)
+            time.sleep(600)
         elif kind == "reset":
-            self.connection.close()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
         elif kind == "no http":
             self.wfile.write(b"\x00\xff" * 500)
             self.close_connection = True
@@ -114,7 +116,7 @@ def cases(world: World, dice: random.Random) -> list[Case]:
 
         env = {"HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_DISABLE_XET": "1"}
         env |= more.pop("env", {})
-        found.append(Case("remote", name, words, make, env=env, **{"deadline": 90.0, **more}))
+        found.append(Case("remote", name, words, make, env=env, **{"deadline": 100.0, **more}))
 
     for kind in (*KINDS, *map(str, STATUSES)):
         way = kind.replace(" ", "_")
