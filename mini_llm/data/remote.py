@@ -204,7 +204,7 @@ def _fsspec_files(source: str) -> list[RemoteFile]:
 
 
 def _patience(scheme: str) -> dict[str, Any]:
-    """Wait so long for a silent server, and as long as it takes for one that sends: left alone aiohttp ends at 300 s."""
+    """Wait so long for a silent server, and as long as it takes for one that sends; aiohttp alone ends after 300 s."""
     if scheme not in ("http", "https"):
         return {}
     from aiohttp import ClientTimeout
