@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -37,6 +37,8 @@ DataText = Annotated[str, AfterValidator(_expand_data)]
 
 class TrainConfig(Config):
     """What `mini-llm train --config FILE KEY=VALUE ...` reads."""
+
+    verb: ClassVar[str] = "train"  # whose settings these are: only it goes on with a run that they made
 
     # Files
     data_dir: PathText = "data/tokens"  # token store, from `mini-llm prepare`

@@ -33,6 +33,7 @@ class LoraConfig(Config):
 class SftConfig(TrainConfig):
     """What `mini-llm sft --base RUN --data FILES --config FILE KEY=VALUE ...` reads."""
 
+    verb: ClassVar[str] = "sft"
     share_of_rates: ClassVar[float] = 0.5  # of the base's: the smaller a model, the nearer to those of pretraining
 
     base: ModelText = ""  # the model to begin from: a run, a checkpoint or any Llama folder
@@ -100,11 +101,13 @@ def with_base(config: ConfigT) -> ConfigT:
     tuned it.
 
     Raises:
-        UsageError: as `check_given`, or rows longer than the base can read.
+        UsageError: as `check_given`, rows longer than the base can read, or the base lies in out_dir.
         UserError: the base is no model folder.
     """
     config.check_given()
     folder = resolve_checkpoint(config.base)
+    if Path(config.out_dir).resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise UsageError(f"out_dir={config.out_dir} is where the base lies", "give another out_dir=...")
     shape = read_model_config(folder)
     given = config.model_fields_set
     dropout = {"dropout": config.model.dropout}  # the one thing below model: that is no shape

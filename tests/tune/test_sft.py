@@ -107,6 +107,25 @@ def test_the_first_loss_is_that_of_the_base(settings, base: Path) -> None:  # ty
     assert (run / "latest/model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
 
 
+def test_a_run_of_another_verb_or_of_its_own_base_is_left_alone(base: Path, settings, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    run = sft(settings(epochs=None, max_iters=1))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    data = ["--data", settings().data[0]]
+    for words, message in (
+        (["train", f"out_dir={run}", "max_iters=9"], "holds a run of `mini-llm sft`"),
+        (
+            ["rl", "--base", base, "--task", "spelling", f"out_dir={run}", "block_size=127"],
+            "holds a run of `mini-llm sft`",
+        ),
+        (["sft", "--base", run, *data, f"out_dir={run}"], "is where the base lies"),
+        (["sft", "--base", base, *data, f"out_dir={tmp_path}/\udcff"], "not UTF-8"),
+    ):
+        result = run_cli(*words)
+        assert result.returncode in (1, 2), (words, result.stderr)
+        assert message in result.stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_dropout_is_no_shape(settings, base: Path) -> None:  # type: ignore[no-untyped-def]
     shape = read_model_config(base)
     assert with_base(settings(model={"dropout": 0.1})).model == shape.model_copy(update={"dropout": 0.1})
