@@ -113,13 +113,13 @@ def verb_of(run: Path) -> str:
     return next((verb for key, verb in OF_VERBS.items() if re.search(rf"^{key}:", text, re.MULTILINE)), "train")
 
 
-def read_settings(run: Path) -> TrainConfig:
+def read_settings(run: Path, name: str = "config.yaml") -> TrainConfig:
     """Return what a run's record says of training, whatever it was trained for.
 
     Raises:
         UserError: there is no record, or it is damaged.
     """
-    return load_config(TrainConfig, run / "config.yaml", more_keys=True)
+    return load_config(TrainConfig, run / name, more_keys=True)
 
 
 def adopt_copies(run: Path) -> None:
