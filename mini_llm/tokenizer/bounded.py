@@ -11,7 +11,6 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import tokenizers
 
@@ -20,8 +19,6 @@ from mini_llm.terminal import no_stderr
 from mini_llm.threads import Worker
 from mini_llm.tokenizer.convert import BEFORE_SPACES
 from mini_llm.tokenizer.trial_worker import patterns_in
-
-Result = TypeVar("Result")
 
 SECONDS = 20.0  # for any text; one of a few lines takes milliseconds
 SECONDS_PER_CHARACTER = 20e-6  # more; a busy core encodes a character in 1e-6
@@ -56,8 +53,11 @@ def is_panic(problem: BaseException) -> bool:
     return type(problem).__name__ == "PanicException"
 
 
-def at_work(work: Callable[[], Result], folder: Path, characters: int, *, bounded: bool) -> Result:
-    """Return `work()`: the tokenizer in `folder` with a text of so many characters, `bounded` in time.
+Encode = Callable[..., list[tokenizers.Encoding]]
+
+
+def at_work(encode: Encode, texts: list[str], folder: Path, *, bounded: bool) -> list[tokenizers.Encoding]:
+    """Return what the tokenizer in `folder` makes of `texts`, `bounded` in time; a lone surrogate counts as U+FFFD.
 
     What is late goes on in its thread, which ends with the process.
 
@@ -65,18 +65,23 @@ def at_work(work: Callable[[], Result], folder: Path, characters: int, *, bounde
         UserError: it panics, or it is late.
     """
     try:
-        return _in_time(work, folder, characters) if bounded else work()
+        return _in_time(encode, texts, folder) if bounded else encode(texts, add_special_tokens=False)
+    except TypeError:  # how tokenizers takes a lone surrogate
+        clean = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
+        if clean == texts:
+            raise
+        return at_work(encode, clean, folder, bounded=bounded)
     except BaseException as problem:
         if not is_panic(problem):
             raise
         raise UserError(f"the tokenizer in {folder} fails at this text: {problem}", "use another model") from None
 
 
-def _in_time(work: Callable[[], Result], folder: Path, characters: int) -> Result:
-    seconds = SECONDS + SECONDS_PER_CHARACTER * characters
+def _in_time(encode: Encode, texts: list[str], folder: Path) -> list[tokenizers.Encoding]:
+    seconds = SECONDS + SECONDS_PER_CHARACTER * sum(map(len, texts))
     alone = threading.current_thread() is threading.main_thread()  # descriptor 2 is everybody's
     with no_stderr() if alone else contextlib.nullcontext():
-        worker = Worker(work)
+        worker = Worker(lambda: encode(texts, add_special_tokens=False))
         if worker.wait(seconds):
             return worker.result()
     raise UserError(

@@ -87,11 +87,7 @@ class Tokenizer:
         Raises:
             UserError: a foreign tokenizer fails at one of them.
         """
-        try:
-            encodings = self._run(self._backend.encode_batch_fast, texts)
-        except TypeError:  # how tokenizers takes a lone surrogate
-            encodings = self._run(self._backend.encode_batch_fast, [_without_surrogates(text) for text in texts])
-        return [encoding.ids for encoding in encodings]
+        return [encoding.ids for encoding in self._run(self._backend.encode_batch_fast, texts)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`. Special tokens give nothing, bytes that are not UTF-8 give U+FFFD."""
@@ -151,7 +147,7 @@ class Tokenizer:
 
     def encode_with_markers(self, text: str) -> list[int]:
         """Return the ids of `text`, where the names of special tokens stand for these."""
-        return self.encode_spans(_without_surrogates(text), markers=True)[0]
+        return self.encode_spans(text, markers=True)[0]
 
     def copy_to(self, folder: Path) -> None:
         """Write the tokenizer's files into `folder`, a tokenizer.json among them."""
@@ -164,8 +160,7 @@ class Tokenizer:
             (folder / "tokenizer_config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
 
     def _run(self, encode: Callable[..., list[tokenizers.Encoding]], texts: list[str]) -> list[tokenizers.Encoding]:
-        work = functools.partial(encode, texts, add_special_tokens=False)
-        return at_work(work, self.folder, sum(map(len, texts)), bounded=bool(self.own_patterns))
+        return at_work(encode, texts, self.folder, bounded=bool(self.own_patterns))
 
     def _read_rules(self) -> DecodingRules:
         decoder = self._backend.decoder
@@ -194,7 +189,3 @@ class StreamDecoder:
     def flush(self) -> str:
         """Return what is left at the end: half a character becomes U+FFFD."""
         return self._stream.feed(b"", final=True)
-
-
-def _without_surrogates(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
