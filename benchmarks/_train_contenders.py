@@ -84,9 +84,9 @@ def compile_separate(stepper: Any) -> None:
 
 def compile_by_head(stepper: Any) -> None:
     """Lay queries and keys out head by head, which costs attention three copies."""
-    from mini_llm.model import rope
+    from mini_llm.model import joined
 
-    rope.BY_TOKEN.clear()
+    joined.BY_TOKEN.clear()
     stepper.compile()
 
 

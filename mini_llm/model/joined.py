@@ -1,15 +1,18 @@
-"""Matrices that meet the same vectors, as one: a compiled step on a GPU does one product where there were three.
+"""Side by side: products of the same vectors as one product, and halves laid out as a GPU's attention wants them.
 
-Queries, keys and values are three products of the same x, gate and up two. Joined in the graph, while the weights keep
-their names, they are one launch instead of three and x is read once; backward, one sum replaces two additions. A CPU's
-products fill its units alone and gain nothing (docs/LOG.md). Letters: B batch, T tokens, D width, O outputs.
+Queries, keys and values are three products of the same x, gate and up two. Joined in the graph of a compiled step,
+while the weights keep their names, they are one launch instead of three and x is read once; backward, one sum replaces
+two additions. A CPU's products fill its units alone and gain nothing (docs/LOG.md).
+Letters: B batch, T tokens, D width, O outputs, H heads, K head width.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-JOINED = {"cuda"}  # kinds of devices; a benchmark empties it to compare
+# Kinds of devices; a benchmark empties them to compare.
+JOINED = {"cuda"}
+BY_TOKEN = {"cuda"}  # whose attention answers in the layout of the queries
 
 
 def products(x_BTD: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
@@ -25,3 +28,14 @@ def products(x_BTD: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
 
 def _is_plain(layer: nn.Module) -> bool:
     return type(layer) is nn.Linear and type(layer.weight) is nn.Parameter
+
+
+def halves(first_BHTK: Tensor, second_BHTK: Tensor) -> Tensor:
+    """Return both in one, side by side: queries or keys after RoPE.
+
+    On a GPU in the order of tokens, which the products before and after have: attention copies its result and two
+    gradients otherwise. A CPU's attention in blocks wants it head by head.
+    """
+    if first_BHTK.device.type not in BY_TOKEN:
+        return torch.cat((first_BHTK, second_BHTK), dim=-1)
+    return torch.cat((first_BHTK.transpose(1, 2), second_BHTK.transpose(1, 2)), dim=-1).transpose(1, 2)

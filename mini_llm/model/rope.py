@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mini_llm.model.config import ModelConfig, RopeScaling
+from mini_llm.model.joined import halves
 
 
 def rope_frequencies(config: ModelConfig, device: torch.device | None = None) -> Tensor:
@@ -54,18 +55,7 @@ def _(angles: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(angles), torch.empty_like(angles)
 
 
-# Kinds of devices whose attention answers in the layout of q: token by token, as the products before and after have it,
-# saves three copies a layer. A CPU's attention in blocks wants it head by head. A benchmark empties it to compare.
-BY_TOKEN = {"cuda"}
-
-
 def apply_rope(x_BHTK: Tensor, cos_B1TK: Tensor, sin_B1TK: Tensor) -> Tensor:
     """Turn each pair (x_i, x_{i+K/2}) by its angle; shape (B, H, T, K) in and out, tables as of `rope_tables`."""
-    if x_BHTK.device.type in BY_TOKEN:
-        return _turn(*(x.transpose(1, 2) for x in (x_BHTK, cos_B1TK, sin_B1TK))).transpose(1, 2)
-    return _turn(x_BHTK, cos_B1TK, sin_B1TK)
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    first, second = x_BHTK.chunk(2, dim=-1)
+    return halves(first * cos_B1TK - second * sin_B1TK, second * cos_B1TK + first * sin_B1TK)
