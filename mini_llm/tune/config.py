@@ -54,6 +54,8 @@ class SftConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _check_lora(self) -> Self:
+        if self.mix.data:
+            raise ValueError("mix is of pretraining; here conversations are data, and replay is text among them")
         if self.lora.rank and self.optimizer != "adamw" and "optimizer" in self.model_fields_set:
             raise ValueError("optimizer=muon moves all directions of a matrix alike; lora needs optimizer=adamw")
         return self
@@ -101,7 +103,7 @@ def with_base(config: ConfigT) -> ConfigT:
     if config.model not in (ModelConfig().model_copy(update=dropout), shape.model_copy(update=dropout)):
         raise UsageError("the model's shape is that of its base", "leave out the settings below model:")
     changes: dict[str, Any] = {"model": shape.model_copy(update=dropout)}
-    old = _settings_of(folder)
+    old = settings_of(folder)
     if config.lora.rank and "learning_rate" not in given:
         changes["learning_rate"] = LORA_RATE * 2 * config.share_of_rates
     if old is not None:
@@ -137,7 +139,7 @@ def is_tuned(folder: Path) -> bool:
     return False
 
 
-def _settings_of(folder: Path) -> TrainConfig | None:
+def settings_of(folder: Path) -> TrainConfig | None:
     """Return the settings of the run that a checkpoint lies in, if it lies in one."""
     record = folder.resolve().parents[1] / "config.yaml"
     try:

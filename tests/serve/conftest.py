@@ -1,17 +1,37 @@
 """Servers as a user starts them: `mini-llm serve` in a process of its own, on a tiny random model that never ends."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running_server import RunningServer, StartServer, write_model
 
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tokenizer.train import train_tokenizer
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
+         "--disable-component-update", "--disable-quic",
+         "--host-resolver-rules=MAP models.example 127.0.0.1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return a Chromium; gone after each module, because its event loop would be in the way of other tests'."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright drives the browser: pip install playwright"
+    )
+    if (path := shutil.which("chromium")) is None:
+        pytest.skip("there is no chromium here: apt-get install chromium")
+    with playwright.sync_playwright() as tool:
+        chromium = tool.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -97,13 +97,13 @@ def keep_batch(config: TrainConfig) -> TrainConfig:
     return with_batch(config, old.batch_size)
 
 
-def read_settings(run: Path) -> TrainConfig:
+def read_settings(run: Path, name: str = "config.yaml") -> TrainConfig:
     """Return what a run's record says of training, whatever it was trained for.
 
     Raises:
         UserError: there is no record, or it is damaged.
     """
-    return load_config(TrainConfig, run / "config.yaml", more_keys=True)
+    return load_config(TrainConfig, run / name, more_keys=True)
 
 
 def adopt_copies(run: Path) -> None:
