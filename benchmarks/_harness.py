@@ -331,6 +331,9 @@ def stepper_of_same_rows(settings: dict[str, Any], rows: Any = None) -> Any:
         def epoch(self, step: int) -> float:
             return float(step)
 
+        def noted(self, step: int) -> dict[str, float]:
+            return {}
+
     return Stepper(config, SameRows())
 
 
