@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+REHEARSES = os.environ.get("MINI_LLM_REHEARSE") == "1"  # no time that is measured counts
 KEPT = os.environ.get("MINI_LLM_RESULTS")  # a folder: results go there, those of quick runs too
 RESULTS = Path(KEPT) if KEPT else Path(__file__).resolve().parent / "results"
 CRASHED: list[str] = []  # contenders that ended in an error: what is found is kept, and the command fails
@@ -248,6 +249,7 @@ def take_turns(
     memory beside the others a second start. `env` gives the environment of those contenders that need another one.
     Where $MINI_LLM_SECONDS says how long all may take, whoever is not ready after 0.7 of it is left out.
     """
+    together |= REHEARSES
     workers: dict[str, Worker] = {}
     answers: Answers = {name: [] for name in commands}
     skipped: dict[str, str] = {}
