@@ -35,7 +35,7 @@ STATE = ("training_state/optimizer.safetensors", "training_state/state.json")
 REFUSALS = ("File too large", "file-size limit of this process")  # the kernel's words, and ours
 ENDS = ("any moment", "while saving", "disk full")
 CONTEXT = multiprocessing.get_context("forkserver")  # a life starts in milliseconds, with torch imported already
-CONTEXT.set_forkserver_preload(["mini_llm.tune.dpo"])
+CONTEXT.set_forkserver_preload(["mini_llm.tune.dpo", "torch._dynamo"])
 
 
 def live(words: list[str], stderr: str, file_limit: int | None) -> None:

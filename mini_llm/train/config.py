@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -50,6 +50,8 @@ class MixConfig(Config):
 
 class TrainConfig(Config):
     """What `mini-llm train --config FILE KEY=VALUE ...` reads."""
+
+    verb: ClassVar[str] = "train"  # whose settings these are: only it goes on with a run that they made
 
     # Files
     data_dir: DataDir = "data/tokens"  # token store, from `mini-llm prepare`; several: [{path: DIR, weight: 3}, ...]

@@ -134,13 +134,9 @@ def start_world(config: TrainConfig) -> Iterator[World]:
     # The vector of each step goes over gloo also where there are GPUs: it needs no place in NCCL's order of calls.
     with _told_when_alone():
         _connect("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    try:
-        with _told_when_alone():
-            yield _connected(config, device.type)
-    except BaseException:  # no leave is taken of the others: whoever waits in a collective is ended by torchrun
-        raise
-    else:
-        dist.destroy_process_group()
+        yield _connected(config, device.type)
+    # After an error no leave is taken of the others: whoever waits in a collective is ended by torchrun.
+    dist.destroy_process_group()
 
 
 def _connect(backend: str) -> None:
