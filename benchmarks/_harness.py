@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+REHEARSES = os.environ.get("MINI_LLM_REHEARSE") == "1"  # no time that is measured counts
 KEPT = os.environ.get("MINI_LLM_RESULTS")  # a folder: results go there, those of quick runs too
 RESULTS = Path(KEPT) if KEPT else Path(__file__).resolve().parent / "results"
 CRASHED: list[str] = []  # contenders that ended in an error: what is found is kept, and the command fails
@@ -120,6 +121,12 @@ def write_result(benchmark: str, result: dict[str, Any], device: str = "cpu") ->
     path = RESULTS / f"{benchmark}-{machine_slug(result['machine'], device)}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def read_result(benchmark: str, about: dict[str, Any], device: str = "cpu") -> dict[str, Any] | None:
+    """Return what `write_result` has written of this machine; None if it has not."""
+    path = RESULTS / f"{benchmark}-{machine_slug(about, device)}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def note(*words: object) -> None:
@@ -232,6 +239,7 @@ def take_turns(
     memory beside the others a second start. `env` gives the environment of those contenders that need another one.
     Where $MINI_LLM_SECONDS says how long all may take, whoever is not ready after 0.7 of it is left out.
     """
+    together |= REHEARSES
     workers: dict[str, Worker] = {}
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     skipped: dict[str, str] = {}

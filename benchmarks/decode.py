@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="turns of each contender; default 7, quick 2")
     parser.add_argument("--new", type=int, help="tokens that are written; default 48, quick 32")
     parser.add_argument("--llama-python", default=sys.executable, help="a Python that has llama-cpp-python")
+    parser.add_argument("--as-on-a-gpu", action="store_true", help="leave out what is timed on a CPU only")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -142,6 +143,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     options.rounds = options.rounds or (2 if options.quick else 7)
     batches = [1] if options.quick else BATCHES + (MORE_ON_A_GPU if is_gpu(options.device) else [])
     options.batches = batches
+    on_a_cpu = not (is_gpu(options.device) or options.as_on_a_gpu)
     common = {"folder": str(folder), "device": options.device, "threads": options.threads, "new": options.new}
 
     def command(contender: str, kind: str = "", **more: Any) -> list[str]:
@@ -151,7 +153,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     commands = {
         "memory": command("memory", matrix_bytes=n_bytes),
         "Mini-LLM bf16": command("ours", "bfloat16"),
-        **({} if is_gpu(options.device) else {"Mini-LLM int8": command("ours", "int8")}),
+        **({"Mini-LLM int8": command("ours", "int8")} if on_a_cpu else {}),
         "Mini-LLM fp32": command("ours", "float32"),
         "Mini-LLM bf16, sampled": command("ours", "bfloat16", greedy=False),
         "Mini-LLM eager fp32": command("ours", "float32", backend="eager", batches=[1]),
@@ -160,7 +162,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
         "transformers static cache": command("transformers", "static", batches=[1]),
     }
     skipped, same = {}, {}
-    if not is_gpu(options.device):
+    if on_a_cpu:
         ggufs = {kind: folder / f"{kind}.gguf" for kind in ("F32", "BF16", "Q8_0")}
         try:
             for kind, path in ggufs.items():

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mini_llm.errors import UserError
-from mini_llm.user_files import refuse_special
+from mini_llm.user_files import refuse_non_utf8, refuse_special
 
 INDEX = "model.safetensors.index.json"
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -109,9 +109,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of one safetensors file, on the CPU.
 
     Raises:
+        UserError: its name is not UTF-8.
         DamagedCheckpoint: the file is missing, truncated or no safetensors file.
     """
     refuse_special(path)
+    refuse_non_utf8(path)
     try:
         return load_file(path)
     except FileNotFoundError:

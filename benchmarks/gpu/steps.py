@@ -41,16 +41,18 @@ def steps() -> list[Step]:
     """Return all steps in their order."""
     tests = [
         "-m", "pytest", "tests/gpu", "-m", "gpu", "-v", "--tb=short", "-rs", "--durations=8", "-p", "no:cacheprovider",
-        "-n", str(min(5, os.cpu_count() or 1)), "--dist", "loadfile",  # each file's processes compile for themselves
     ]  # fmt: skip
+    # Each file's processes compile for themselves; at toy size their start takes longer than the tests.
+    processes = ["-n", str(min(5, os.cpu_count() or 1)), "--dist", "loadfile"]
     flagship = "benchmarks/gpu/flagship.py"
+    writing = benchmark("decode", "--rounds 3", f"{QUICK} --rounds 1 --new 4 --as-on-a-gpu")
     graphs = "the recording of graphs, memory of the card"
     return [
         Step("text", 170, [flagship, "tokens"], [flagship, "tokens", "--toy"], beside=True),
-        Step("correct", 130, tests, tests, only_cuda=graphs),
+        Step("correct", 130, [*tests, *processes], [*tests, "-n", "0"], only_cuda=graphs),
         Step("throughput 16x384", 100, *throughput("--batch 32", "--batches 16", "")),
         Step("flagship", 240, [flagship, "train"], [flagship, "train", "--toy"], after="text"),
-        Step("decode", 75, *benchmark("decode", "--rounds 3", f"{QUICK} --rounds 1 --new 4"), only_cuda=graphs),
+        Step("decode", 75, *writing, only_cuda=graphs),
         Step("throughput 12x768", 80, *throughput(f"{WIDE} --batch 16", "", "--layers 2")),
         Step("profile", 40, [flagship, "profile"], [flagship, "profile", "--toy"], only_cuda="the GPU's kernels"),
         Step("decode profile", 30, *benchmark("decode_profile", "", "--quick --layers 2"), only_cuda=graphs),

@@ -131,13 +131,16 @@ def _data(record: RunRecord, tokens: int | None) -> str:
         return ""
     lines = ["## Data\n"]
     try:
-        store = TokenStore.open(str(record.settings.get("data_dir")))
-    except UserError:  # moved, or on another machine
+        data = record.settings.get("data_dir")
+        paths = [share["path"] for share in data] if isinstance(data, list) else [data]
+        stores = [TokenStore.open(str(path)) for path in paths]
+    except (UserError, LookupError, TypeError):  # moved, or on another machine
         lines.append("The token store is not where it was: sources are not listed.")
     else:
-        counts = ", ".join(f"{split.tokens:,} tokens for {name}" for name, split in store.manifest.splits.items())
+        splits = [split for store in stores for split in store.manifest.splits.items()]
+        counts = ", ".join(f"{split.tokens:,} tokens for {name}" for name, split in splits)
         # Base names alone: paths tell who has what on which machine.
-        names = sorted({Path(source.path).name for source in store.manifest.sources})
+        names = sorted({Path(source.path).name for store in stores for source in store.manifest.sources})
         lines.append(f"{counts}. Files: {', '.join(names[:10])}{' and more' if len(names) > 10 else ''}.")
     if tokens:
         lines.append(f"Seen in training: {tokens:,} tokens.")

@@ -57,17 +57,22 @@ def _of_training(facts: Facts) -> Iterator[str]:
 
 
 def _of_data(facts: Facts) -> Iterator[str]:
-    if facts.store is None:
+    if (mixture := facts.mixture) is None:
         return
-    if facts.store.manifest.sources and not any(facts.licences.values()):
+    if facts.licences and not any(facts.licences.values()):
         yield "The sources name no licence: whether the model may be passed on is for you to find out."
-    val = facts.store.manifest.splits.get("val")
-    if val and val.text_bytes < 100_000:
-        yield f"The held-out text has {val.text_bytes:,} bytes: its loss is a rough number."
-    if facts.tokens and facts.config:
-        train = facts.store.manifest.splits.get("train")
-        if train and (epochs := facts.tokens / train.tokens) > 4:
-            yield f"Each token was seen {epochs:.1f} times; beyond four, repetition teaches little (arXiv 2305.16264)."
+    for store, name, count in zip(mixture.stores, mixture.names, mixture.counts, strict=True):
+        of = f" of {name}" if len(mixture.stores) > 1 else ""
+        val, train = (store.manifest.splits.get(side) for side in ("val", "train"))
+        if val and val.text_bytes < 100_000:
+            yield f"The held-out text{of} has {val.text_bytes:,} bytes: its loss is a rough number."
+        if facts.tokens and facts.config and train:
+            epochs = facts.tokens * count / sum(mixture.counts) / train.tokens
+            if epochs > 4:
+                yield (
+                    f"Each token{of} was seen {epochs:.1f} times; beyond four, repetition teaches little "
+                    f"(arXiv 2305.16264)."
+                )
 
 
 def compute(facts: Facts) -> float | None:

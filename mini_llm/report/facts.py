@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from mini_llm import log
 from mini_llm.checkpoint import read_model_config
 from mini_llm.data.formats import format_of
+from mini_llm.data.mixture import Mixture
 from mini_llm.data.records import read_records
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UserError
@@ -43,7 +44,8 @@ class Facts:
     parameters: int | None = None
     checkpoint: str | None = None
     curves: Run | None = None
-    store: TokenStore | None = None
+    mixture: Mixture | None = None  # the token stores; mostly one
+    last: dict[str, float] = field(default_factory=dict)  # of each number in metrics.jsonl the newest
     licences: dict[str, list[str]] = field(default_factory=dict)  # source -> licences that its rows name
     xz: float | None = None
     ngram: float | None = None
@@ -106,12 +108,9 @@ def gather(run: Path, *, price: float | None = None, samples: bool = True) -> Fa
     _read_timing(facts)
     if facts.config is not None:
         data = facts.config.data_dir
-        facts.store = _try(facts, "training text", lambda: TokenStore.open(data))
-    if (store := facts.store) is not None:
-        facts.licences = {source.path: _licences(Path(source.path)) for source in store.manifest.sources}
-        if "val" in store.manifest.splits and "train" in store.manifest.splits:
-            facts.xz = _try(facts, "xz", lambda: xz_bits_per_byte(store))
-            facts.ngram = _try(facts, "5-gram model", lambda: ngram_bits_per_byte(store))
+        facts.mixture = _try(facts, "training text", lambda: Mixture.open(data))
+    if facts.mixture is not None:
+        _read_stores(facts, facts.mixture.stores)
     facts.lines, facts.asked_of = read_lines(folder / "eval", facts.checkpoint)
     facts.learning = _read_learning(folder)
     if checkpoint and samples:
@@ -126,6 +125,18 @@ def _try(facts: Facts, what: str, read: Callable[[], T]) -> T | None:
         reason = problem.message if isinstance(problem, UserError) else str(problem)
         facts.missing.append(f"{what}: {_without_places(' '.join(reason.split()))[:200]}")
         return None
+
+
+def _read_stores(facts: Facts, stores: list[TokenStore]) -> None:
+    paths = [source.path for store in stores for source in store.manifest.sources]
+    facts.licences = {path: _licences(Path(path)) for path in paths}
+    if len(stores) > 1:
+        facts.missing.append("what xz and counted words make of the text: that is told of one store alone")
+        for row in read_metrics(facts.folder):
+            facts.last |= {key: value for key, value in row.items() if _is_number(value)}
+    elif {"train", "val"} <= stores[0].manifest.splits.keys():
+        facts.xz = _try(facts, "xz", lambda: xz_bits_per_byte(stores[0]))
+        facts.ngram = _try(facts, "5-gram model", lambda: ngram_bits_per_byte(stores[0]))
 
 
 def _without_places(text: str) -> str:

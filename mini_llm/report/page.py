@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mini_llm import __version__
+from mini_llm.data.mixture import Mixture
+from mini_llm.data.store_shares import BLOCK
+from mini_llm.data.token_store import Source
 from mini_llm.eval.results import mean_centred
 from mini_llm.report.blocks import Block, Code, Heading, Items, Quote, Table, Words
 from mini_llm.report.caveats import caveats, compute
@@ -136,21 +139,38 @@ def _written(facts: Facts) -> Iterator[Block]:
 
 
 def _data(facts: Facts) -> Iterator[Block]:
-    if (store := facts.store) is None:
+    if (mixture := facts.mixture) is None:
         return
     yield Heading("Data")
+    if len(mixture.stores) > 1:
+        yield Table(_shares(facts, mixture))
     rows = [["part", "documents", "tokens", "bytes of text"]]
-    for name, split in store.manifest.splits.items():
-        rows.append([name, f"{split.documents:,}", f"{split.tokens:,}", f"{split.text_bytes:,}"])
+    for store, of in zip(mixture.stores, mixture.names, strict=True):
+        for name, split in store.manifest.splits.items():
+            part = f"{of}, {name}" if len(mixture.stores) > 1 else name
+            rows.append([part, f"{split.documents:,}", f"{split.tokens:,}", f"{split.text_bytes:,}"])
     yield Table(rows)
-    rows = [["source", "bytes", "licence named in its rows"]]
-    for source in store.manifest.sources[:MOST_SOURCES]:
+    rows, sources = [["source", "bytes", "licence named in its rows"]], _sources(facts)
+    for source in sources[:MOST_SOURCES]:
         rows.append(
             [Path(source.path).name, f"{source.bytes:,}", ", ".join(facts.licences.get(source.path) or ["none"])]
         )
     yield Table(rows)
-    if (more := len(store.manifest.sources) - MOST_SOURCES) > 0:
+    if (more := len(sources) - MOST_SOURCES) > 0:
         yield Words(f"and {more:,} more sources.")
+
+
+def _shares(facts: Facts, mixture: Mixture) -> list[list[str]]:
+    """Return the stores of a mixture as rows of a table: what each gave, and how well it was learned."""
+    rows = [["store", "share of the rows", "epochs", "held-out nats per token"]]
+    for name, count in zip(mixture.names, mixture.counts, strict=True):
+        numbers = (facts.last.get(f"epoch/{name}"), facts.last.get(f"val_loss/{name}"))
+        rows.append([name, f"{count / BLOCK:.1%}", *("" if n is None else f"{n:.4g}" for n in numbers)])
+    return rows
+
+
+def _sources(facts: Facts) -> list[Source]:
+    return [s for store in (facts.mixture.stores if facts.mixture else ()) for s in store.manifest.sources]
 
 
 def _settings(facts: Facts) -> Iterator[Block]:
@@ -198,13 +218,16 @@ def _cost(facts: Facts) -> Iterator[Block]:
 def _commands(facts: Facts) -> Iterator[Block]:
     yield Heading("Again")
     lines = []
-    if facts.store is not None:
-        names = [Path(source.path).name for source in facts.store.manifest.sources[:3]]
-        more = " ..." if len(facts.store.manifest.sources) > 3 else ""
-        lines.append(f"mini-llm prepare {' '.join(names)}{more} --tokenizer TOKENIZER --out data/tokens")
+    mixture, many = facts.mixture, facts.config is not None and len(facts.config.stores) > 1
+    for store, of in zip(mixture.stores, mixture.names, strict=True) if mixture else ():
+        names = [Path(source.path).name for source in store.manifest.sources[:3]]
+        more = " ..." if len(store.manifest.sources) > 3 else ""
+        out = of if many else "data/tokens"
+        lines.append(f"mini-llm prepare {' '.join(names)}{more} --tokenizer TOKENIZER --out {out}")
     if facts.config is not None:
+        data = "" if many else " data_dir=data/tokens"
         config = f"{facts.name}/{facts.settings_name}"
-        lines.append(f"mini-llm train --config {config} data_dir=data/tokens out_dir=runs/again")
+        lines.append(f"mini-llm train --config {config}{data} out_dir=runs/again")
     asks: dict[tuple[Any, int], list[str]] = {}
     for one in facts.lines:
         asks.setdefault((one["limit"], one["shots"]), []).append(one["task"])

@@ -132,13 +132,10 @@ def start_world(config: TrainConfig) -> Iterator[World]:
     logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # it warns of each exchange over two axes
     # The vector of each step goes over gloo also where there are GPUs: it needs no place in NCCL's order of calls.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    try:
-        with _told_when_alone():
-            yield _connected(config, device.type)
-    except BaseException:  # no leave is taken of the others: whoever waits in a collective is ended by torchrun
-        raise
-    else:
-        dist.destroy_process_group()
+    with _told_when_alone():
+        yield _connected(config, device.type)
+    # After an error no leave is taken of the others: whoever waits in a collective is ended by torchrun.
+    dist.destroy_process_group()
 
 
 def _connected(config: TrainConfig, device_type: str) -> World:
