@@ -22,6 +22,7 @@ from typing import Any
 from _decode_contenders import CONTENDERS, PROMPT
 from _harness import (
     ROOT,
+    Answers,
     Skipped,
     finish,
     is_gpu,
@@ -32,6 +33,7 @@ from _harness import (
     serve,
     table,
     take_turns,
+    write_so_far,
 )
 
 BATCHES, MORE_ON_A_GPU = [1, 8, 32], [256]
@@ -175,17 +177,30 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
             settings = {**common, "gguf": str(ggufs[kind]), "prompt": PROMPT, "batches": batches}
             script = str(ROOT / "benchmarks" / "_llama_cpp.py")
             commands[f"llama.cpp {kind}"] = [options.llama_python, script, json.dumps(settings)]
-    answers, more = take_turns(commands, options.rounds, together=is_gpu(options.device))
-    report(options, answers, skipped | more, n_bytes, same)
+
+    def result_of(answers: Answers, more: dict[str, str]) -> dict[str, Any]:
+        return summary(options, {**answers}, skipped | more, n_bytes, same)
+
+    kept = {"device": options.device, "keep": not options.quick}
+    answers, more = take_turns(
+        commands,
+        options.rounds,
+        together=is_gpu(options.device),
+        after_round=lambda *found: write_so_far("decode", result_of(*found), **kept),
+    )
+    result = result_of(answers, more)
+    show(options, result)
+    finish("decode", result, as_json=options.json, **kept)
 
 
-def report(
+def summary(
     options: argparse.Namespace,
     answers: dict[str, list[dict[str, float]]],
     skipped: dict[str, str],
     n_bytes: dict[str, float],
     same: dict[str, int],
-) -> None:
+) -> dict[str, Any]:
+    """Return the medians and ratios of what has been measured."""
     measured = answers.pop("memory", [])
     bandwidth = {form: max(answer[form] for answer in measured) for form in n_bytes if measured}
     figures = {
@@ -208,9 +223,10 @@ def report(
         for form in ("bf16", "int8", "fp32")
         if "tokens_per_s_8" in (figure := figures.get(f"Mini-LLM {form}", {}))
     }
-    result = {
+    return {
         "machine": machine(options.device),
         **{key: getattr(options, key) for key in ("device", "layers", "threads", "rounds", "new")},
+        "rounds_done": max((len(found) for found in answers.values()), default=0),
         "prompt": len(PROMPT),
         "matrix_bytes": n_bytes,
         "ratio_to_transformers": ratio("transformers dynamic cache", "Mini-LLM bf16"),
@@ -223,6 +239,10 @@ def report(
         "skipped": skipped,
     }
 
+
+def show(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Print the table, and what follows from it."""
+
     def cell(figure: dict[str, float], key: str, factor: float = 1, form: str = ".0f") -> str:
         return format(figure[key] * factor, form) if key in figure else ""
 
@@ -234,7 +254,7 @@ def report(
             *(cell(figure, f"tokens_per_s_{n}") for n in options.batches),
             cell(figure, "bandwidth_share", 100) + " %",
         ]
-        for name, figure in figures.items()
+        for name, figure in result["contenders"].items()
     ]
     head = [
         "",
@@ -244,12 +264,14 @@ def report(
         "share of memory bandwidth",
     ]
     print(table(head, rows))
-    lines = [f"Eight texts at once write {n:.2f} times what one does, {form}." for form, n in growth.items()]
-    if same:
+    lines = [
+        f"Eight texts at once write {n:.2f} times what one does, {form}."
+        for form, n in result["batch_8_over_batch_1"].items()
+    ]
+    if same := result["llama_cpp_same_likeliest_of_64"]:
         found = ", ".join(f"{n} with {kind}" for kind, n in same.items())
         lines.append(f"After 64 tokens, llama.cpp finds the same next one likeliest as we in float32: {found}.")
     print("", *lines, sep="\n")
-    finish("decode", result, as_json=options.json, device=options.device, keep=not options.quick)
 
 
 if __name__ == "__main__":
