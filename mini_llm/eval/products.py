@@ -19,7 +19,8 @@ def fast_products(model: nn.Module) -> Iterator[None]:
 
     Without gradients. Sums are the same to rounding (2e-7), not to the bit.
     """
-    layers = [layer for layer in model.modules() if _is_plain(layer)] if _mkl_is_slow() else []
+    linear = (layer for layer in model.modules() if type(layer) is nn.Linear)
+    layers = [layer for layer in linear if _is_plain(layer)] if _mkl_is_slow() else []
     for layer in layers:
         layer.__dict__["forward"] = partial(_product, layer)  # of this one alone; the class keeps its own
     try:
@@ -37,8 +38,8 @@ def _mkl_is_slow() -> bool:
     return is_amd and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    if type(layer) is not nn.Linear or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+def _is_plain(layer: nn.Linear) -> bool:
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
     weight = layer.weight  # of a spread model it is no plain one
     return type(weight) is nn.Parameter and weight.dtype == torch.float32 and weight.device.type == "cpu"
