@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mini_llm import log, output
+from mini_llm import log, output, ranks
 from mini_llm.commands.arguments import ConfigOption, DryRun, PrintConfig, Resume, SettingsArgument
 from mini_llm.errors import UsageError
 
@@ -90,7 +90,9 @@ def train(
     if dry_run:
         from mini_llm.train.dry_run import dry_run as rehearse
 
-        output.line(rehearse(resolved, objective_of(resolved)))
+        found = rehearse(resolved, objective_of(resolved))
+        if ranks.rank() == 0:
+            output.line(found)
         return
     from mini_llm.eval.while_training import task_probe
     from mini_llm.train.train import train as run

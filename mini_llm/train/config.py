@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mini_llm.config import Config, PathText, expand_path
+from mini_llm.data.store_shares import DataDir, StoreShare, shares_of
 from mini_llm.hub import is_hub_name
 from mini_llm.model.config import MOST_DIM, ModelConfig
 from mini_llm.train.parallel.settings import ParallelConfig
@@ -50,8 +51,10 @@ class MixConfig(Config):
 class TrainConfig(Config):
     """What `mini-llm train --config FILE KEY=VALUE ...` reads."""
 
+    verb: ClassVar[str] = "train"  # whose settings these are: only it goes on with a run that they made
+
     # Files
-    data_dir: PathText = "data/tokens"  # token store, from `mini-llm prepare`
+    data_dir: DataDir = "data/tokens"  # token store, from `mini-llm prepare`; several: [{path: DIR, weight: 3}, ...]
     out_dir: PathText = "runs/default"  # run folder: config.yaml, metrics.jsonl, checkpoints/
     resume: bool = True  # go on from the last checkpoint in out_dir
 
@@ -179,6 +182,16 @@ class TrainConfig(Config):
             )
         if self.length_warmup + self.cooldown_fraction > 1:
             raise ValueError("mix needs whole rows: length_warmup and cooldown_fraction together are 1 at most")
+
+    @property
+    def stores(self) -> list[StoreShare]:
+        """The token stores of `data_dir` with their weights; mostly one."""
+        return shares_of(self.data_dir)
+
+    @property
+    def data_names(self) -> str:
+        """Their paths, for a person."""
+        return ", ".join(share.path for share in self.stores)
 
     @property
     def probe_interval(self) -> int:

@@ -38,7 +38,7 @@ def objective_of(config: TrainConfig) -> Callable[[TrainConfig], Objective]:
     """
     if not config.mix.data:
         return Pretraining
-    tokenizer = open_tokenizer(TokenStore.open(config.data_dir), config)
+    tokenizer = open_tokenizer(TokenStore.open(config.stores[0].path), config)
     learned, *_ = read_set(config.mix.data, tokenizer, block_size=config.block_size, val_fraction=HELD_OUT)
     packed = PackedRows(learned, block_size=config.block_size, pad_id=tokenizer.pad_id or 0, seed=config.seed)
     return lambda fitting: MixedPretraining(fitting, packed)
@@ -81,10 +81,10 @@ class MixedPretraining(Pretraining):
         """
         if step < self.first_mixed:
             return super().rows(step)
-        self._check.poll(wait=step + 1 >= self.config.max_iters)
+        self.poll_checks(step)
         before, after = self._mixed_before(step), self._mixed_before(step + 1)
         # Text goes on where it was: what gives way to conversations is read later.
-        ids = self.loader.rows_from(self.loader.first_row + step * self.config.rows_per_step - before)
+        ids = self.loader.rows_from(self.first_row_of(step))
         text = ConversationRows.of_text(ids[: self.config.rows_per_step - (after - before)])
         return ConversationRows.joined([text, self.packed.rows(before, after - before)])
 
@@ -99,6 +99,10 @@ class MixedPretraining(Pretraining):
     def tokens(self, rows: MixedRows) -> int:
         """Return how many tokens are read."""
         return super().targets(rows if isinstance(rows, Tensor) else rows.ids)
+
+    def first_row_of(self, step: int) -> int:
+        """Return how many rows of text have been read before `step`."""
+        return super().first_row_of(step) - self._mixed_before(step)
 
     def epoch(self, step: int) -> float:
         """Return how many times all rows of text have been seen before `step`."""

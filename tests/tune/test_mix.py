@@ -74,6 +74,23 @@ def test_what_is_wrong_is_said(tmp_path: Path, run_cli) -> None:  # type: ignore
     assert not (tmp_path / "mixed.jsonl").exists()
 
 
+def test_conversations_of_a_user_are_not_replaced(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    """They begin as every file of conversations does; what a mixture is says `made_by`."""
+    mine = tmp_path / "mixed.jsonl"
+    mine.write_text(json.dumps(ROWS[0]) + "\n", encoding="utf-8")
+    result = mixed(tmp_path, run_cli, ROWS)
+    assert result.returncode == 1
+    assert "not replaced" in result.stderr
+    assert mine.read_text(encoding="utf-8") == json.dumps(ROWS[0]) + "\n"
+    mine.unlink()
+    assert mixed(tmp_path, run_cli, ROWS).returncode == 0
+    before = mine.read_bytes()
+    again = run_cli("mix", mine, "--mixture", tmp_path / "mixture.yaml", "--out", mine)
+    assert again.returncode == 2
+    assert "one of the sources" in again.stderr
+    assert mine.read_bytes() == before
+
+
 def test_the_shipped_mixture_is_valid() -> None:
     mixture = load_config(Mixture, ROOT / "configs/chat-mix.yaml")
     assert len({group.of for group in mixture.groups}) == len(mixture.groups) == 11

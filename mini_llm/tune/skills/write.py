@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mini_llm import log
 from mini_llm.data.sources import read_documents
 from mini_llm.errors import UsageError, did_you_mean
-from mini_llm.files import check_replaceable_file, new_file
+from mini_llm.files import check_replaceable_lines, new_file
 from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.skills import DRILLS, SKILLS, Exercise, Material, exercises
@@ -18,7 +19,9 @@ from mini_llm.tune.skills.draw import Side
 from mini_llm.tune.skills.pieces import pieces_of
 from mini_llm.user_files import writing_to
 
-MARK = b'{"messages": '  # how a file of ours begins
+
+def _is_made_here(record: dict[str, Any]) -> bool:
+    return record.get("skill") in {**SKILLS, **DRILLS} and record.get("source") == "synthetic"
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def write_exercises(out: Path, wish: Wish, material: Material) -> int:
     Raises:
         UserError: the place is taken by a file of somebody else's, or cannot be written.
     """
-    check_replaceable_file(out, MARK, "file of exercises")
+    check_replaceable_lines(out, _is_made_here, "file of exercises")
     n = 0
     with writing_to(out):
         out.parent.mkdir(parents=True, exist_ok=True)

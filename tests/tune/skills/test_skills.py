@@ -103,7 +103,8 @@ def test_the_command_writes_what_sft_reads(tmp_path: Path, run_cli) -> None:  # 
 
 def test_bad_words_of_the_command(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     foreign = tmp_path / "mine.jsonl"
-    foreign.write_text("my diary\n", encoding="utf-8")
+    mine = '{"messages": [{"role": "user", "content": "my diary"}], "answer": "x"}\n'
+    foreign.write_text(mine, encoding="utf-8")
     for words, code, message in (
         (["--out", tmp_path / "a", "--skills", "speling"], 2, "did you mean 'spelling'"),
         (["--out", tmp_path / "a", "--skills", "spelling=many"], 2, "is no number"),
@@ -114,7 +115,7 @@ def test_bad_words_of_the_command(tmp_path: Path, run_cli) -> None:  # type: ign
         result = run_cli("skills", *words)
         assert result.returncode == code, result.stderr
         assert message in result.stderr
-    assert foreign.read_text(encoding="utf-8") == "my diary\n"
+    assert foreign.read_text(encoding="utf-8") == mine
 
 
 def test_a_common_word_is_always_learned_and_a_rare_one_may_be_held_out() -> None:
