@@ -11,6 +11,7 @@ import ctypes
 import errno
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mini_llm.errors import UserError
 from mini_llm.temporary import leftovers, lock, remove_leftovers, temporary_name
@@ -88,23 +90,36 @@ def check_replaceable(path: Path, kind: Kind | None) -> None:
         raise UserError(f"{shown(path)} is there and is not {name}: not replaced", NOT_OURS)
 
 
-def check_replaceable_file(path: Path, mark: bytes, name: str) -> None:
-    """Refuse to replace the file at `path`, unless there is none, or an empty one, or one that begins with `mark`.
+def check_replaceable_file(path: Path) -> bool:
+    """Tell whether there is a file at `path`.
 
-    `name` is what such a file is called: "GGUF file".
+    Raises:
+        UserError: what is there is no file.
+    """
+    found = kind_of(path)
+    if found == "nothing" and not path.is_symlink():
+        return False
+    if found != "file":
+        what = "a link that leads to nothing" if found == "nothing" else what_is(path)
+        raise UserError(f"{shown(path)} is {what}, not a file: not replaced", NOT_OURS)
+    return True
+
+
+def check_replaceable_lines(path: Path, is_ours: Callable[[dict[str, Any]], bool], name: str) -> None:
+    """Refuse to replace a file of lines, unless it is empty or its first object is one that only we write.
 
     Raises:
         UserError: the file is somebody else's, or is no file.
     """
-    found = kind_of(path)
-    if found == "nothing" and not path.is_symlink():
+    if not check_replaceable_file(path):
         return
-    if found != "file":
-        what = "a link that leads to nothing" if found == "nothing" else what_is(path)
-        raise UserError(f"{shown(path)} is {what}, not a file: not replaced", NOT_OURS)
     with open_file(path) as file:
-        if mark and file.read(len(mark)) not in (mark, b""):
-            raise UserError(f"{shown(path)} is there and is no {name}: not replaced", NOT_OURS)
+        first = file.readline(LARGEST_PAGE)
+    record: Any = None
+    with contextlib.suppress(ValueError, RecursionError):
+        record = json.loads(first)
+    if first and not (isinstance(record, dict) and is_ours(record)):
+        raise UserError(f"{shown(path)} is there and is no {name} made by Mini-LLM: not replaced", NOT_OURS)
 
 
 def check_page(path: Path) -> None:
@@ -113,8 +128,7 @@ def check_page(path: Path) -> None:
     Raises:
         UserError: the file is somebody else's, or is no file.
     """
-    check_replaceable_file(path, b"", "")
-    if kind_of(path) != "nothing":
+    if check_replaceable_file(path):
         with open_file(path) as file:
             found = file.read(LARGEST_PAGE)
         if found and MADE_HERE.encode() not in found:

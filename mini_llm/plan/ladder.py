@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_llm import log
-from mini_llm.data.token_store import TokenStore
+from mini_llm.data.mixture import Mixture
 from mini_llm.errors import UsageError, UserError
 from mini_llm.files import new_file
 from mini_llm.model.accounting import count_block_matrices, flops_per_token
@@ -23,7 +23,7 @@ from mini_llm.model.config import ModelConfig
 from mini_llm.plan.law import Law, Point, fit, foretell
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.evaluate import Evaluator
+from mini_llm.train.evaluate_mixture import evaluator_of
 from mini_llm.train.speed import seconds_per_step
 from mini_llm.train.step import NotFinite, Stepper
 from mini_llm.user_files import writing_to
@@ -196,12 +196,12 @@ class _Kept:
 
     def __init__(self, out: Path, config: TrainConfig, sizes: Sequence[int], minutes: float) -> None:
         self.config, self.path = config, out / "ladder.jsonl"
-        store = TokenStore.open(config.data_dir)
+        mixture = Mixture.open(config.data_dir)
         self.about = {
             "config": config.model_dump(mode="json"), "sizes": list(sizes), "minutes": minutes,
-            "tokens": store.fingerprints,
+            "tokens": mixture.fingerprints,
         }  # fmt: skip
-        self.store, self.steps = store, 0
+        self.mixture, self.steps = mixture, 0
         self.done: dict[tuple[int, int, float], Rung] = {}
         if self.path.exists():
             self._read()
@@ -235,7 +235,7 @@ class _Kept:
         key = size, steps * self.config.tokens_per_step, factor
         if key not in self.done:
             config, began = rung_config(self.config, model, steps, factor), time.perf_counter()
-            loss = train_rung(config, self.store)
+            loss = train_rung(config, self.mixture)
             seconds = round(time.perf_counter() - began, 1)
             self.done[key] = Rung(size, products(model), key[1], factor, loss, seconds)
             with writing_to(self.path):
@@ -257,7 +257,7 @@ def rung_config(config: TrainConfig, model: ModelConfig, steps: int, factor: flo
     )
 
 
-def train_rung(config: TrainConfig, store: TokenStore) -> float:
+def train_rung(config: TrainConfig, mixture: Mixture) -> float:
     """Train, and return the held-out loss; infinity where it diverged."""
     stepper = Stepper(config)
     stepper.compile()
@@ -266,6 +266,6 @@ def train_rung(config: TrainConfig, store: TokenStore) -> float:
             stepper.step()
     except NotFinite:
         return math.inf
-    evaluator = Evaluator.of(config, store, Tokenizer.load(store.tokenizer_folder))
+    evaluator = evaluator_of(config, mixture, Tokenizer.load(mixture.stores[0].tokenizer_folder))
     with stepper.average.in_place():
         return evaluator.run(stepper.evaluation_loss_sum, stepper.device).loss
