@@ -149,9 +149,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def behind_link(path: Path) -> Path:
+    """Return the file that a link leads to; what is no link, or leads to no file, as it is."""
+    return path.resolve() if path.is_symlink() and path.is_file() else path
+
+
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name to write to; when the block ends well the file becomes `path`, else it vanishes."""
+    """Yield a temporary name to write to; when the block ends well the file becomes `path`, else it vanishes.
+
+    Of a link to a file the file is replaced and the link stays: `/dev/stdout` is one.
+    """
+    path = behind_link(path)
     remove_leftovers(path)
     temporary = temporary_name(path, suffix=path.suffix)  # some libraries choose the format by it
     temporary.touch(exist_ok=False)

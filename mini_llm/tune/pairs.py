@@ -18,7 +18,7 @@ from typing import Any
 from mini_llm import __version__, log
 from mini_llm.adapter import fingerprint
 from mini_llm.errors import UserError
-from mini_llm.files import check_replaceable_lines, new_file
+from mini_llm.files import behind_link, check_replaceable_lines, new_file
 from mini_llm.inference.continuation import Continuation
 from mini_llm.inference.generate import Generator
 from mini_llm.inference.sampling.params import SamplingParams
@@ -51,6 +51,7 @@ def write_pairs(
     check_replaceable_lines(out, lambda first: "mini_llm" in str(first.get("made_by")), "file of pairs")
     generator = Generator(model, device=device, dtype=dtype, backend=backend, max_slots=WRITTEN_AT_ONCE)
     generator.ready_to_chat()
+    out = behind_link(out)
     partial = Partial(out, described(generator, asked, how, f"{generator.device.type} {dtype} {backend}"))
     with (
         writing_to(out),
