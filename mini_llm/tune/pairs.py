@@ -18,14 +18,14 @@ from typing import Any
 from mini_llm import __version__, log
 from mini_llm.adapter import fingerprint
 from mini_llm.errors import UserError
-from mini_llm.files import behind_link, check_replaceable_lines, new_file
+from mini_llm.files import check_replaceable_lines, new_file
 from mini_llm.inference.continuation import Continuation
 from mini_llm.inference.generate import Generator
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.tune.asked import Asked
 from mini_llm.tune.judge import Judged, best_and_worst, judged
-from mini_llm.user_files import refuse_special, writing_to
+from mini_llm.user_files import behind_link, refuse_special, writing_to
 
 WRITTEN_AT_ONCE = 64  # answers; more would only wait
 
