@@ -269,7 +269,7 @@ def main() -> int:
 
 def kill_ranks(arguments: argparse.Namespace) -> int:
     """Run a campaign on several processes, and return the exit status."""
-    from _crash_ranks import RanksCampaign
+    from _crash_ranks import MOST_OF_A_JOB, RanksCampaign
 
     name, about = f"crash-{arguments.ranks}-ranks", machine()
     before = (read_result(name, about) if arguments.add else None) or {}
@@ -279,7 +279,7 @@ def kill_ranks(arguments: argparse.Namespace) -> int:
         campaign = RanksCampaign(arguments.ranks, Path(folder), seed, note)
         end = begin + 60 * arguments.minutes
         while campaign.kills < wanted and len(campaign.errors) < 3 and time.perf_counter() < end:
-            campaign.run_job(wanted)
+            campaign.run_job(min(wanted, campaign.kills + MOST_OF_A_JOB))
             note(f"  {campaign.kills} of {wanted} kills, {campaign.count['finished']} jobs finished")
     count = campaign.count
     result = {

@@ -3,7 +3,7 @@
 Each stage is the same command under another torchrun, with weights and optimizer spread in another way; all processes
 of it are killed with -9 once it has passed its share of the steps, and the next stage goes on from the last checkpoint.
 Every process adds up a CRC-32 of the rows that it learns from: together they must have seen, in every step, the
-rows that one process sees. The model has 49,000 parameters, in float32 and without dropout, which each process would
+rows that one process sees. The model has 64,000 parameters, in float32 and without dropout, which each process would
 draw for itself. What is shown is the largest difference of a step's loss from that of the undisturbed process.
 """
 
