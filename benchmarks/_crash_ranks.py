@@ -28,7 +28,7 @@ ENDS = ("any moment", "while saving", "disk full")
 REFUSALS = ("File too large", "file-size limit of this process")  # the kernel's words, and ours
 MOST_LIVES = 200  # of a job
 MOST_OF_A_JOB = 8  # kills: then it may go on to its end
-MOST_SECONDS = 90  # that a life may take: a job that hangs is an error
+MOST_SECONDS = 300  # that a life may take: a job that hangs is an error
 
 
 class Job:
