@@ -180,7 +180,7 @@ def test_a_piece_stands_in_a_drill_as_it_stands_in_a_word(chat_tokenizer: Tokeni
 
 def test_the_command_drills_the_vocabulary_of_a_model(base: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "drills.jsonl"
-    result = run_cli("skills", "--out", out, "--n", "3", "--tokenizer", base)
+    result = run_cli("skills", "--out", out, "--n", "3", "--tokenizer", base, fresh=True)
     assert result.returncode == 0, result.stderr
     made = [json.loads(line)["skill"] for line in out.read_text(encoding="utf-8").splitlines()]
     assert {skill: made.count(skill) for skill in made} == dict.fromkeys([*SKILLS, *DRILLS], 3)
