@@ -108,6 +108,8 @@ def test_bad_words_of_the_command(tmp_path: Path, run_cli) -> None:  # type: ign
     for words, code, message in (
         (["--out", tmp_path / "a", "--skills", "speling"], 2, "did you mean 'spelling'"),
         (["--out", tmp_path / "a", "--skills", "spelling=many"], 2, "is no number"),
+        (["--out", tmp_path / "a", "--skills", "spelling=" + "9" * 20], 2, "more than 10,000,000 exercises"),
+        (["--out", tmp_path / "a", "--n", "9" * 20], 2, "--n"),
         (["--out", tmp_path / "a", "--corpus", tmp_path / "none.txt"], 1, "none.txt"),
         (["--out", foreign], 1, "not replaced"),
         (["--out", tmp_path], 1, "not a file"),
