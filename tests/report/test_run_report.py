@@ -75,7 +75,7 @@ class Checker(html.parser.HTMLParser):
 
 
 def test_the_page_says_what_the_files_say(run: Path, run_cli) -> None:
-    result = run_cli("report", run, "--price", "2.5")
+    result = run_cli("report", run, "--price", "2.5", fresh=True)
     assert result.returncode == 0, result.stderr
     page, web = (run / "report.md").read_text(), (run / "report.html").read_text()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
