@@ -124,7 +124,11 @@ def compile_and_record(stepper: Any) -> None:
             return compiled(rows)
 
     with stepper._kernels():
+        expected = compiled(example).item()
         stepper.loss_sum = torch.cuda.make_graphed_callables(Whole(), (example,))
+        found = stepper.loss_sum(example).item()
+    if abs(found - expected) > 1e-3 * abs(expected):
+        raise RuntimeError(f"what was recorded computes something else: {found}, not {expected}")
 
 
 def peer(args: argparse.Namespace, model: Any, loss_of: Callable[[Any], Any]) -> Callable[[], dict[str, Any]]:

@@ -23,7 +23,7 @@ from typing import Any
 
 from mini_llm.errors import UserError
 from mini_llm.temporary import leftovers, lock, remove_leftovers, temporary_name
-from mini_llm.user_files import kind_of, open_file, reason, shown, what_is
+from mini_llm.user_files import behind_link, kind_of, open_file, reason, shown, what_is
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 NOT_OURS = "choose another --out, or move what is there"
@@ -152,6 +152,7 @@ def write_text(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name to write to; when the block ends well the file becomes `path`, else it vanishes."""
+    path = behind_link(path)
     remove_leftovers(path)
     temporary = temporary_name(path, suffix=path.suffix)  # some libraries choose the format by it
     temporary.touch(exist_ok=False)

@@ -152,6 +152,21 @@ def test_a_file_of_others_and_what_is_no_file_are_not_replaced(tmp_path: Path) -
         check_replaceable_lines(tmp_path / name, lambda first: "mark" in first, "marked file")
 
 
+def test_of_a_link_the_file_is_replaced(tmp_path: Path) -> None:
+    """Renamed over it, a file would take the place of /dev/stdout."""
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "file").write_text("old")
+    link, other = tmp_path / "link", tmp_path / "latest"
+    link.symlink_to("far/file")
+    other.symlink_to("far")
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert (tmp_path / "far" / "file").read_text() == "new"
+    write_text(other, "a pointer")  # a link to a folder is no way to a file
+    assert not other.is_symlink()
+    assert {path.name for path in tmp_path.rglob("*")} == {"far", "file", "link", "latest"}
+
+
 def test_bad_names_are_sentences(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "pipe")

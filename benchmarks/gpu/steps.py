@@ -53,6 +53,7 @@ def steps() -> list[Step]:
     processes = ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"]
     flagship = "benchmarks/gpu/flagship.py"
     writing = benchmark("decode", "--rounds 3", f"{QUICK} --rounds 1 --new 4 --as-on-a-gpu")
+    compiling, toy = benchmark("compile", "--batch 16 --layers 16 --cold", f"{QUICK} --vocab 512 --modes")
     graphs = "the recording of graphs, memory of the card"
     return [
         Step("text", 170, [flagship, "tokens"], [flagship, "tokens", "--toy"], beside=True),
@@ -64,7 +65,7 @@ def steps() -> list[Step]:
         Step("throughput 12x768", 80, *throughput(f"{WIDE} --batch 16", "", "--layers 2")),
         Step("profile", 40, [flagship, "profile"], [flagship, "profile", "--toy"], only_cuda="the GPU's kernels"),
         Step("decode profile", 30, *benchmark("decode_profile", "", "--quick --layers 2"), only_cuda=graphs),
-        Step("compile", 90, *benchmark("compile", "--batch 16 --layers 16 --cold", f"{QUICK} --vocab 512")),
+        Step("compile", 90, compiling, [*toy, "blocks alone,blocks as regions"]),
         Step("precision", 40, *benchmark("precision", "--compile", "--quick --rounds 1")),
     ]  # fmt: skip
 

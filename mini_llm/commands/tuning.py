@@ -24,7 +24,7 @@ def skills(
     skills: Annotated[
         str, typer.Option(metavar="NAMES", help="Which, with commas: spelling,copying=3000. [default: all]")
     ] = "",
-    n: Annotated[int, typer.Option("--n", help="Exercises of each skill that names no number.", min=1)] = 1000,
+    n: Annotated[int, typer.Option("--n", help="Exercises of a skill that names no number.", min=1, max=10**7)] = 1000,
     corpus: Annotated[
         list[str] | None,
         typer.Option(help="Text to take words and sentences from, as for prepare; may be repeated. [default: made up]"),

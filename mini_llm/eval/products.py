@@ -5,23 +5,29 @@ PyTorch takes MKL's, which on AMD's processors use half of a register's width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.nn import Parameter
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 
 
-def fast_products() -> AbstractContextManager[Any]:
-    """Return the context in which `nn.Linear` takes the faster library; one that does nothing where that is MKL.
+@contextmanager
+def fast_products(model: nn.Module) -> Iterator[None]:
+    """Let the model's linear layers take the faster library inside the block, where that is not MKL.
 
     Without gradients. Sums are the same to rounding (2e-7), not to the bit.
     """
-    return _OneDNN() if _mkl_is_slow() else nullcontext()
+    linear = (layer for layer in model.modules() if type(layer) is nn.Linear)
+    layers = [layer for layer in linear if _is_plain(layer)] if _mkl_is_slow() else []
+    for layer in layers:
+        layer.__dict__["forward"] = partial(_product, layer)  # of this one alone; the class keeps its own
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.__dict__["forward"]
 
 
 def _mkl_is_slow() -> bool:
@@ -29,24 +35,16 @@ def _mkl_is_slow() -> bool:
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     is_amd = "amd" in str(torch.cpu.get_capabilities().get("cpu_name", "")).lower()
-    return is_amd and torch.backends.cpu.get_cpu_capability() == "AVX512" and not torch.is_autocast_enabled("cpu")
+    return is_amd and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-class _OneDNN(TorchFunctionMode):
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if function is F.linear and not kwargs and _is_plain(*args):
-            x, weight, bias = (*args, None)[:3]
-            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return function(*args, **(kwargs or {}))
+def _is_plain(layer: nn.Linear) -> bool:
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    weight = layer.weight  # of a spread model it is no plain one
+    return type(weight) is nn.Parameter and weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
-def _is_plain(x: Tensor, weight: Tensor, _bias: Tensor | None = None) -> bool:
-    return (
-        type(x) in (Tensor, Parameter)
-        and type(weight) in (Tensor, Parameter)
-        and x.dtype == weight.dtype == torch.float32
-        and x.device.type == weight.device.type == "cpu"
-        and not torch.is_grad_enabled()
-    )
+def _product(layer: nn.Linear, x: Tensor) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
+    return found

@@ -59,7 +59,7 @@ def score_pairs(
     try:
         for batch in batches(plant(pairs, model.config.max_seq_len), most_tokens):
             before_batch()
-            with fast_products():
+            with fast_products(model):
                 answers = _score_batch(model, batch)
             for number, score in answers:
                 found[number] = score

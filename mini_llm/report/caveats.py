@@ -50,8 +50,8 @@ def _of_training(facts: Facts) -> Iterator[str]:
         last, lowest = run.held_out.values[-1], run.held_out.values[best]
         if last > lowest * 1.01:
             yield f"The held-out loss rose again after step {run.held_out.steps[best]:,.0f}: it learns by heart."
-    if facts.config and run.loss.steps[-1] < facts.config.max_iters:
-        yield f"The run is not finished: step {run.loss.steps[-1]:,.0f} of {facts.config.max_iters:,}."
+    if facts.planned and run.loss.steps[-1] < facts.planned:
+        yield f"The run is not finished: step {run.loss.steps[-1]:,.0f} of {facts.planned:,}."
     if facts.ngram is not None and len(run.bits_per_byte) and np.min(run.bits_per_byte.values) >= facts.ngram:
         yield "A table of five-token counts foretells this text as well: the model has not learned more than that."
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +26,7 @@ from mini_llm.pointers import resolve_checkpoint
 from mini_llm.report.baselines import ngram_bits_per_byte, xz_bits_per_byte
 from mini_llm.report.task_lines import is_finite, read_lines
 from mini_llm.train.config import TrainConfig
+from mini_llm.train.run.budget import RECORD
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.run_folder import read_settings
 
@@ -40,6 +43,7 @@ class Facts:
     name: str
     folder: Path
     config: TrainConfig | None = None
+    planned: int | None = None  # steps
     shape: ModelConfig | None = None
     parameters: int | None = None
     checkpoint: str | None = None
@@ -95,6 +99,7 @@ def gather(run: Path, *, price: float | None = None, samples: bool = True) -> Fa
     facts = Facts(folder.parent.name if folder.name == "run" else folder.name, folder, price=price)
     facts.settings_name = next((name for name in SETTINGS if (folder / name).is_file()), SETTINGS[0])
     facts.config = _try(facts, "settings", lambda: read_settings(folder, facts.settings_name))
+    facts.planned = _planned(folder, facts.config)
     facts.curves = _try(facts, "curves", lambda: read_runs([folder])[0])
     checkpoint = _try(facts, "checkpoint", lambda: resolve_checkpoint(folder))
     if facts.config is None and facts.curves is None and checkpoint is None:
@@ -150,6 +155,16 @@ def _read_learning(folder: Path) -> list[tuple[int, str, str]]:
     rows = [row for row in rows if is_finite(row["step"]) and isinstance(row.get("prompt"), str)]
     chosen = sorted({round(i * (len(rows) - 1) / (N_LEARNING - 1)) for i in range(N_LEARNING)}) if rows else []
     return [(int(rows[i]["step"]), rows[i]["prompt"], rows[i]["text"]) for i in chosen]
+
+
+def _planned(folder: Path, config: TrainConfig | None) -> int | None:
+    """Return how many steps the run was to have: its settings' number, or what `fit_minutes` made of it."""
+    if config is None:
+        return None
+    if config.fit_minutes:
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            return int(json.loads((folder / RECORD).read_bytes())["max_iters"])
+    return config.max_iters
 
 
 def _read_timing(facts: Facts) -> None:

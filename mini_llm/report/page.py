@@ -76,13 +76,14 @@ def _tasks(facts: Facts) -> Iterator[Block]:
     if not facts.lines:
         return
     yield Heading("Tasks")
-    rows = [["task", "examples", "measure", "value", "±", "chance", "centred", "overlap", "", "published"]]
+    rows = [["task", "items", "examples", "measure", "value", "±", "chance", "centred", "overlap", "", "published"]]
     for one in facts.lines:
         is_share = one["chance"] is not None
         overlap = one["overlap"]
         rows.append(
             [
                 one["task"],
+                f"{one['items']:,}" if one["items"] == one["of"] else f"{one['items']:,} of {one['of']:,}",
                 str(one["shots"]),
                 one["metric"] + ("" if one["filter"] == "none" else f" ({one['filter']})"),
                 f"{100 * one['value']:.1f} %" if is_share else f"{one['value']:.4g}",

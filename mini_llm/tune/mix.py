@@ -80,7 +80,7 @@ def mix(sources: Sequence[str], mixture: Mixture, out: Path) -> Counter[str]:
             seen.add(one.order)
             found.setdefault(one.source, []).append(one)
     if missing := [name for name in wanted if name not in read]:
-        there = ", ".join(f"{name} ({n:,})" for name, n in read.most_common(20)) or "none"
+        there = ", ".join(f"{name or '(no name)'} ({n:,})" for name, n in read.most_common(20)) or "none"
         raise UserError(f"no conversation is of the {mixture.key} '{missing[0]}'", f"there are: {there}")
     if not found:
         raise UserError("nothing is left of the conversations", "name what to keep under groups:, or say rest: true")

@@ -25,7 +25,7 @@ from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.tune.asked import Asked
 from mini_llm.tune.judge import Judged, best_and_worst, judged
-from mini_llm.user_files import refuse_special, writing_to
+from mini_llm.user_files import behind_link, refuse_special, writing_to
 
 WRITTEN_AT_ONCE = 64  # answers; more would only wait
 
@@ -51,6 +51,7 @@ def write_pairs(
     check_replaceable_lines(out, lambda first: "mini_llm" in str(first.get("made_by")), "file of pairs")
     generator = Generator(model, device=device, dtype=dtype, backend=backend, max_slots=WRITTEN_AT_ONCE)
     generator.ready_to_chat()
+    out = behind_link(out)
     partial = Partial(out, described(generator, asked, how, f"{generator.device.type} {dtype} {backend}"))
     with (
         writing_to(out),

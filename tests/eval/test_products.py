@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from mini_llm.eval import products
 from mini_llm.eval.language_model import LocalModel
@@ -43,21 +44,26 @@ def test_scores_are_the_same(local_model: LocalModel, calls: list, monkeypatch: 
 
 @pytest.mark.parametrize("rows", [(7,), (2, 3), ()])
 def test_any_shape_of_rows(rows: tuple[int, ...], calls: list) -> None:
-    x, weight, bias = torch.randn(*rows, 16), torch.randn(24, 16), torch.randn(24)
-    with torch.no_grad(), products.fast_products():
-        torch.testing.assert_close(F.linear(x, weight), x @ weight.T)
-        torch.testing.assert_close(F.linear(x, weight, bias), x @ weight.T + bias)
-        if rows:  # not contiguous
-            torch.testing.assert_close(F.linear(x.mT, weight[:, : rows[-1]]), x.mT @ weight[:, : rows[-1]].T)
-    assert len(calls) == 2 + bool(rows)
+    for layer in (nn.Linear(16, 24), nn.Linear(16, 24, bias=False)):
+        x = torch.randn(*rows, 16)
+        with torch.no_grad(), products.fast_products(layer):
+            torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+            if rows:  # not contiguous
+                x = torch.randn(16, *rows).movedim(0, -1)
+                torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+    assert len(calls) == 2 * (1 + bool(rows))
 
 
 def test_what_it_does_not_know_is_left_alone(calls: list) -> None:
-    x, weight = torch.randn(3, 16), torch.randn(24, 16)
-    with products.fast_products():
-        assert F.linear(x, weight.requires_grad_()).requires_grad  # gradients
-        with torch.no_grad():
-            F.linear(x.bfloat16(), weight.bfloat16())
-            F.linear(x.double(), weight.double())
-    F.linear(x, weight)
+    layer, x = nn.Linear(16, 24), torch.randn(3, 16)
+    with products.fast_products(layer):
+        assert layer(x).requires_grad
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), products.fast_products(layer):
+        assert layer(x).dtype == torch.bfloat16
+    with torch.no_grad(), products.fast_products(layer.double()):
+        layer(x.double())
+    with torch.no_grad(), products.fast_products(layer.float()):
+        pass
+    layer(x)
     assert calls == []
+    assert "forward" not in layer.__dict__

@@ -75,7 +75,7 @@ class Checker(html.parser.HTMLParser):
 
 
 def test_the_page_says_what_the_files_say(run: Path, run_cli) -> None:
-    result = run_cli("report", run, "--price", "2.5")
+    result = run_cli("report", run, "--price", "2.5", fresh=True)
     assert result.returncode == 0, result.stderr
     page, web = (run / "report.md").read_text(), (run / "report.html").read_text()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -239,13 +239,17 @@ def test_a_model_that_has_left_its_run(run: Path, tmp_path: Path, run_cli) -> No
     for name in ("metrics.jsonl", "timing.jsonl"):
         shutil.copy(run / name, folder)
     settings = (run / "config.yaml").read_text().replace("init_from: null", f"init_from: {tmp_path}/base")
+    settings = settings.replace("max_iters: 8", "max_iters: 80").replace("fit_minutes: false", "fit_minutes: true")
+    settings = settings.replace("max_minutes: null", "max_minutes: 3.0")
     (folder / "run-config.yaml").write_text(settings.replace("data_dir: ", f"data_dir: {tmp_path}/none/"))
+    (folder / "budget.json").write_text('{"max_iters": 8}')
     samples = [{"step": step, "prompt": "The", "text": f" text {step}"} for step in range(1, 8)]
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
     result = run_cli("eval", folder, "--tasks", "piqa", "--data", SETS)
     assert result.returncode == 0, result.stderr
     page = write_report(folder, samples=False)[0].read_text()
-    assert "| piqa | 0 | acc |" in page
+    assert "| piqa | 20 | 0 | acc |" in page
+    assert "The run is not finished" not in page
     assert "mini-llm train --config gone/run-config.yaml" in page
     assert "init_from: base" in page
     assert [f"\ntext {step}\n" in page for step in (1, 3, 4, 7)] == [True, False, True, True]

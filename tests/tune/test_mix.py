@@ -34,11 +34,11 @@ groups:
 """
 
 
-def mixed(folder: Path, run_cli: Any, rows: list[dict[str, Any]], mixture: str = FILE) -> Any:
+def mixed(folder: Path, run_cli: Any, rows: list[dict[str, Any]], mixture: str = FILE, *, fresh: bool = False) -> Any:
     data, file = folder / "chat.jsonl", folder / "mixture.yaml"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     file.write_text(mixture, encoding="utf-8")
-    return run_cli("mix", data, "--mixture", file, "--out", folder / "mixed.jsonl")
+    return run_cli("mix", data, "--mixture", file, "--out", folder / "mixed.jsonl", fresh=fresh)
 
 
 def test_so_many_of_each_so_often_and_short_answers_are_asked_for(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
@@ -46,7 +46,7 @@ def test_so_many_of_each_so_often_and_short_answers_are_asked_for(tmp_path: Path
     random.Random(0).shuffle(shuffled)
     written = []
     for rows in (ROWS, shuffled):
-        result = mixed(tmp_path, run_cli, rows)
+        result = mixed(tmp_path, run_cli, rows, fresh=rows is shuffled)
         assert result.returncode == 0, result.stderr
         written.append((tmp_path / "mixed.jsonl").read_bytes())
     assert written[0] == written[1]

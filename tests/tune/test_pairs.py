@@ -82,7 +82,7 @@ def questions(write_rows: Write) -> Path:
 def test_the_command_makes_pairs_that_dpo_reads(half_right: Path, questions: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "made" / "pairs.jsonl"
     words = ["pairs", half_right, "--prompts", questions, "--out", out, "--max-new-tokens", 12, "--device", "cpu"]
-    made = run_cli(*words)
+    made = run_cli(*words, fresh=True)
     assert made.returncode == 0, made.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert f"{len(rows)} pairs from 12 questions" in made.stderr

@@ -53,7 +53,9 @@ def test_the_command_learns_sixty_answers_by_heart_and_stops(base: Path, write_r
     assert shown.returncode == 0, shown.stderr
     assert f"[[{learned[0][1]}<|end|>]]" in shown.stdout
     values = {**SMALL, "batch_size": 8, "epochs": None, "max_iters": 120, "learning_rate": 0.02, "eval_interval": 1000}
-    result = run_cli(*words, *(f"{key}={json.dumps(value).strip(chr(34))}" for key, value in values.items()))
+    result = run_cli(
+        *words, *(f"{key}={json.dumps(value).strip(chr(34))}" for key, value in values.items()), fresh=True
+    )
     assert result.returncode == 0, result.stderr
     assert "63 conversations, 3 of them held out" in result.stderr
     assert "padding" in result.stderr

@@ -19,6 +19,8 @@ from mini_llm.tune.skills.draw import Side
 from mini_llm.tune.skills.pieces import pieces_of
 from mini_llm.user_files import writing_to
 
+MOST = 10**7  # exercises of a skill, as in RlConfig: their order is held in memory
+
 
 def _is_made_here(record: dict[str, Any]) -> bool:
     return record.get("skill") in {**SKILLS, **DRILLS} and record.get("source") == "synthetic"
@@ -49,6 +51,8 @@ def parse_counts(words: str, n: int, *, with_drills: bool = False) -> dict[str, 
             raise UsageError(f"no skill '{name}'{did_you_mean(name, known)}", f"known: {', '.join(known)}")
         if number and not number.isdecimal():
             raise UsageError(f"how many exercises of {name}? '{number}' is no number", f"for instance {name}=3000")
+        if len(number) > len(str(MOST)) or (number and int(number) > MOST):
+            raise UsageError(f"{name}={number[:20]} is more than {MOST:,} exercises", f"for instance {name}=3000")
         counts[name] = int(number) if number else n
     return counts or dict.fromkeys(known if with_drills else SKILLS, n)
 

@@ -108,6 +108,8 @@ def test_bad_words_of_the_command(tmp_path: Path, run_cli) -> None:  # type: ign
     for words, code, message in (
         (["--out", tmp_path / "a", "--skills", "speling"], 2, "did you mean 'spelling'"),
         (["--out", tmp_path / "a", "--skills", "spelling=many"], 2, "is no number"),
+        (["--out", tmp_path / "a", "--skills", "spelling=" + "9" * 20], 2, "more than 10,000,000 exercises"),
+        (["--out", tmp_path / "a", "--n", "9" * 20], 2, "--n"),
         (["--out", tmp_path / "a", "--corpus", tmp_path / "none.txt"], 1, "none.txt"),
         (["--out", foreign], 1, "not replaced"),
         (["--out", tmp_path], 1, "not a file"),
@@ -178,7 +180,7 @@ def test_a_piece_stands_in_a_drill_as_it_stands_in_a_word(chat_tokenizer: Tokeni
 
 def test_the_command_drills_the_vocabulary_of_a_model(base: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "drills.jsonl"
-    result = run_cli("skills", "--out", out, "--n", "3", "--tokenizer", base)
+    result = run_cli("skills", "--out", out, "--n", "3", "--tokenizer", base, fresh=True)
     assert result.returncode == 0, result.stderr
     made = [json.loads(line)["skill"] for line in out.read_text(encoding="utf-8").splitlines()]
     assert {skill: made.count(skill) for skill in made} == dict.fromkeys([*SKILLS, *DRILLS], 3)
