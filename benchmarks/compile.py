@@ -95,7 +95,11 @@ def main() -> None:
     command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--worker"]
     modes = args.modes.split(",")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as empty:
-        env = {mode: os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{empty}/{mode}"} for mode in modes} if args.cold else {}
+        env = (
+            {mode: os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{empty}/{mode.replace(' ', '-')}"} for mode in modes}
+            if args.cold
+            else {}
+        )
         commands = {mode: [*command, mode] for mode in modes}
         answers, skipped = take_turns(commands, args.rounds, env, together=is_gpu(args.device))
     result: dict[str, Any] = {"benchmark": "compile", "machine": machine(args.device), "device": args.device}

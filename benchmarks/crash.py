@@ -25,11 +25,15 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _crash_runs import SAVE_INTERVAL, VERBS, as_words, make_run
-from _harness import finish, machine, note, read_result, table
+from _harness import finish, machine, note, read_result, table, write_result
+
+if TYPE_CHECKING:
+    from _crash_ranks import RanksCampaign
 
 STATE = ("training_state/optimizer.safetensors", "training_state/state.json")
 REFUSALS = ("File too large", "file-size limit of this process")  # the kernel's words, and ours
@@ -268,7 +272,7 @@ def main() -> int:
 
 
 def kill_ranks(arguments: argparse.Namespace) -> int:
-    """Run a campaign on several processes, and return the exit status."""
+    """Run a campaign on several processes, and return the exit status; what is found is kept after each job."""
     from _crash_ranks import MOST_OF_A_JOB, RanksCampaign
 
     name, about = f"crash-{arguments.ranks}-ranks", machine()
@@ -278,15 +282,28 @@ def kill_ranks(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="mini-llm-crash-") as folder:
         campaign = RanksCampaign(arguments.ranks, Path(folder), seed, note)
         end = begin + 60 * arguments.minutes
+        result = ranks_result(campaign, before, 0) | {"machine": about}
         while campaign.kills < wanted and len(campaign.errors) < 3 and time.perf_counter() < end:
             campaign.run_job(min(wanted, campaign.kills + MOST_OF_A_JOB))
             note(f"  {campaign.kills} of {wanted} kills, {campaign.count['finished']} jobs finished")
+            result = ranks_result(campaign, before, time.perf_counter() - begin) | {"machine": about}
+            if not arguments.quick:
+                write_result(name, {"command": f"python benchmarks/crash.py --ranks {arguments.ranks}", **result})
+    for problem in [*campaign.unreadable, *campaign.different, *campaign.errors]:
+        note(f"  {problem}")
+    print(table(["", ""], [[key.replace("_", " "), str(value)] for key, value in result.items() if key != "machine"]))
+    finish(name, result, as_json=arguments.json, keep=not arguments.quick)
+    return 1 if campaign.unreadable or campaign.different or campaign.errors else 0
+
+
+def ranks_result(campaign: RanksCampaign, before: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Return the counts of a campaign, with those of an earlier result."""
     count = campaign.count
     result = {
-        "ranks": arguments.ranks,
+        "ranks": campaign.ranks,
         "kills": campaign.kills,
         **{f"kills {how}": count[how] for how in ENDS},
-        **{f"kills of rank {rank}": count[f"rank {rank}"] for rank in range(arguments.ranks)},
+        **{f"kills of rank {rank}": count[f"rank {rank}"] for rank in range(campaign.ranks)},
         "kills_that_left_half_a_checkpoint": count["half-written"],
         "lives": count["lives"],
         "lives_that_ended_by_themselves": count["ended by itself"],
@@ -296,17 +313,12 @@ def kill_ranks(arguments: argparse.Namespace) -> int:
         "other_errors": len(campaign.errors),
         "save_interval": SAVE_INTERVAL,
         "steps_lost_max": campaign.lost_max,
-        "seconds": round(time.perf_counter() - begin),
-        "machine": about,
+        "seconds": round(seconds),
     }
     for key, value in before.items():
         if isinstance(value, int) and key in result and key not in ("ranks", "save_interval"):
             result[key] = max(value, result[key]) if key == "steps_lost_max" else value + result[key]
-    for problem in [*campaign.unreadable, *campaign.different, *campaign.errors]:
-        note(f"  {problem}")
-    print(table(["", ""], [[key.replace("_", " "), str(value)] for key, value in result.items() if key != "machine"]))
-    finish(name, result, as_json=arguments.json, keep=not arguments.quick)
-    return 1 if campaign.unreadable or campaign.different or campaign.errors else 0
+    return result
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def test_its_tokenizer_and_weights_go_on(run: Path, hub: FakeHub, ask: Ask, tiny
 
 
 def test_the_card_is_made_of_the_run(run: Path, hub: FakeHub, ask: Ask, tiny_store: Path) -> None:
-    (run / "eval").mkdir()
+    (run / "eval").mkdir(exist_ok=True)
     scores = {"results": {"piqa": {"alias": "piqa", "acc,none": 0.525, "acc_stderr,none": 0.0117}}}
     (run / "eval" / "results_2026.json").write_text(json.dumps(scores))
     (run / "eval" / "results_broken.json").write_text("[")
