@@ -23,9 +23,10 @@ demo: .venv/.demo  ## train a small model on real English in minutes, and read w
 chat: .venv/.demo  ## the same, then teach it to answer, and talk with it
 	$(BIN)/python -m mini_llm demo --chat $(ARGS)
 
-# One process a core, each with one thread: threads that wait for each other's cores are slower than none.
+# One process a core, each with one thread: threads that wait for each other's cores are slower than none. Each takes
+# a half of the files, whose models are then made once, and from the other's half when it is done.
 test: .venv/.test  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 check: .venv/.dev  ## lint, format, types, import layers
 	$(BIN)/python -m ruff check .

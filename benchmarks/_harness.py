@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+REHEARSES = os.environ.get("MINI_LLM_REHEARSE") == "1"  # no time that is measured counts
 KEPT = os.environ.get("MINI_LLM_RESULTS")  # a folder: results go there, those of quick runs too
 RESULTS = Path(KEPT) if KEPT else Path(__file__).resolve().parent / "results"
 CRASHED: list[str] = []  # contenders that ended in an error: what is found is kept, and the command fails
@@ -120,6 +121,12 @@ def write_result(benchmark: str, result: dict[str, Any], device: str = "cpu") ->
     path = RESULTS / f"{benchmark}-{machine_slug(result['machine'], device)}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def read_result(benchmark: str, about: dict[str, Any], device: str = "cpu") -> dict[str, Any] | None:
+    """Return what `write_result` has written of this machine; None if it has not."""
+    path = RESULTS / f"{benchmark}-{machine_slug(about, device)}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def note(*words: object) -> None:
@@ -222,19 +229,34 @@ def serve(prepare: Callable[[], Callable[[], dict[str, Any]]]) -> None:
             tell(sample())
 
 
+Answers = dict[str, list[dict[str, Any]]]  # of each contender, one a round
+
+
 def take_turns(
-    commands: dict[str, list[str]], rounds: int, env: dict[str, dict[str, str]] | None = None, *, together: bool = False
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    commands: dict[str, list[str]],
+    rounds: int,
+    env: dict[str, dict[str, str]] | None = None,
+    *,
+    together: bool = False,
+    after_round: Callable[[Answers, dict[str, str]], None] = lambda _answers, _skipped: None,
+) -> tuple[Answers, dict[str, str]]:
     """Run every contender once a round, in turn, and return its answers, and why the others were skipped.
+
+    `after_round` is given the same as it is by then: whoever is ended in the middle has left what was found.
 
     They start and warm up one after the other, so that the compiling of one is not the noise of the next; `together`
     lets all compile at once, where minutes of a GPU are short and cores are not, and gives one that finds no
     memory beside the others a second start. `env` gives the environment of those contenders that need another one.
     Where $MINI_LLM_SECONDS says how long all may take, whoever is not ready after 0.7 of it is left out.
     """
+    together |= REHEARSES
     workers: dict[str, Worker] = {}
-    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    answers: Answers = {name: [] for name in commands}
     skipped: dict[str, str] = {}
+
+    def found() -> Answers:
+        return {name: values for name, values in answers.items() if name not in skipped}
+
     began, limit = time.monotonic(), os.environ.get("MINI_LLM_SECONDS")
 
     def start(name: str) -> None:
@@ -269,6 +291,7 @@ def take_turns(
                     except Skipped as why:  # out of memory, say: the others go on
                         skipped[name] = str(why)
                         note(f"  {name}: ended ({why})")
+            after_round(found(), dict(skipped))
             note(f"  round {number + 1} of {rounds}")
     finally:
         for worker in workers.values():
@@ -276,7 +299,7 @@ def take_turns(
         for worker in workers.values():
             worker.close(3 if together else 10)
     CRASHED.extend(f"{name}: {why}" for name, why in skipped.items() if is_crash(why))
-    return {name: values for name, values in answers.items() if name not in skipped}, skipped
+    return found(), skipped
 
 
 def is_crash(why: str) -> bool:
@@ -310,6 +333,9 @@ def stepper_of_same_rows(settings: dict[str, Any], rows: Any = None) -> Any:
         def epoch(self, step: int) -> float:
             return float(step)
 
+        def noted(self, step: int) -> dict[str, float]:
+            return {}
+
     return Stepper(config, SameRows())
 
 
@@ -337,18 +363,24 @@ def command_line() -> str:
     return f"OMP_NUM_THREADS={threads} {typed}" if threads else typed
 
 
+def write_so_far(benchmark: str, result: dict[str, Any], *, device: str, keep: bool) -> dict[str, Any]:
+    """Write the result and its command to a file if `keep`, in the place of what was there; return what is written."""
+    result = {"command": command_line(), **result}
+    if keep or KEPT:
+        note(f"  written: {write_result(benchmark, result, device).name}")
+    return result
+
+
 def finish(benchmark: str, result: dict[str, Any], *, as_json: bool, device: str = "cpu", keep: bool = True) -> None:
     """Write the result and its command to a file if `keep`, and with `as_json` print it as the last line.
 
     Raises:
         SystemExit: a contender ended in an error.
     """
-    result = {"command": command_line(), **result}
     if is_gpu(device):
         about = result["machine"]
         print(f"\n{about['gpu']}, clocks {about['gpu_clocks']}, torch {about['torch']}, CUDA {about['cuda']}")
-    if keep or KEPT:
-        note(f"  written: {write_result(benchmark, result, device).name}")
+    result = write_so_far(benchmark, result, device=device, keep=keep)
     note(f"  the command: {result['command']}")
     if as_json:
         print(json.dumps(result), flush=True)

@@ -6,12 +6,13 @@ litgpt runs in an environment that has no Mini-LLM: nothing of it is imported be
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from _harness import is_gpu, stepper_of_same_rows, wait_for
+from _harness import Skipped, is_gpu, stepper_of_same_rows, wait_for
 
 
 def random_rows(args: argparse.Namespace) -> Any:
@@ -55,7 +56,7 @@ def timed(step: Callable[[], Any], args: argparse.Namespace) -> Callable[[], dic
     return sample
 
 
-def ours(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
+def ours(args: argparse.Namespace, change: Callable[[Any], Any] = lambda stepper: stepper.compile()) -> Any:
     model = {"dim": args.dim, "n_layers": args.layers, "n_heads": args.heads, "hidden_dim": args.ff}
     stepper = stepper_of_same_rows(
         {
@@ -69,8 +70,65 @@ def ours(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
         },
         random_rows(args),
     )
-    stepper.compile()
+    change(stepper)
     return timed(stepper.step, args)
+
+
+def compile_separate(stepper: Any) -> None:
+    """Make q, k and v, and gate and up, in products of their own."""
+    from mini_llm.model import joined
+
+    joined.JOINED.clear()
+    stepper.compile()
+
+
+def compile_by_head(stepper: Any) -> None:
+    """Lay queries and keys out head by head, which costs attention three copies."""
+    from mini_llm.model import joined
+
+    joined.BY_TOKEN.clear()
+    stepper.compile()
+
+
+def compile_in_chunks(stepper: Any) -> None:
+    """Make the scores a chunk at a time, as a smaller card has to, in the head's one kernel."""
+    from mini_llm.train import loss
+
+    loss.MOST_SCORES_BYTES[stepper.device.type] = 0
+    stepper.compile()
+
+
+def compile_in_steps(stepper: Any) -> None:
+    """Do the same in PyTorch's own operations."""
+    from mini_llm.train import head_loss
+
+    head_loss.IN_ONE_KERNEL.clear()
+    compile_in_chunks(stepper)
+
+
+def compile_and_record(stepper: Any) -> None:
+    """Record forward and backward as CUDA graphs: the host starts two things a micro-batch and not some 540."""
+    import torch
+
+    if stepper.device.type != "cuda":
+        raise Skipped("only CUDA records graphs")
+    stepper.compile()
+    compiled, example = stepper.loss_sum, stepper.objective.example().to(stepper.device)
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = stepper.trainee.model
+
+        def forward(self, rows: Any) -> Any:
+            return compiled(rows)
+
+    with stepper._kernels():
+        expected = compiled(example).item()
+        stepper.loss_sum = torch.cuda.make_graphed_callables(Whole(), (example,))
+        found = stepper.loss_sum(example).item()
+    if abs(found - expected) > 1e-3 * abs(expected):
+        raise RuntimeError(f"what was recorded computes something else: {found}, not {expected}")
 
 
 def peer(args: argparse.Namespace, model: Any, loss_of: Callable[[Any], Any]) -> Callable[[], dict[str, Any]]:
@@ -242,9 +300,18 @@ def matmuls(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     return sample
 
 
+# Mini-LLM in other forms: what each choice for a GPU brings.
+FORMS: dict[str, Callable[[Any], None]] = {
+    "mini-llm separate": compile_separate,
+    "mini-llm by head": compile_by_head,
+    "mini-llm in chunks": compile_in_chunks,
+    "mini-llm in steps": compile_in_steps,
+    "mini-llm recorded": compile_and_record,
+}
 CONTENDERS: dict[str, Callable[[argparse.Namespace], Callable[[], dict[str, Any]]]] = {
     "mini-llm": ours,
     "mini-llm before": ours,
+    **{name: functools.partial(ours, change=change) for name, change in FORMS.items()},
     "transformers": lambda args: transformers(args, compile=False),
     "transformers compiled": lambda args: transformers(args, compile=True),
     "nanogpt": nanogpt,

@@ -6,6 +6,8 @@ Lives end at random instants, inside the writing of a checkpoint, or with the di
 random size: the kernel refuses the write half-way, as a full disk does). Each kind gets a third of the kills; a life
 that meets its full disk before it is killed ends by itself, and is no kill. Every other life saves in the background.
 After each life every checkpoint is read and checked; a run that reaches its end is compared with one never disturbed.
+
+`--ranks 2` kills one of two processes that train together under `torchrun --max-restarts`; see _crash_ranks.py.
 """
 
 from __future__ import annotations
@@ -23,17 +25,21 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _crash_runs import SAVE_INTERVAL, VERBS, as_words, make_run
-from _harness import finish, machine, note, table
+from _harness import finish, machine, note, read_result, table, write_result
+
+if TYPE_CHECKING:
+    from _crash_ranks import RanksCampaign
 
 STATE = ("training_state/optimizer.safetensors", "training_state/state.json")
 REFUSALS = ("File too large", "file-size limit of this process")  # the kernel's words, and ours
 ENDS = ("any moment", "while saving", "disk full")
 CONTEXT = multiprocessing.get_context("forkserver")  # a life starts in milliseconds, with torch imported already
-CONTEXT.set_forkserver_preload(["mini_llm.tune.dpo"])
+CONTEXT.set_forkserver_preload(["mini_llm.tune.dpo", "torch._dynamo"])
 
 
 def live(words: list[str], stderr: str, file_limit: int | None) -> None:
@@ -214,7 +220,12 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default cpu")
     parser.add_argument("--quick", action="store_true", help="10 kills, and no result file")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    parser.add_argument("--ranks", type=int, default=1, help="kill one of so many processes; pretraining alone")
+    parser.add_argument("--add", action="store_true", help="with --ranks: the kills of the result file count too")
+    parser.add_argument("--minutes", type=float, default=1e9, help="with --ranks: begin no new job after so long")
     arguments = parser.parse_args()
+    if arguments.ranks > 1:
+        return kill_ranks(arguments)
     wanted = 10 if arguments.quick else arguments.kills
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="mini-llm-crash-") as name:
@@ -255,9 +266,59 @@ def main() -> int:
         result,
         as_json=arguments.json,
         device=arguments.device,
-        keep=not arguments.quick and wanted >= 100,
+        keep=not arguments.quick and wanted >= (100 if arguments.verb == "train" else 20),
     )
     return 1 if campaign.unreadable or campaign.different or campaign.errors else 0
+
+
+def kill_ranks(arguments: argparse.Namespace) -> int:
+    """Run a campaign on several processes, and return the exit status; what is found is kept after each job."""
+    from _crash_ranks import MOST_OF_A_JOB, RanksCampaign
+
+    name, about = f"crash-{arguments.ranks}-ranks", machine()
+    before = (read_result(name, about) if arguments.add else None) or {}
+    wanted = 6 if arguments.quick else arguments.kills - before.get("kills", 0)
+    begin, seed = time.perf_counter(), arguments.seed + before.get("kills", 0)
+    with tempfile.TemporaryDirectory(prefix="mini-llm-crash-") as folder:
+        campaign = RanksCampaign(arguments.ranks, Path(folder), seed, note)
+        end = begin + 60 * arguments.minutes
+        result = ranks_result(campaign, before, 0) | {"machine": about}
+        while campaign.kills < wanted and len(campaign.errors) < 3 and time.perf_counter() < end:
+            campaign.run_job(min(wanted, campaign.kills + MOST_OF_A_JOB))
+            note(f"  {campaign.kills} of {wanted} kills, {campaign.count['finished']} jobs finished")
+            result = ranks_result(campaign, before, time.perf_counter() - begin) | {"machine": about}
+            if not arguments.quick:
+                write_result(name, {"command": f"python benchmarks/crash.py --ranks {arguments.ranks}", **result})
+    for problem in [*campaign.unreadable, *campaign.different, *campaign.errors]:
+        note(f"  {problem}")
+    print(table(["", ""], [[key.replace("_", " "), str(value)] for key, value in result.items() if key != "machine"]))
+    finish(name, result, as_json=arguments.json, keep=not arguments.quick)
+    return 1 if campaign.unreadable or campaign.different or campaign.errors else 0
+
+
+def ranks_result(campaign: RanksCampaign, before: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Return the counts of a campaign, with those of an earlier result."""
+    count = campaign.count
+    result = {
+        "ranks": campaign.ranks,
+        "kills": campaign.kills,
+        **{f"kills {how}": count[how] for how in ENDS},
+        **{f"kills of rank {rank}": count[f"rank {rank}"] for rank in range(campaign.ranks)},
+        "kills_that_left_half_a_checkpoint": count["half-written"],
+        "lives": count["lives"],
+        "lives_that_ended_by_themselves": count["ended by itself"],
+        "jobs_finished": count["finished"],
+        "unreadable_or_lost": len(campaign.unreadable),
+        "different_bits": len(campaign.different),
+        "other_errors": len(campaign.errors),
+        "save_interval": SAVE_INTERVAL,
+        "steps_lost_max": campaign.lost_max,
+        "seconds": round(seconds),
+    }
+    for key, value in before.items():
+        if isinstance(value, int) and key in result and key not in ("ranks", "save_interval"):
+            result[key] = max(value, result[key]) if key == "steps_lost_max" else value + result[key]
+    return result
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 from _decode_contenders import CONTENDERS, PROMPT
 from _harness import (
     ROOT,
+    Answers,
     Skipped,
     finish,
     is_gpu,
@@ -32,6 +33,7 @@ from _harness import (
     serve,
     table,
     take_turns,
+    write_so_far,
 )
 
 BATCHES, MORE_ON_A_GPU = [1, 8, 32], [256]
@@ -126,6 +128,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="turns of each contender; default 7, quick 2")
     parser.add_argument("--new", type=int, help="tokens that are written; default 48, quick 32")
     parser.add_argument("--llama-python", default=sys.executable, help="a Python that has llama-cpp-python")
+    parser.add_argument("--as-on-a-gpu", action="store_true", help="leave out what is timed on a CPU only")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -142,6 +145,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     options.rounds = options.rounds or (2 if options.quick else 7)
     batches = [1] if options.quick else BATCHES + (MORE_ON_A_GPU if is_gpu(options.device) else [])
     options.batches = batches
+    on_a_cpu = not (is_gpu(options.device) or options.as_on_a_gpu)
     common = {"folder": str(folder), "device": options.device, "threads": options.threads, "new": options.new}
 
     def command(contender: str, kind: str = "", **more: Any) -> list[str]:
@@ -151,7 +155,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     commands = {
         "memory": command("memory", matrix_bytes=n_bytes),
         "Mini-LLM bf16": command("ours", "bfloat16"),
-        **({} if is_gpu(options.device) else {"Mini-LLM int8": command("ours", "int8")}),
+        **({"Mini-LLM int8": command("ours", "int8")} if on_a_cpu else {}),
         "Mini-LLM fp32": command("ours", "float32"),
         "Mini-LLM bf16, sampled": command("ours", "bfloat16", greedy=False),
         "Mini-LLM eager fp32": command("ours", "float32", backend="eager", batches=[1]),
@@ -160,7 +164,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
         "transformers static cache": command("transformers", "static", batches=[1]),
     }
     skipped, same = {}, {}
-    if not is_gpu(options.device):
+    if on_a_cpu:
         ggufs = {kind: folder / f"{kind}.gguf" for kind in ("F32", "BF16", "Q8_0")}
         try:
             for kind, path in ggufs.items():
@@ -173,17 +177,30 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
             settings = {**common, "gguf": str(ggufs[kind]), "prompt": PROMPT, "batches": batches}
             script = str(ROOT / "benchmarks" / "_llama_cpp.py")
             commands[f"llama.cpp {kind}"] = [options.llama_python, script, json.dumps(settings)]
-    answers, more = take_turns(commands, options.rounds, together=is_gpu(options.device))
-    report(options, answers, skipped | more, n_bytes, same)
+
+    def result_of(answers: Answers, more: dict[str, str]) -> dict[str, Any]:
+        return summary(options, {**answers}, skipped | more, n_bytes, same)
+
+    kept = {"device": options.device, "keep": not options.quick}
+    answers, more = take_turns(
+        commands,
+        options.rounds,
+        together=is_gpu(options.device),
+        after_round=lambda *found: write_so_far("decode", result_of(*found), **kept),
+    )
+    result = result_of(answers, more)
+    show(options, result)
+    finish("decode", result, as_json=options.json, **kept)
 
 
-def report(
+def summary(
     options: argparse.Namespace,
     answers: dict[str, list[dict[str, float]]],
     skipped: dict[str, str],
     n_bytes: dict[str, float],
     same: dict[str, int],
-) -> None:
+) -> dict[str, Any]:
+    """Return the medians and ratios of what has been measured."""
     measured = answers.pop("memory", [])
     bandwidth = {form: max(answer[form] for answer in measured) for form in n_bytes if measured}
     figures = {
@@ -206,9 +223,10 @@ def report(
         for form in ("bf16", "int8", "fp32")
         if "tokens_per_s_8" in (figure := figures.get(f"Mini-LLM {form}", {}))
     }
-    result = {
+    return {
         "machine": machine(options.device),
         **{key: getattr(options, key) for key in ("device", "layers", "threads", "rounds", "new")},
+        "rounds_done": max((len(found) for found in answers.values()), default=0),
         "prompt": len(PROMPT),
         "matrix_bytes": n_bytes,
         "ratio_to_transformers": ratio("transformers dynamic cache", "Mini-LLM bf16"),
@@ -221,6 +239,10 @@ def report(
         "skipped": skipped,
     }
 
+
+def show(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Print the table, and what follows from it."""
+
     def cell(figure: dict[str, float], key: str, factor: float = 1, form: str = ".0f") -> str:
         return format(figure[key] * factor, form) if key in figure else ""
 
@@ -232,7 +254,7 @@ def report(
             *(cell(figure, f"tokens_per_s_{n}") for n in options.batches),
             cell(figure, "bandwidth_share", 100) + " %",
         ]
-        for name, figure in figures.items()
+        for name, figure in result["contenders"].items()
     ]
     head = [
         "",
@@ -242,12 +264,14 @@ def report(
         "share of memory bandwidth",
     ]
     print(table(head, rows))
-    lines = [f"Eight texts at once write {n:.2f} times what one does, {form}." for form, n in growth.items()]
-    if same:
+    lines = [
+        f"Eight texts at once write {n:.2f} times what one does, {form}."
+        for form, n in result["batch_8_over_batch_1"].items()
+    ]
+    if same := result["llama_cpp_same_likeliest_of_64"]:
         found = ", ".join(f"{n} with {kind}" for kind, n in same.items())
         lines.append(f"After 64 tokens, llama.cpp finds the same next one likeliest as we in float32: {found}.")
     print("", *lines, sep="\n")
-    finish("decode", result, as_json=options.json, device=options.device, keep=not options.quick)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,22 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from _harness import ROOT, Skipped, finish, is_gpu, machine, median, note, pair_ratio, serve, table, take_turns
-from _train_contenders import CONTENDERS
+from _harness import (
+    ROOT,
+    Answers,
+    Skipped,
+    finish,
+    is_gpu,
+    machine,
+    median,
+    note,
+    pair_ratio,
+    serve,
+    table,
+    take_turns,
+    write_so_far,
+)
+from _train_contenders import CONTENDERS, FORMS
 
 LITGPT = "litgpt==0.5.13"
 SWITCHES = ("peers_reuse_memory", "deterministic")  # that a contender knows; a result with one of them is not kept
@@ -37,7 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="training steps in a turn; default 1 on a CPU, 10 on a GPU")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (automatic mixed precision)")
-    parser.add_argument("--contenders", help="comma-separated; default: all")
+    parser.add_argument("--contenders", help=f"comma-separated; default: all but {', '.join(FORMS)}")
     parser.add_argument("--peer-python", help="Python of an environment that has litgpt")
     parser.add_argument("--baseline", help="another checkout of Mini-LLM, to compare with as `mini-llm before`")
     parser.add_argument(
@@ -92,7 +106,7 @@ def run(command: list[str]) -> str:
 
 def commands(args: argparse.Namespace) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Return how to start each contender, and why some cannot be."""
-    wanted = args.contenders.split(",") if args.contenders else list(CONTENDERS)
+    wanted = args.contenders.split(",") if args.contenders else [name for name in CONTENDERS if name not in FORMS]
     flags = ["layers", "dim", "heads", "ff", "vocab", "block", "steps", "device", "dtype"]
     words = [word for key in flags for word in (f"--{key}", str(getattr(args, key)))]
     result, skipped = {}, {}
@@ -141,8 +155,8 @@ def main() -> None:
     if args.worker:
         serve(lambda: CONTENDERS[args.worker](args))
         return
-    from mini_llm.device import peak_flops, pick_device, pick_dtype
-    from mini_llm.model.accounting import count_parameters, flops_per_token
+    from mini_llm.device import pick_device, pick_dtype
+    from mini_llm.model.accounting import count_parameters
     from mini_llm.model.config import ModelConfig
 
     device = pick_device(args.device)
@@ -151,7 +165,6 @@ def main() -> None:
     args.steps = args.steps or (10 if device.type == "cuda" else 1)
     model = {"dim": args.dim, "n_layers": args.layers, "n_heads": args.heads, "hidden_dim": args.ff}
     config = ModelConfig.model_validate({**model, "vocab_size": args.vocab})
-    flops = flops_per_token(config, args.block)
     note(
         f"{args.layers}x{args.dim}, {count_parameters(config):,} parameters, "
         f"{batch_sizes(args)} rows of {args.block} tokens"
@@ -160,8 +173,35 @@ def main() -> None:
     starters, skipped = commands(args)
     before = {"mini-llm before": os.environ | {"PYTHONPATH": str(args.baseline)}}
     env = {name: before["mini-llm before"] for name in starters if name.startswith("mini-llm before")}
-    tried, more = take_turns(starters, args.rounds, env, together=is_gpu(args.device))
-    answers, rows, skipped = best_of_each(tried, skipped | more)
+    whole = not (args.quick or args.contenders or args.baseline or any(getattr(args, key) for key in SWITCHES))
+    shape = "" if (args.layers, args.dim) == (16, 384) else f"-{args.layers}x{args.dim}"
+    has_forms = any(key.rpartition(" @")[0] in FORMS for key in starters)
+    name = f"train_throughput{shape}" + ("-forms" if has_forms else "")
+
+    def result_of(tried: Answers, more: dict[str, str]) -> dict[str, Any]:
+        return summary(args, device, dtype, config, tried, skipped | more)
+
+    tried, more = take_turns(
+        starters,
+        args.rounds,
+        env,
+        together=is_gpu(args.device),
+        after_round=lambda *found: write_so_far(name, result_of(*found), device=args.device, keep=whole),
+    )
+    result = result_of(tried, more)
+    show(result, "MFU" if result["peak_flops"] else "share of matmul ceiling")
+    finish(name, result, as_json=args.json, device=args.device, keep=whole)
+
+
+def summary(
+    args: argparse.Namespace, device: Any, dtype: Any, config: Any, tried: Answers, skipped: dict[str, str]
+) -> dict[str, Any]:
+    """Return speeds, shares and ratios of what has been measured, each contender at its best number of rows."""
+    from mini_llm.device import peak_flops
+    from mini_llm.model.accounting import count_parameters, flops_per_token
+
+    flops = flops_per_token(config, args.block)
+    answers, rows, skipped = best_of_each(tried, skipped)
     rates = [a["flops_per_second"] for a in answers.pop("matmuls", [])]
     speeds = {name: [rows[name] * args.block / a["seconds"] for a in values] for name, values in answers.items()}
     mine = speeds.get("mini-llm")
@@ -174,8 +214,9 @@ def main() -> None:
         return speed * flops / (peak or ceiling) if peak or ceiling else None  # type: ignore[operator]
 
     kind = "mfu" if device.type == "cuda" else "ceiling_share"
-    result = {
+    return {
         "benchmark": "train_throughput",
+        "rounds_done": max((len(values) for values in tried.values()), default=0),
         "machine": machine(args.device),
         "shape": {key: getattr(args, key) for key in ("layers", "dim", "heads", "ff", "vocab", "batch", "block")},
         "rows_of_each": {name: rows[name] for name in speeds},
@@ -205,14 +246,11 @@ def main() -> None:
         "skipped": skipped,
         "versions": {name: version(name) for name in ("torch", "transformers")} | {"litgpt": LITGPT},
     }
-    show(result, "MFU" if peak else "share of matmul ceiling", result[f"{kind}_of_each"])
-    whole = not (args.quick or args.contenders or args.baseline or any(getattr(args, key) for key in SWITCHES))
-    shape = "" if (args.layers, args.dim) == (16, 384) else f"-{args.layers}x{args.dim}"
-    finish(f"train_throughput{shape}", result, as_json=args.json, device=args.device, keep=whole)
 
 
-def show(result: dict[str, Any], title: str, shares: dict[str, float | None]) -> None:
+def show(result: dict[str, Any], title: str) -> None:
     """Print the table, the fastest first, and under what it was measured."""
+    shares = next(value for key, value in result.items() if key.endswith("_of_each") and key != "rows_of_each")
     lines = [
         [
             name,

@@ -31,6 +31,7 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.pointers import ADAPTER_CONFIG, is_adapter
 from mini_llm.shares import INDEX as SHARES
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.user_files import refuse_non_utf8
 from mini_llm.weights import INDEX, DamagedCheckpoint, read_json, read_weights, weight_files
 
 CHECKSUMS = "checksums.json"
@@ -101,7 +102,9 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[s
 
     Raises:
         OSError: the disk is full, or another limit is reached; safetensors itself raises an error of its own.
+        UserError: the name is not UTF-8.
     """
+    refuse_non_utf8(path)
     try:
         save_file(tensors, path, metadata=metadata)
     except SafetensorError as problem:

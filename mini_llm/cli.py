@@ -17,7 +17,19 @@ import typer
 from typer.core import TyperGroup
 
 from mini_llm import __version__, log, output
-from mini_llm.commands import cleaning, evaluation, exchange, preferring, serving, text, tour, training, tuning, writing
+from mini_llm.commands import (
+    cleaning,
+    evaluation,
+    exchange,
+    laddering,
+    preferring,
+    serving,
+    text,
+    tour,
+    training,
+    tuning,
+    writing,
+)
 from mini_llm.errors import Interrupted, UserError
 from mini_llm.signals import end_at_once_while_importing
 from mini_llm.terminal import visible
@@ -44,7 +56,7 @@ app = typer.Typer(
 tokenizer_app = typer.Typer(help="Train a tokenizer on your text, or compare some.", no_args_is_help=True)
 
 LINE = [
-    *("demo", "clean", "tokenizer", "prepare", "plan", "train"),
+    *("demo", "clean", "tokenizer", "prepare", "plan", "ladder", "train"),
     *("skills", "mix", "sft", "pairs", "dpo", "rl", "plot", "eval", "report"),
     *("generate", "chat", "serve", "export", "push", "pull", "import-seed"),
 ]
@@ -59,6 +71,7 @@ tokenizer_app.command("train")(text.tokenizer_train)
 tokenizer_app.command("report")(text.tokenizer_report)
 app.command(rich_help_panel=TEXT)(text.prepare)
 app.command(rich_help_panel=TRAIN)(training.plan)
+app.command(rich_help_panel=TRAIN)(laddering.ladder)
 app.command(rich_help_panel=TRAIN)(training.train)
 app.command(rich_help_panel=TRAIN)(tuning.skills)
 app.command(rich_help_panel=TRAIN)(tuning.mix)

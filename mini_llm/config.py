@@ -229,7 +229,7 @@ def explain(problem: ValidationError, source: str) -> str:
     """Return what pydantic found wrong, one line a field: source, key, rule and the value given."""
     lines = []
     for item in problem.errors():
-        where = ".".join(str(part) for part in item["loc"])
+        where = ".".join(str(part) for part in item["loc"] if not str(part).startswith("("))  # kinds of a value
         what = item["msg"].removeprefix("Value error, ")
         given = f" (given {_shortened(item['input'])})" if where and not isinstance(item["input"], dict) else ""
         lines.append(f"{source}: {where + ': ' if where else ''}{what}{given}")

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,10 +19,11 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mini_llm.errors import UserError
 from mini_llm.temporary import leftovers, lock, remove_leftovers, temporary_name
-from mini_llm.user_files import kind_of, open_file, reason, shown, what_is
+from mini_llm.user_files import behind_link, kind_of, open_file, reason, shown, what_is
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 NOT_OURS = "choose another --out, or move what is there"
@@ -88,23 +90,36 @@ def check_replaceable(path: Path, kind: Kind | None) -> None:
         raise UserError(f"{shown(path)} is there and is not {name}: not replaced", NOT_OURS)
 
 
-def check_replaceable_file(path: Path, mark: bytes, name: str) -> None:
-    """Refuse to replace the file at `path`, unless there is none, or an empty one, or one that begins with `mark`.
+def check_replaceable_file(path: Path) -> bool:
+    """Tell whether there is a file at `path`.
 
-    `name` is what such a file is called: "GGUF file".
+    Raises:
+        UserError: what is there is no file.
+    """
+    found = kind_of(path)
+    if found == "nothing" and not path.is_symlink():
+        return False
+    if found != "file":
+        what = "a link that leads to nothing" if found == "nothing" else what_is(path)
+        raise UserError(f"{shown(path)} is {what}, not a file: not replaced", NOT_OURS)
+    return True
+
+
+def check_replaceable_lines(path: Path, is_ours: Callable[[dict[str, Any]], bool], name: str) -> None:
+    """Refuse to replace a file of lines, unless it is empty or its first object is one that only we write.
 
     Raises:
         UserError: the file is somebody else's, or is no file.
     """
-    found = kind_of(path)
-    if found == "nothing" and not path.is_symlink():
+    if not check_replaceable_file(path):
         return
-    if found != "file":
-        what = "a link that leads to nothing" if found == "nothing" else what_is(path)
-        raise UserError(f"{shown(path)} is {what}, not a file: not replaced", NOT_OURS)
     with open_file(path) as file:
-        if mark and file.read(len(mark)) not in (mark, b""):
-            raise UserError(f"{shown(path)} is there and is no {name}: not replaced", NOT_OURS)
+        first = file.readline(LARGEST_PAGE)
+    record: Any = None
+    with contextlib.suppress(ValueError, RecursionError):
+        record = json.loads(first)
+    if first and not (isinstance(record, dict) and is_ours(record)):
+        raise UserError(f"{shown(path)} is there and is no {name} made by Mini-LLM: not replaced", NOT_OURS)
 
 
 def check_page(path: Path) -> None:
@@ -113,8 +128,7 @@ def check_page(path: Path) -> None:
     Raises:
         UserError: the file is somebody else's, or is no file.
     """
-    check_replaceable_file(path, b"", "")
-    if kind_of(path) != "nothing":
+    if check_replaceable_file(path):
         with open_file(path) as file:
             found = file.read(LARGEST_PAGE)
         if found and MADE_HERE.encode() not in found:
@@ -138,6 +152,7 @@ def write_text(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name to write to; when the block ends well the file becomes `path`, else it vanishes."""
+    path = behind_link(path)
     remove_leftovers(path)
     temporary = temporary_name(path, suffix=path.suffix)  # some libraries choose the format by it
     temporary.touch(exist_ok=False)

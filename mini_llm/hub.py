@@ -119,7 +119,7 @@ def in_words(id: str, revision: str | None = None) -> Iterator[None]:
 
 def _line(problem: BaseException) -> str:
     text = next((line for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
-    return "".join(c if c.isprintable() else "?" for c in text)[:200]
+    return "".join(c if c.isprintable() else "?" for c in text.partition(". ")[0])[:200]
 
 
 def _text(path: Path | str) -> str:

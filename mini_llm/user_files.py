@@ -93,6 +93,23 @@ def refuse_special(path: Path | str) -> None:
         raise UserError(f"{shown(path)} is {what_is(path)}, not a file")
 
 
+def refuse_non_utf8(path: Path | str) -> None:
+    """Refuse a name that is not UTF-8: safetensors can neither write nor read there.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{shown(path)}: weights cannot lie under a name that is not UTF-8", "rename it") from None
+
+
+def behind_link(path: Path) -> Path:
+    """Return the file that a link leads to; all else as it is: `/dev/stdout` is a link."""
+    return path.resolve() if path.is_symlink() and path.is_file() else path
+
+
 def open_file(path: Path | str, hint: str | None = None) -> IO[bytes]:
     """Open a regular file for reading. Pipes, devices and folders are refused by name, so that nothing waits.
 

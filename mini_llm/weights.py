@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mini_llm.errors import UserError
-from mini_llm.user_files import refuse_special
+from mini_llm.user_files import refuse_non_utf8, refuse_special
 
 INDEX = "model.safetensors.index.json"
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -109,9 +109,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of one safetensors file, on the CPU.
 
     Raises:
+        UserError: its name is not UTF-8.
         DamagedCheckpoint: the file is missing, truncated or no safetensors file.
     """
     refuse_special(path)
+    refuse_non_utf8(path)
     try:
         return load_file(path)
     except FileNotFoundError:
@@ -137,7 +139,7 @@ def refuse_features(values: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: layer_types other than 'full_attention' are not supported")
     if values.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
         raise UserError(f"{where}: hidden_act '{values['hidden_act']}' is not supported, only 'silu'")
-    rope = values.get("rope_parameters") or values.get("rope_scaling")
+    rope = values.get("rope_scaling") or values.get("rope_parameters")
     for found in (values, rope if isinstance(rope, dict) else {}):
         if found.get("partial_rotary_factor") not in (None, 1, 1.0):
             raise UserError(f"{where}: partial_rotary_factor is not supported")

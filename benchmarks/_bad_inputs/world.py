@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import itertools
 import json
 import random
 import shutil
@@ -10,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from _bad_inputs.case import Check, Outcome
 
@@ -31,7 +34,17 @@ keep_last: 9
 device: cpu
 dtype: float32
 compile: false
-model: {dim: 32, n_layers: 2, n_heads: 4, vocab_size: 400, max_seq_len: 64}
+model: {dim: 32, n_layers: 2, n_heads: 4, vocab_size: 400, max_seq_len: 256}
+"""
+
+
+CLEAN = """\
+language: null
+gopher_repetition: null
+gopher_quality: null
+c4: null
+fineweb: null
+minhash: {n_grams: 2, buckets: 2, hashes: 2}
 """
 
 
@@ -52,6 +65,8 @@ class Verb:
     typed: bytes = b""  # for stdin: the file `typed`
     seconds: float = 1.0  # about so long; long ones are tried less often
     reads_stdin: bool = False
+    ends_after: float = 0.0  # a server: SIGTERM comes after so many seconds
+    package: str = ""  # what it needs besides; where that is not installed it is left out
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -60,22 +75,20 @@ class Verb:
 
 
 RUN = ("run", "run/*")
-SFT = [
-    "out_dir=out",
-    "max_iters=3",
-    "batch_size=2",
-    "block_size=64",
-    "warmup_iters=1",
-    "min_lr=0",
-    "device=cpu",
-    "dtype=float32",
-]
-SFT += ["compile=false", "eval_interval=3", "save_interval=3"]
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+TUNE = ["batch_size=2", "block_size=64", "warmup_iters=1", "min_lr=0", "device=cpu", "dtype=float32", "compile=false"]
+SFT = ["out_dir=out", "max_iters=3", *TUNE, "eval_interval=3", "save_interval=3"]
+RL = ["out_dir=out", "max_iters=1", *TUNE, "prompts_per_step=2", "samples=2", "max_new_tokens=8", "eval_questions=2"]
+RL += ["made=8", "eval_samples=1"]
 GREEDY = ["--temperature", "0", "--max-new-tokens", "12", "--device", "cpu"]
 
 
 def verbs() -> list[Verb]:
-    """Return every verb's sound command."""
+    """Return the sound command of every verb that this machine has the packages for."""
+    return [verb for verb in _every_verb() if not verb.package or importlib.util.find_spec(verb.package)]
+
+
+def _every_verb() -> list[Verb]:
     made = ("out/model.safetensors", "out/config.json")
     return [
         Verb("tokenizer train", ["tokenizer", "train", "corpus", "--out", "out", "--vocab-size", "400"], ("corpus",),
@@ -103,6 +116,26 @@ def verbs() -> list[Verb]:
         Verb("report", ["report", "run", "--no-samples", "--out", "out.md"], ("run",), changes=("out.md", "out.html")),
         Verb("sft", ["sft", "--base", "model", "--data", "chats.jsonl", *SFT], ("model", "chats.jsonl"),
              ("out/metrics.jsonl", "out/latest/model.safetensors"), seconds=3),
+        Verb("sft lora", ["sft", "--base", "model", "--data", "chats.jsonl", *SFT, "lora.rank=2"],
+             ("model", "chats.jsonl"), ("out/metrics.jsonl", "out/latest/adapter_model.safetensors"), seconds=3),
+        Verb("dpo", ["dpo", "--base", "chat", "--data", "pairs.jsonl", *SFT], ("chat", "pairs.jsonl"),
+             ("out/metrics.jsonl", "out/latest/model.safetensors"), seconds=3),
+        Verb("rl", ["rl", "--base", "chat", "--data", "asked.jsonl", *RL], ("chat", "asked.jsonl"),
+             ("out/metrics.jsonl", "out/latest/model.safetensors"), seconds=3),
+        Verb("pairs", ["pairs", "chat", "--prompts", "asked.jsonl", "--out", "out", "--samples", "4",
+                       "--max-new-tokens", "16", "--device", "cpu"], ("chat", "asked.jsonl"), ("out",), seconds=2),
+        Verb("skills", ["skills", "--out", "out", "--skills", "spelling,reading", "--n", "20", "--corpus", "corpus"],
+             ("corpus",), ("out",)),
+        Verb("mix", ["mix", "chats.jsonl", "--mixture", "mix.yaml", "--out", "out"],
+             ("chats.jsonl", "mix.yaml"), ("out",)),
+        Verb("clean", ["clean", "web.jsonl", "--config", "clean.yaml", "--out", "out", "--workers", "1"],
+             ("web.jsonl", "clean.yaml"), seconds=8, package="datatrove"),
+        Verb("eval --chat", ["eval", "chat", "--chat", "--limit", "1", "--out", "out", "--device", "cpu"], ("chat",),
+             seconds=3),
+        Verb("export --merge", ["export", "adapter", "--merge", "--out", "out"], ("adapter", "model"),
+             ("out/model.safetensors",)),
+        Verb("export ollama", ["export", "model", "--to", "ollama", "--out", "out"], ("model",), ("out/Modelfile",)),
+        Verb("serve", ["serve", "model", "--port", "0", "--device", "cpu"], ("model",), seconds=6, ends_after=4.0),
         Verb("eval", ["eval", "model", "--text", "corpus/d00.txt", "--out", "out", "--device", "cpu"],
              ("model", "corpus")),
         Verb("demo", ["demo", "--corpus", "corpus", "--out", "out", "--minutes", "0.05"], ("corpus",), seconds=20),
@@ -145,6 +178,7 @@ class World:
             found = result_of(self.verbs[name], outcome)
             return None if found == self.results[name] else "another result than without the fault, and not a word"
 
+        check.verb = name  # type: ignore[attr-defined]
         return check
 
 
@@ -166,9 +200,22 @@ def write_raw(home: Path) -> None:
         (home / "corpus" / f"d{n:02}.txt").write_text(text, encoding="utf-8")
     said = [[" ".join(dice.sample(WORDS.split(), 3)), " ".join(dice.sample(WORDS.split(), 4))] for _ in range(30)]
     chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in said]
-    lines = [json.dumps({"messages": chat}) + "\n" for chat in chats]
-    (home / "chats.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_lines(home / "chats.jsonl", [{"messages": chat, "source": "ab"[n % 2]} for n, chat in enumerate(chats)])
+    write_lines(home / "pairs.jsonl", [
+        {"prompt": chat[:1], "chosen": chat[1:], "rejected": other[1:]} for chat, other in itertools.pairwise(chats)
+    ])  # fmt: skip
+    asked = [{"messages": chat[:1], "answer": chat[1]["content"], "check": "words"} for chat in chats[:12]]
+    write_lines(home / "asked.jsonl", asked)
+    pages = [" ".join(dice.choice(WORDS.split()) for _ in range(60)) + "." for _ in range(12)]
+    write_lines(home / "web.jsonl", [{"text": page, "url": f"https://example.org/{n}"} for n, page in enumerate(pages)])
+    (home / "mix.yaml").write_text("groups:\n  - {of: a, keep: 5, times: 2}\n  - {of: b}\n", encoding="utf-8")
+    (home / "clean.yaml").write_text(CLEAN, encoding="utf-8")
     (home / "train.yaml").write_text(TRAIN, encoding="utf-8")
+
+
+def write_lines(path: Path, values: list[dict[str, Any]]) -> None:
+    """Write objects as a file of lines."""
+    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
 
 
 def write_seed(path: Path) -> None:

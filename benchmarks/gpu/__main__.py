@@ -23,6 +23,8 @@ from check import ROOT, SITE, nvidia_smi, report
 from steps import FLAGSHIP_SECONDS, Step, steps
 
 HOME = ROOT / "build" / "gpu"
+KEPT_FOR_THE_END = 10  # seconds of all that are not given to a step
+LEAST = 15  # a step that would have fewer seconds is not begun
 
 
 def main() -> int:
@@ -73,12 +75,12 @@ class Session:
     def run(self, step: Step) -> None:
         """Run one step to its end, or start it where it runs beside others."""
         limit = step.rehearsed if self.rehearse else step.seconds
-        left = self.deadline - time.monotonic() - 10
+        left = self.deadline - time.monotonic() - KEPT_FOR_THE_END
         if step.name == "flagship":
             self.flagship_is_due = False
         elif self.flagship_is_due and not self.rehearse and not step.beside:
             left -= FLAGSHIP_SECONDS
-        if left < 15:
+        if left < LEAST:
             self.rows[step.name] = {"state": "no time was left", "seconds": 0.0, "said": ""}
             return
         if step.after in self.beside:
@@ -86,7 +88,7 @@ class Session:
         if step.after and self.rows.get(step.after, {}).get("state") != "done":
             self.rows[step.name] = {"state": "failed", "seconds": 0.0, "said": f"needs '{step.after}'"}
             return
-        limit = min(limit, max(1.0, self.deadline - time.monotonic() - 10))
+        limit = min(limit, max(1.0, self.deadline - time.monotonic() - KEPT_FOR_THE_END))
         print(f"== {step.name} ({limit:.0f} s at most)", flush=True)
         words = step.toy if self.rehearse else step.real
         log = self.log_path(step.name).open("wb")

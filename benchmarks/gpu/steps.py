@@ -37,24 +37,35 @@ def throughput(shape: str, more: str, toy: str) -> tuple[list[str], list[str]]:
     return [*real, *PEERS], [*small, *PEERS] if not toy else [*small, "--contenders", "mini-llm"]
 
 
+def forms() -> tuple[list[str], list[str]]:
+    """Return train_throughput.py on Mini-LLM's own forms: each choice for a GPU with and without."""
+    real, small = benchmark("train_throughput", "--batch 32 --block 1024 --rounds 3", f"{TINY} --layers 2")
+    names = ["mini-llm", *(f"mini-llm {form}" for form in ("separate", "by head", "in chunks", "recorded"))]
+    return [*real, "--contenders", ",".join(names)], [*small, "--contenders", ",".join(names[3:])]
+
+
 def steps() -> list[Step]:
     """Return all steps in their order."""
     tests = [
-        "-m", "pytest", "tests/gpu", "-m", "gpu", "-v", "--tb=short", "-rs", "--durations=8", "-p", "no:cacheprovider",
-        "-n", str(min(5, os.cpu_count() or 1)), "--dist", "loadfile",  # each file's processes compile for themselves
+        "-m", "pytest", "tests/gpu", "-m", "gpu", "-vv", "--tb=short", "-rs", "--durations=8", "-p", "no:cacheprovider",
     ]  # fmt: skip
+    # Compiling is most of it, and whoever is free helps; at toy size their start takes longer than the tests.
+    processes = ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"]
     flagship = "benchmarks/gpu/flagship.py"
+    writing = benchmark("decode", "--rounds 3", f"{QUICK} --rounds 1 --new 4 --as-on-a-gpu")
+    compiling, toy = benchmark("compile", "--batch 16 --layers 16 --cold", f"{QUICK} --vocab 512 --modes")
     graphs = "the recording of graphs, memory of the card"
     return [
         Step("text", 170, [flagship, "tokens"], [flagship, "tokens", "--toy"], beside=True),
-        Step("correct", 130, tests, tests, only_cuda=graphs),
-        Step("throughput 16x384", 100, *throughput("--batch 32", "--batches 16", "")),
+        Step("correct", 120, [*tests, *processes], [*tests, "-n", "0"], only_cuda=graphs),
+        Step("throughput 16x384", 95, *throughput("--batch 32", "", "")),
+        Step("forms 16x384", 90, *forms(), only_cuda="recorded as graphs, the head's kernel"),
         Step("flagship", 240, [flagship, "train"], [flagship, "train", "--toy"], after="text"),
-        Step("decode", 75, *benchmark("decode", "--rounds 3", f"{QUICK} --rounds 1 --new 4"), only_cuda=graphs),
+        Step("decode", 75, *writing, only_cuda=graphs),
         Step("throughput 12x768", 80, *throughput(f"{WIDE} --batch 16", "", "--layers 2")),
         Step("profile", 40, [flagship, "profile"], [flagship, "profile", "--toy"], only_cuda="the GPU's kernels"),
         Step("decode profile", 30, *benchmark("decode_profile", "", "--quick --layers 2"), only_cuda=graphs),
-        Step("compile", 40, *benchmark("compile", "--batch 16 --layers 16", f"{QUICK} --vocab 512")),
+        Step("compile", 90, compiling, [*toy, "blocks alone,blocks as regions"]),
         Step("precision", 40, *benchmark("precision", "--compile", "--quick --rounds 1")),
     ]  # fmt: skip
 

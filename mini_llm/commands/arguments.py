@@ -14,7 +14,7 @@ SourcesArgument = Annotated[
     typer.Argument(
         metavar="SOURCES",
         help="Files, folders, quoted globs, hf://datasets/USER/NAME, https:// or s3:// addresses: "
-        ".txt .md .jsonl .parquet, each also .gz .xz .zst.",
+        ".txt .md .jsonl .parquet .arrow, each also .gz .xz .zst.",
     ),
 ]
 TextColumn = Annotated[str, typer.Option(help="The key of jsonl, or column of parquet, that holds the text.")]

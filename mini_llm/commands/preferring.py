@@ -30,7 +30,7 @@ def pairs(
     tasks: Annotated[
         str, typer.Option(metavar="NAMES", help="Skills to ask for, with commas: spelling,copying=300.")
     ] = "",
-    n: Annotated[int, typer.Option("--n", help="Questions of each skill that names no number.", min=1)] = 500,
+    n: Annotated[int, typer.Option("--n", help="Questions of a skill that names no number.", min=1, max=10**7)] = 500,
     prompts: Annotated[
         list[str] | None,
         typer.Option(help="Questions with their answers instead: .jsonl or .parquet; may be repeated."),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mini_llm import log, output
+from mini_llm import log, output, ranks
 from mini_llm.commands.arguments import ConfigOption, DryRun, PrintConfig, Resume, SettingsArgument
 from mini_llm.errors import UsageError
 
@@ -85,15 +85,19 @@ def train(
     if print_config:
         output.write(dump_config(resolved))
         return
+    from mini_llm.tune.midtraining import objective_of
+
     if dry_run:
         from mini_llm.train.dry_run import dry_run as rehearse
 
-        output.line(rehearse(resolved))
+        found = rehearse(resolved, objective_of(resolved))
+        if ranks.rank() == 0:
+            output.line(found)
         return
     from mini_llm.eval.while_training import task_probe
     from mini_llm.train.train import train as run
 
-    run(resolved, make_probe=task_probe)
+    run(resolved, make_objective=objective_of(resolved), make_probe=task_probe)
 
 
 class XAxis(StrEnum):

@@ -24,10 +24,14 @@ def skills(
     skills: Annotated[
         str, typer.Option(metavar="NAMES", help="Which, with commas: spelling,copying=3000. [default: all]")
     ] = "",
-    n: Annotated[int, typer.Option("--n", help="Exercises of each skill that names no number.", min=1)] = 1000,
+    n: Annotated[int, typer.Option("--n", help="Exercises of a skill that names no number.", min=1, max=10**7)] = 1000,
     corpus: Annotated[
         list[str] | None,
         typer.Option(help="Text to take words and sentences from, as for prepare; may be repeated. [default: made up]"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="The model to tune: its vocabulary, for the drills letters and echo."),
     ] = None,
     name: Annotated[str, typer.Option(help="What the model calls itself.")] = "Mini-LLM",
     seed: Annotated[int, typer.Option(help="Same seed, same exercises.", min=0)] = 0,
@@ -39,8 +43,8 @@ def skills(
     """Make exercises by program, each with a right answer and the check that knows others: for sft and rl."""
     from mini_llm.tune.skills.write import Wish, material_of, parse_counts, write_exercises
 
-    wish = Wish(parse_counts(skills, n), seed, arguments.value, phrasings.value)
-    write_exercises(out, wish, material_of(corpus or [], name))
+    wish = Wish(parse_counts(skills, n, with_drills=tokenizer is not None), seed, arguments.value, phrasings.value)
+    write_exercises(out, wish, material_of(corpus or [], name, tokenizer))
 
 
 def mix(

@@ -10,8 +10,6 @@ import json
 import lzma
 import os
 import re
-import shutil
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,9 +18,10 @@ from typing import IO, Any, Protocol
 
 from mini_llm.errors import UserError, did_you_mean
 
-FORMATS = (".txt", ".md", ".jsonl", ".ndjson", ".parquet")
+TABLES = (".parquet", ".arrow")
+FORMATS = (".txt", ".md", ".jsonl", ".ndjson", *TABLES)
 COMPRESSIONS = (".gz", ".xz", ".zst")
-SUPPORTED = "supported: .txt .md .jsonl .parquet, each also with .gz .xz .zst"
+SUPPORTED = "supported: .txt .md .jsonl .parquet .arrow, each also with .gz .xz .zst"
 PLAIN = tuple((kind, packing) for kind in (".txt", ".md") for packing in ("", *COMPRESSIONS))
 CHOOSE = "`prepare` and `tokenizer train` take one of them by --text-column"
 HOW_ROWS_ARE = "each row must be a text, or hold one"
@@ -60,8 +59,10 @@ def read_texts(file: IO[bytes], path: Path, text_column: str) -> Iterator[str | 
     assert known is not None
     kind, compression = known
     stream = unpacked(file, compression)
-    if kind == ".parquet":
-        return _parquet_texts(file, stream, path, text_column)
+    if kind in TABLES:
+        from mini_llm.data.tables import table_texts  # which needs this file
+
+        return table_texts(file, stream, path, kind, text_column)
     if kind in (".jsonl", ".ndjson"):
         return line_texts(stream, path, text_column)
     return _plain_texts(_decoded(stream, path))
@@ -176,7 +177,7 @@ def line_texts(stream: Lines, path: Path, text_column: str, first_line: int = 1)
             line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
             text = _json_text(line, path, number, text_column)
-            yield from _cut_all(text) if text is not NULL else (NULL,)
+            yield from cut_all(text) if text is not NULL else (NULL,)
             yield None
 
 
@@ -190,12 +191,12 @@ def _json_text(line: bytes, path: Path, number: int, text_column: str) -> str:
         raise UserError(f"{where}: not JSON: {problem}", "each line must be one JSON object") from None
     if isinstance(value, dict):
         if text_column not in value:
-            raise UserError(*_no_column(where, "key", text_column, value))
+            raise UserError(*no_column(where, "key", text_column, value))
         where, row, value = f"{where}: '{text_column}'", value, value[text_column]
     if value is None:
         return NULL
     if not isinstance(value, str):
-        raise UserError(f"{where} holds {_kind_of(value)}, not a string", _texts_of(row))
+        raise UserError(f"{where} holds {_kind_of(value)}, not a string", texts_of(row))
     try:
         value.encode()
     except UnicodeEncodeError as problem:
@@ -203,13 +204,14 @@ def _json_text(line: bytes, path: Path, number: int, text_column: str) -> str:
     return value
 
 
-def _no_column(where: str, what: str, wanted: str, known: Iterable[str]) -> tuple[str, str]:
+def no_column(where: str, what: str, wanted: str, known: Iterable[str]) -> tuple[str, str]:
+    """Return message and hint where there is no such key or column, with those that there are."""
     names = list(known)
     have = f"it has: {', '.join(names[:20]) or 'none'}"
     return f"{where}: no {what} '{wanted}'{did_you_mean(wanted, names)}", f"{have}; {CHOOSE}" if names else have
 
 
-def _texts_of(row: Mapping[str, Any]) -> str:
+def texts_of(row: Mapping[str, Any]) -> str:
     """Return what helps where a value is no text: the keys that hold one, or what a row must be."""
     names = [name for name, value in row.items() if isinstance(value, str)]
     return f"these hold text: {', '.join(names[:20])}; {CHOOSE}" if names else HOW_ROWS_ARE
@@ -219,39 +221,6 @@ def _kind_of(value: Any) -> str:
     if value is None:
         return "null"
     return {bool: "a truth value", list: "a list", dict: "an object", str: "a string"}.get(type(value), "a number")
-
-
-def _parquet_texts(file: IO[bytes], stream: IO[bytes], path: Path, text_column: str) -> Iterator[str | None]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise UserError(".parquet files need the package pyarrow", INSTALL) from None
-    size = os.fstat(file.fileno()).st_size
-    with tempfile.TemporaryFile() if stream is not file else open(file.name, "rb") as table:
-        if stream is not file:  # a table is read from its end: unpack it first
-            shutil.copyfileobj(stream, table, BLOCK_BYTES)
-        if not size:
-            return
-        try:
-            parquet = pq.ParquetFile(table, buffer_size=BLOCK_BYTES, pre_buffer=False)
-            if text_column not in parquet.schema_arrow.names:
-                raise UserError(*_no_column(str(path), "column", text_column, parquet.schema_arrow.names))
-            rows = 0
-            for batch in parquet.iter_batches(batch_size=64, columns=[text_column]):
-                for text in batch.column(0).to_pylist():
-                    if not isinstance(text, str | None):
-                        kind = f"{path}: '{text_column}' holds {batch.column(0).type}, not strings"
-                        texts = [f.name for f in parquet.schema_arrow if pa.types.is_string(f.type)]
-                        raise UserError(kind, _texts_of(dict.fromkeys(texts, "")))
-                    yield from _cut_all(text) if text is not None else (NULL,)
-                    yield None
-                rows += batch.num_rows
-                file.seek(size * rows // parquet.metadata.num_rows)  # what the progress bar follows
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: row {rows + 1} or one of the 63 after it is not UTF-8") from None
-        except pa.ArrowException as problem:
-            raise UserError(*_corrupt(path, problem)) from None
 
 
 def _cut(text: str, start: int) -> int:
@@ -265,7 +234,8 @@ def _cut(text: str, start: int) -> int:
     return space if space > 0 else end
 
 
-def _cut_all(text: str) -> Iterator[str]:
+def cut_all(text: str) -> Iterator[str]:
+    """Yield a text in pieces of at most PIECE_CHARS."""
     position = 0
     while position < len(text):
         end = _cut(text, position)
@@ -279,10 +249,11 @@ def naming_file(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as problem:
-        raise UserError(*_corrupt(path, problem)) from None
+        raise UserError(*corrupt(path, problem)) from None
     except OSError as problem:
         raise UserError(f"cannot read {path}: {problem.strerror or problem}") from None
 
 
-def _corrupt(path: Path, problem: Exception) -> tuple[str, str]:
+def corrupt(path: Path, problem: Exception) -> tuple[str, str]:
+    """Return message and hint of a damaged file."""
     return f"{path} is corrupt or cut short: {problem}", "fetch or make the file again"

@@ -11,9 +11,10 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,6 +24,8 @@ from mini_llm.data.token_store import Split
 from mini_llm.errors import UserError
 from mini_llm.files import Kind
 from mini_llm.user_files import open_file, read_file
+
+AnyFile = TypeVar("AnyFile", bound=File)
 
 SMALLEST, LARGEST, WANTED = 2**24, 2**30, 256  # bytes of a part; parts of a corpus between 4 GB and 256 GB
 RULE = 1  # another one cuts otherwise: older parts are of no use then
@@ -101,6 +104,24 @@ def part_bytes(total_bytes: int) -> int:
     return min(max(total_bytes // WANTED, SMALLEST), LARGEST)
 
 
+def groups(files: Iterable[AnyFile], target: int, is_alone: Callable[[AnyFile], bool]) -> Iterator[list[AnyFile]]:
+    """Put files together, in order, until a group has `target` bytes; one that `is_alone` is a group of its own."""
+    group: list[AnyFile] = []
+    size = 0
+    for file in files:
+        alone = is_alone(file)
+        if group and (alone or size >= target):
+            yield group
+            group, size = [], 0
+        if alone:
+            yield [file]
+        else:
+            group.append(file)
+            size += size_of(file)
+    if group:
+        yield group
+
+
 def cut(files: list[File], settings: str, workplace: Path, is_done: Callable[[int, str], bool]) -> Iterator[Part]:
     """Yield the parts of a corpus, in order. Large packed files of lines are unpacked into `workplace`, part by part.
 
@@ -110,38 +131,42 @@ def cut(files: list[File], settings: str, workplace: Path, is_done: Callable[[in
         UserError: a file cannot be read.
     """
     target = part_bytes(sum(map(size_of, files)))
-    group: list[tuple[Path, int]] = []
     numbers = itertools.count()
 
-    def grouped() -> Iterator[Part]:
-        if group:
-            key = _key(settings, [_identity(path) for path, _ in group])
-            slices = tuple(Slice(path=str(path), name=str(path)) for path, _ in group)
-            yield Part(number=next(numbers), key=key, slices=slices, weight=sum(size for _, size in group))
-            group.clear()
+    def is_alone(file: File) -> bool:
+        return isinstance(file, RemoteFile) or _lines(file) > target // (4 if _packing(file) else 1)
 
-    for path in files:
+    for group in groups(files, target, is_alone):
+        path = group[0]
         if isinstance(path, RemoteFile):
-            yield from grouped()
             yield _fetched(path, settings, workplace, next(numbers), is_done)
-            continue
-        size, (kind, packing) = path.stat().st_size, format_of(path) or ("", "")
-        has_lines = kind in (".jsonl", ".ndjson")
-        if has_lines and packing and size > target // 4:
-            yield from grouped()
+        elif is_alone(path) and (packing := _packing(path)):
             yield from _unpacked_lines(path, packing, target, settings, workplace, numbers, is_done)
-        elif has_lines and size > target:
-            yield from grouped()
-            for start in range(0, size, target):
-                end = min(start + target, size)
-                key = _key(settings, [_identity(path), str(start)])
-                lines = Slice(path=str(path), name=str(path), start=start, end=end, first_line=0 if start else 1)
-                yield Part(number=next(numbers), key=key, slices=(lines,), weight=end - start)
+        elif is_alone(path):
+            yield from _stretches(path, target, settings, numbers)
         else:
-            group.append((path, size))
-            if sum(size for _, size in group) >= target:
-                yield from grouped()
-    yield from grouped()
+            paths = [file for file in group if isinstance(file, Path)]
+            key = _key(settings, [_identity(path) for path in paths])
+            slices = tuple(Slice(path=str(path), name=str(path)) for path in paths)
+            yield Part(number=next(numbers), key=key, slices=slices, weight=sum(map(size_of, paths)))
+
+
+def _lines(path: Path) -> int:
+    """Return the bytes of a file of lines, 0 of every other file."""
+    return path.stat().st_size if (format_of(path) or ("", ""))[0] in (".jsonl", ".ndjson") else 0
+
+
+def _packing(path: Path) -> str:
+    return (format_of(path) or ("", ""))[1]
+
+
+def _stretches(path: Path, target: int, settings: str, numbers: Iterator[int]) -> Iterator[Part]:
+    size = path.stat().st_size
+    for start in range(0, size, target):
+        end = min(start + target, size)
+        key = _key(settings, [_identity(path), str(start)])
+        lines = Slice(path=str(path), name=str(path), start=start, end=end, first_line=0 if start else 1)
+        yield Part(number=next(numbers), key=key, slices=(lines,), weight=end - start)
 
 
 def _fetched(

@@ -21,7 +21,7 @@ def read_records(path: Path) -> Iterator[Record]:
         UserError: another format, damage, a line that is no JSON object; it names file and line.
     """
     kind = format_of(path)
-    if kind is None or kind[0] in (".txt", ".md"):
+    if kind is None or kind[0] in (".txt", ".md", ".arrow"):
         raise UserError(f"{path} holds no records", "conversations come as .jsonl or .parquet, also .gz .xz .zst")
     with naming_file(path), path.open("rb") as file:
         stream = unpacked(file, kind[1])

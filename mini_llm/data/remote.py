@@ -27,6 +27,7 @@ DATASET = re.compile(
 )
 FORM = "hf://datasets/USER/NAME[@REV][/GLOB][?name=CONFIG&split=SPLIT&column=KEY]"
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp", "az": "adlfs"}
+SILENT = 60.0  # seconds without a byte, after which a server is given up
 OTHER_SPLITS = re.compile(r"(^|[/_.-])(test|valid|validation|val|dev)([/_.-]|$)")
 
 
@@ -186,7 +187,7 @@ def _fsspec_files(source: str) -> list[RemoteFile]:
         raise UserError(f"{source} needs the package fsspec", "pip install 'mini-llm[hf]'") from None
     with _in_words(source):
         try:
-            system, place = url_to_fs(source)
+            system, place = url_to_fs(source, **_patience(scheme))
         except (ImportError, ValueError) as problem:
             package = PACKAGES.get(scheme)
             hint = f"pip install {package}" if package else "known: hf:// https:// s3:// gs://"
@@ -200,6 +201,15 @@ def _fsspec_files(source: str) -> list[RemoteFile]:
             paths = [place]
         known = [path for path in paths if format_of(Path(path.partition("?")[0]))]
         return [_fsspec_file(system, scheme, path, int(system.info(path).get("size") or -1)) for path in known]
+
+
+def _patience(scheme: str) -> dict[str, Any]:
+    """Wait so long for a silent server, and as long as it takes for one that sends; aiohttp alone ends after 300 s."""
+    if scheme not in ("http", "https"):
+        return {}
+    from aiohttp import ClientTimeout
+
+    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=SILENT, sock_read=SILENT)}}
 
 
 def _fsspec_file(system: Any, scheme: str, path: str, size: int) -> RemoteFile:

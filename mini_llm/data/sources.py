@@ -1,8 +1,8 @@
 """Raw text from anywhere: files, folders, globs and addresses become one stream of documents, in bounded memory.
 
 Formats: .txt and .md (a file is one document, unless lines that are exactly `<|endoftext|>` part it), .jsonl (.ndjson)
-and .parquet (a row is one document), each also .gz, .xz or .zst. A document may be larger than memory: what streams is
-its pieces.
+.parquet and .arrow (a row is one document), each also .gz, .xz or .zst. A document may be larger than memory: what
+streams is its pieces.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _find(source: str, count: Reading) -> list[Path]:
     path = Path(source)
     kind = kind_of(path)
     if kind == "folder":
-        return _known(walk(path, count), f"the folder {source}", count)
+        return _known(_of_datasets(walk(path, count), path, count), f"the folder {source}", count)
     if kind == "file":
         if format_of(path) is None:
             raise UserError(f"cannot read {source}: unknown format '{path.suffix}'", SUPPORTED)
@@ -174,6 +174,20 @@ def _find(source: str, count: Reading) -> list[Path]:
         raise UserError(f"{source} is {what_is(path)}, not a regular file")
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     raise UserError(f"no file, folder or glob '{shown(source)}'{did_you_mean(path.name, names)}")
+
+
+def _of_datasets(files: list[Path], folder: Path, count: Reading) -> list[Path]:
+    """Leave out what `datasets` keeps beside a text: its caches, and in a folder of splits all but `train`."""
+    kept = []
+    for path in files:
+        is_split = (path.parent.parent / "dataset_dict.json").is_file() and path.parent.parent.is_relative_to(folder)
+        if path.suffix == ".arrow" and path.name.startswith("cache-"):
+            count.leave_out("caches of `datasets`", path)
+        elif path.suffix == ".arrow" and is_split and path.parent.name != "train":
+            count.leave_out("files of other splits than train", path)
+        else:
+            kept.append(path)
+    return kept
 
 
 def _known(paths: list[Path], where: str, count: Reading) -> list[Path]:

@@ -226,12 +226,13 @@ def _run_of(folder: Path) -> Path | None:
 
 
 def _setting(run: Path | None, key: str) -> str | None:
-    """Return a setting of the run's record that is a text; None where there is none."""
+    """Return a setting of the run's record that is a text; None where there is none. Of a mixture: its first store."""
     if run is None:
         return None
-    with suppress(OSError, yaml.YAMLError, ValueError, RecursionError):
+    with suppress(OSError, yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError):
         values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         value = values.get(key) if isinstance(values, dict) else None
+        value = value[0]["path"] if key == "data_dir" and isinstance(value, list) else value
         return value if isinstance(value, str) and value else None
     return None
 

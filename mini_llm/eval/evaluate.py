@@ -175,12 +175,20 @@ def _ask_choices(
             continue
         answers = scores[item.number]
         if task.process_results is not None:
-            found = dict(task.process_results(item.row, [tuple(answer) for answer in answers]))
+            found = _judged(task, item, [tuple(answer) for answer in answers])
         elif task.output_type == "multiple_choice":
             found = metrics.judge_choice(item, answers)
         else:
             found = metrics.judge_continuation(answers[0])
         _keep(result, item, [list(answer) for answer in answers], found, task.metrics)
+
+
+def _judged(task: Task, item: Item, answers: list[Any]) -> dict[str, Any]:
+    try:
+        return dict(task.process_results(item.row, answers))
+    except (Exception, SystemExit) as problem:  # it is the task's own code
+        reason = f"{type(problem).__name__}: {problem}"
+        raise UserError(f"{task.task}: its process_results fails at row {item.number + 1}: {reason}") from None
 
 
 def _ask_texts(model: LanguageModel, questions: Questions, result: TaskResult, on_items: Callable[[int], None]) -> None:
@@ -190,7 +198,7 @@ def _ask_texts(model: LanguageModel, questions: Questions, result: TaskResult, o
     honest = rolling_loglikelihoods(model, texts, predict_prefix=False) if model.prefix_ids else totals
     for item, text, total, own in zip(questions.items, texts, totals, honest, strict=True):
         if questions.task.process_results is not None:
-            found = dict(questions.task.process_results(item.row, [total]))
+            found = _judged(questions.task, item, [total])
             _keep(result, item, [total], found, questions.task.metrics)
             continue
         _keep(result, item, [total], metrics.judge_text(text, total), questions.task.metrics)

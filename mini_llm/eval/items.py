@@ -8,7 +8,10 @@ from __future__ import annotations
 import ast
 import random
 import re
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +20,7 @@ from mini_llm.errors import UserError
 from mini_llm.eval.task import Task
 
 FEWSHOT_SEED = 1234  # lm-eval's
+SECONDS = 10.0  # that a row may take: some milliseconds are usual, and a template can loop for years
 Row = dict[str, Any]
 
 
@@ -49,7 +53,30 @@ def _template(text: str) -> Any:
 
 def render(template: str, row: Row) -> str:
     """Return a template filled with a row's fields."""
-    return str(_template(template).render(**row))
+    return str(_template(template).render(row))
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Stop the block after so long, where the system can: in the main thread of a Unix process.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(_number: int, _frame: object) -> None:
+        raise TimeoutError(f"it takes longer than {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # and again: Jinja tries what is constant twice
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Prompts:
@@ -69,12 +96,13 @@ class Prompts:
             UserError: the row lacks a field, or its answer is none of its choices.
         """
         try:
-            return self._item(number, row)
+            with _at_most(SECONDS):
+                return self._item(number, row)
         except UserError:
             raise
-        except Exception as problem:  # of templates or of the task's own functions
+        except (Exception, SystemExit) as problem:  # of templates or of the task's own functions
             fields = ", ".join(list(row)[:12])
-            reason = " ".join(str(problem).split())[:200]
+            reason = " ".join(str(problem).split())[:200] or type(problem).__name__
             raise UserError(
                 f"{self.where}, row {number + 1} does not fit the task {self.task.task}: {reason}",
                 f"it has the fields: {fields}; docs/evaluation.md tells where each set comes from",

@@ -77,7 +77,8 @@ def filtered(written: str, steps: Sequence[dict[str, Any]]) -> str:
         kind = step.get("function")
         if kind == "regex":
             matches = re.findall(step.get("regex_pattern", r"#### (\-?[0-9\.\,]+)"), written)
-            match = matches[int(step.get("group_select", 0))] if matches else ""
+            place = step.get("group_select", 0)
+            match = matches[place] if -len(matches) <= place < len(matches) else ""
             match = next((part for part in match if part), "") if isinstance(match, tuple) else match
             written = match.strip() if match else str(step.get("fallback", "[invalid]"))
         elif kind == "remove_whitespace":

@@ -118,12 +118,12 @@ def overlap_with(names: list[str], data: list[str]) -> Callable[[str], bool]:
     return lambda text: bool(grams.found_in(text))
 
 
-def mark_overlaps(results: Sequence[TaskResult], store: TokenStore) -> None:
-    """Note in each result which items the store's training text holds."""
+def mark_overlaps(results: Sequence[TaskResult], *stores: TokenStore) -> None:
+    """Note in each result which items the stores' training text holds."""
     owners = [(result, item) for result in results for item in result.items]
     grams = Grams([item.text for _, item in owners])
     found: set[int] = set()
-    for text in documents(store):
+    for text in itertools.chain.from_iterable(map(documents, stores)):
         found |= grams.found_in(text)
     for result in results:
         result.overlaps = {}

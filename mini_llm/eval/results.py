@@ -193,11 +193,17 @@ def markdown(table: Sequence[dict[str, Any]]) -> str:
                 note,
             )
         )
-    widths = [max(3, *(len(row[i]) for row in [HEAD, *rows])) for i in range(len(HEAD))]
+    cells = [HEAD, *(tuple(map(_in_table, row)) for row in rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(HEAD))]
     marks = ["-" * width if i in (0, 2, 4, 5, 7, 12) else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    shown = [HEAD, tuple(marks), *rows]
+    shown = [cells[0], tuple(marks), *cells[1:]]
     pad = [str.ljust if mark[-1] == "-" else str.rjust for mark in marks]
     return "\n".join("|" + "|".join(pad[i](cell, widths[i]) for i, cell in enumerate(row)) + "|" for row in shown)
+
+
+def _in_table(cell: str) -> str:
+    """Return a cell in which a task's file can neither leave the table nor reach the terminal."""
+    return "".join(c if c.isprintable() else " " for c in cell).replace("|", "\\|")
 
 
 def sample_lines(result: TaskResult) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_llm import log
+from mini_llm.data.mixture import Mixture
 from mini_llm.data.sources import read_documents
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
@@ -62,15 +64,19 @@ def run_evaluation(wishes: Wishes) -> dict[str, Any]:
     questions = prepare_all(tasks, folders, files, shots=wishes.shots, limit=wishes.limit)
     model = load(wishes)
     run = run_of(model)
-    store = _store(wishes, run)
-    if not (tasks or wishes.texts or store):
+    stores = _stores(wishes, run)
+    if not (tasks or wishes.texts or stores):
         raise UsageError("nothing to evaluate", "name tasks (--tasks piqa,arc_easy), a text (--text FILE) or a --store")
     losses = [loss_of_documents(model, read_documents([text]), text).numbers() for text in wishes.texts]
-    has_held_out = store is not None and "val" in store.manifest.splits
-    if store and isinstance(model, LocalModel) and (has_held_out if tasks else wishes.store or not wishes.texts):
-        losses.append(loss_of_store(model, store, None if wishes.store else 64))
+    for store in stores:
+        has_held_out = "val" in store.manifest.splits
+        wanted = has_held_out if tasks or len(stores) > 1 else wishes.store or not wishes.texts
+        if wanted and isinstance(model, LocalModel):
+            losses.append(loss_of_store(model, store, None if wishes.store else 64))
+    if any(not math.isfinite(loss["loss"]) for loss in losses):
+        raise UserError(f"{wishes.model}: its loss is not a number: the weights are damaged")
     results = answer_all(model, questions)
-    _look_for_overlap(results, store, wishes)
+    _look_for_overlap(results, stores, wishes)
     options = {"limit": wishes.limit, "num_fewshot": wishes.shots, "device": wishes.device, "dtype": wishes.dtype}
     found = as_json(results, model=wishes.model, options=options, seconds=time.time() - started)
     found["mini_llm"]["texts"] = losses
@@ -91,24 +97,23 @@ def load(wishes: Wishes) -> LanguageModel:
 
 
 def run_of(model: LanguageModel) -> Path | None:
-    """Return the run folder that a checkpoint lies in, or None."""
-    if isinstance(model, LoadedModel):
-        run = model.folder.resolve().parent.parent
-        if (run / "metrics.jsonl").is_file():
-            return run
-    return None
+    """Return the run folder that a checkpoint lies in, or the model's own if a run's numbers lie there; else None."""
+    if not isinstance(model, LoadedModel):
+        return None
+    folder = model.folder.resolve()
+    return next((run for run in (folder.parent.parent, folder) if (run / "metrics.jsonl").is_file()), None)
 
 
-def _store(wishes: Wishes, run: Path | None) -> TokenStore | None:
-    """Return the store that is named, or that the run was trained on, if it is still there."""
+def _stores(wishes: Wishes, run: Path | None) -> list[TokenStore]:
+    """Return the store that is named, or those that the run was trained on, if they are still there."""
     if wishes.store:
-        return TokenStore.open(wishes.store)
+        return [TokenStore.open(wishes.store)]
     if run is None:
-        return None
+        return []
     try:
-        return TokenStore.open(read_settings(run).data_dir)
+        return Mixture.open(read_settings(run).data_dir).stores
     except UserError:
-        return None
+        return []
 
 
 def answer_all(model: LanguageModel, questions: Sequence[Questions]) -> list[TaskResult]:
@@ -140,26 +145,28 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     yield more
 
 
-def _look_for_overlap(results: list[TaskResult], store: TokenStore | None, wishes: Wishes) -> None:
+def _look_for_overlap(results: list[TaskResult], stores: list[TokenStore], wishes: Wishes) -> None:
     if wishes.overlap is False or not results:
         return
-    if store is None:
+    if not stores:
         if wishes.overlap:
             raise UsageError("--overlap needs the training text", "name its token store: --store DIR")
         return
-    tokens = store.manifest.splits["train"].tokens if "train" in store.manifest.splits else 0
+    tokens = sum(store.manifest.splits["train"].tokens for store in stores if "train" in store.manifest.splits)
     if wishes.overlap is None and tokens > MOST_TOKENS:
-        log.note(f"{store.folder} has {tokens:,} tokens: it is searched for the items with --overlap")
+        where = ", ".join(str(store.folder) for store in stores)
+        log.note(f"{where} has {tokens:,} tokens: it is searched for the items with --overlap")
         return
-    mark_overlaps(results, store)
+    mark_overlaps(results, *stores)
 
 
 def show(found: dict[str, Any]) -> str:
     """Return the results for a person: losses of texts, then the table."""
     parts = []
     for loss in found["mini_llm"]["texts"]:
+        perplexity = f"{loss['perplexity']:,.2f}" if loss["perplexity"] < 1e9 else f"{loss['perplexity']:.3g}"
         words = f"{loss['text']}: {loss['tokens']:,} tokens, {loss['loss']:.4f} nats/token, "
-        words += f"perplexity {loss['perplexity']:,.2f}, {loss['bits_per_byte']:.4f} bits/byte"
+        words += f"perplexity {perplexity}, {loss['bits_per_byte']:.4f} bits/byte"
         other = loss.get("bits_per_byte_lm_eval", loss["bits_per_byte"])
         if abs(other - loss["bits_per_byte"]) >= 5e-5:
             words += f" (by lm-eval's rule, which foretells BOS too: {other:.4f})"

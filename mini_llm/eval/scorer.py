@@ -13,12 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mini_llm.eval.products import fast_products
 from mini_llm.eval.trees import Pair, Tree, batches, plant
 from mini_llm.inference.backends.eager import blocks_of
 from mini_llm.model.rope import rope_tables
 from mini_llm.model.transformer import Transformer
 
-CPU_TOKENS, GPU_TOKENS = 2048, 32768  # of a batch; chosen, not measured
+CPU_TOKENS, GPU_TOKENS = (
+    1024,
+    32768,
+)  # of a batch; the first stays in a core's cache, the second is chosen, not measured
 # That exist at a time. On a CPU 4 MB in float32, which stay in its cache; the pages of 64 MB would be taken from the
 # system anew each time.
 MOST_SCORES = {"cpu": 2**20}
@@ -55,7 +59,8 @@ def score_pairs(
     try:
         for batch in batches(plant(pairs, model.config.max_seq_len), most_tokens):
             before_batch()
-            answers = _score_batch(model, batch)
+            with fast_products(model):
+                answers = _score_batch(model, batch)
             for number, score in answers:
                 found[number] = score
             on_batch(len(answers))
@@ -82,27 +87,36 @@ def _score_batch(model: Transformer, trees: list[Tree]) -> list[tuple[int, Score
 def read_trees(model: Transformer, trees: list[Tree], places: list[tuple[int, int]]) -> Tensor:
     """Return the hidden states (W, D) of `places`, (tree, node), of trees that stand one a row, padded on the right.
 
-    In the last layer nobody else looks at the others' own thinking: its MLP is computed for these alone.
+    Padding goes through attention alone. In the last layer nobody else looks at the others' own thinking: its MLP is
+    computed for `places` alone.
     """
     size, device = max(len(tree.ids) for tree in trees), model.lm_head.weight.device
-    ids, depths = np.zeros((2, len(trees), size), dtype=np.int64)
+    ids, depths, cells = np.zeros((3, len(trees), size), dtype=np.int64)
     for row, tree in enumerate(trees):
-        ids[row, : len(tree.ids)], depths[row, : len(tree.ids)] = tree.ids, tree.depths
-    mask_B1TT, is_causal = None, all(tree.is_chain for tree in trees)  # then padding on the right is never seen
-    if not is_causal:
-        mask = np.zeros((len(trees), size, size), dtype=bool)
-        for row, tree in enumerate(trees):
-            tree.see(mask[row])
-        mask_B1TT = torch.from_numpy(mask)[:, None].to(device)
-    x_BTD = model.model.embed_tokens(torch.from_numpy(ids).to(device))
-    rope = rope_tables(torch.from_numpy(depths).to(device), model.config, x_BTD.dtype)
+        n = len(tree.ids)
+        ids[row, :n], depths[row, :n], cells[row, :n] = tree.ids, tree.depths, 1
+    is_causal = all(tree.is_chain for tree in trees)  # then padding on the right is never seen
+    inside_N, ids_BT, depths_BT = (torch.from_numpy(x).to(device) for x in (np.flatnonzero(cells), ids, depths))
+    places_W = torch.tensor([row * size + node for row, node in places], device=device)
+    x_BTD = model.model.embed_tokens(ids_BT)
+    mask_B1TT = None if is_causal else _mask(trees, size).to(device, x_BTD.dtype)
+    rope = rope_tables(depths_BT, model.config, x_BTD.dtype)
     *layers, last = blocks_of(model)
     for layer in layers:
-        x_BTD = layer(x_BTD, rope, mask_B1TT, is_causal, None)
+        x_BTD = x_BTD + layer.self_attn(layer.input_layernorm(x_BTD), rope, mask_B1TT, is_causal, None)
+        x_ND = x_BTD.flatten(0, 1)[inside_N]
+        x_BTD.flatten(0, 1)[inside_N] = x_ND + layer.mlp(layer.post_attention_layernorm(x_ND))
     x_BTD = x_BTD + last.self_attn(last.input_layernorm(x_BTD), rope, mask_B1TT, is_causal, None)
-    row_W, node_W = torch.tensor(places, device=device).T
-    x_WD = x_BTD[row_W, node_W]
+    x_WD = x_BTD.flatten(0, 1)[places_W]
     return model.model.norm(x_WD + last.mlp(last.post_attention_layernorm(x_WD)))
+
+
+def _mask(trees: list[Tree], size: int) -> Tensor:
+    """Return what is added to attention's scores, (B, 1, T, T): 0 or -inf, which each layer would make of bool anew."""
+    seen = np.zeros((len(trees), size, size), dtype=bool)
+    for row, tree in enumerate(trees):
+        tree.see(seen[row])
+    return torch.from_numpy(np.where(seen, np.float32(0), np.float32("-inf")))[:, None]
 
 
 def _look_up(

@@ -92,7 +92,10 @@ def _processed(task: Task, rows: list[Row]) -> list[Row]:
         raise UserError(
             f"{task.task} has a function process_docs, which wants the package datasets", "pip install 'mini-llm[eval]'"
         ) from None
-    return list(task.process_docs(Dataset.from_list(rows)))
+    try:
+        return [dict(row) for row in task.process_docs(Dataset.from_list(rows))]
+    except (Exception, SystemExit) as problem:  # it is the task's own code
+        raise UserError(f"{task.task}: its process_docs fails: {type(problem).__name__}: {problem}") from None
 
 
 def _own_files(task: Task, split: str) -> list[Path]:

@@ -10,13 +10,14 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mini_llm.config import explain
 from mini_llm.errors import UsageError, UserError, did_you_mean
+from mini_llm.eval.task_checks import check_filters, check_generation, check_measures, check_members, check_name
 
 OUR_TASKS = Path(__file__).parent / "task_files"
 ALIASES = {"lambada": "lambada_openai", "arc": "arc_easy"}
@@ -43,7 +44,7 @@ class Task(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    task: str
+    task: Annotated[str, AfterValidator(check_name)]
     task_alias: str | None = None
     tag: Any = None
     dataset_path: str | None = None
@@ -62,12 +63,12 @@ class Task(BaseModel):
     target_delimiter: str = " "
     fewshot_delimiter: str = "\n\n"
     fewshot_config: dict[str, Any] | None = None
-    num_fewshot: int = 0
+    num_fewshot: int = Field(0, ge=0)
     output_type: OutputType = "generate_until"
-    generation_kwargs: dict[str, Any] = {}
+    generation_kwargs: Annotated[dict[str, Any], AfterValidator(check_generation)] = {}
     repeats: Literal[1] = 1
-    filter_list: list[dict[str, Any]] | None = None
-    metric_list: list[dict[str, Any]] | None = None
+    filter_list: Annotated[list[dict[str, Any]] | None, AfterValidator(check_filters)] = None
+    metric_list: Annotated[list[dict[str, Any]] | None, AfterValidator(check_measures)] = None
     should_decontaminate: bool = False
     doc_to_decontamination_query: Any = None
     gen_prefix: str | None = None
@@ -140,10 +141,14 @@ def load_tasks(path: Path, *, run_code: bool = False) -> list[Task]:
     members = values.pop("members", None)
     if members is None:
         return [_task(values, path, run_code)]
+    try:
+        names = check_members(members)
+    except ValueError as problem:
+        raise UserError(f"{path}: {problem}") from None
     group = values.get("task")
     tasks = []
-    for member in members:
-        marks = {"{member}": str(member), "{member in words}": " ".join(str(member).split("_"))}
+    for member in names:
+        marks = {"{member}": member, "{member in words}": " ".join(member.split("_"))}
         tasks.append(
             _task(
                 {**_fill(values, marks), "task": f"{group}_{member}", "group": group, "family": group}, path, run_code
@@ -177,7 +182,7 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     loader = _loader_for(path.parent)
     try:
         values = yaml.load(text, Loader=loader)  # a SafeLoader: it makes only plain values, and names of functions
-    except yaml.YAMLError as problem:
+    except (yaml.YAMLError, ValueError) as problem:  # a date of a month 99 is the second
         raise UserError(f"{path} is not valid YAML: {' '.join(str(problem).split())}") from None
     except RecursionError:
         raise UserError(f"{path} is no task: it is nested too deeply") from None
@@ -238,7 +243,8 @@ def _import(function: Function) -> Callable[..., Any]:
     try:
         spec.loader.exec_module(module)
         found = getattr(module, name)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise UserError(f"{path}: {type(problem).__name__}: {problem}") from None
-    assert callable(found), f"{function.path} is no function"
+    if not callable(found):
+        raise UserError(f"{path}: {name} is no function, and the task wants to call it")
     return found

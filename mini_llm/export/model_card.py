@@ -58,7 +58,13 @@ def read_record(folder: Path) -> RunRecord:
         except (yaml.YAMLError, ValueError):
             settings = {}
     metrics, samples = (_lines(run / name, step) for name in ("metrics.jsonl", "samples.jsonl"))
-    return RunRecord(settings if isinstance(settings, dict) else {}, metrics, samples, step, _evaluated(run / "eval"))
+    return RunRecord(
+        settings if isinstance(settings, dict) else {},
+        metrics,
+        samples,
+        step,
+        _evaluated(run / "eval", folder.resolve().name),
+    )
 
 
 def model_card(
@@ -125,13 +131,16 @@ def _data(record: RunRecord, tokens: int | None) -> str:
         return ""
     lines = ["## Data\n"]
     try:
-        store = TokenStore.open(str(record.settings.get("data_dir")))
-    except UserError:  # moved, or on another machine
+        data = record.settings.get("data_dir")
+        paths = [share["path"] for share in data] if isinstance(data, list) else [data]
+        stores = [TokenStore.open(str(path)) for path in paths]
+    except (UserError, LookupError, TypeError):  # moved, or on another machine
         lines.append("The token store is not where it was: sources are not listed.")
     else:
-        counts = ", ".join(f"{split.tokens:,} tokens for {name}" for name, split in store.manifest.splits.items())
+        splits = [split for store in stores for split in store.manifest.splits.items()]
+        counts = ", ".join(f"{split.tokens:,} tokens for {name}" for name, split in splits)
         # Base names alone: paths tell who has what on which machine.
-        names = sorted({Path(source.path).name for source in store.manifest.sources})
+        names = sorted({Path(source.path).name for store in stores for source in store.manifest.sources})
         lines.append(f"{counts}. Files: {', '.join(names[:10])}{' and more' if len(names) > 10 else ''}.")
     if tokens:
         lines.append(f"Seen in training: {tokens:,} tokens.")
@@ -165,15 +174,17 @@ def _scores(record: RunRecord) -> str:
     return "\n".join([*head, *rows]) if rows else ""
 
 
-def _evaluated(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the scores of the newest results in a run's eval/ folder."""
-    for path in sorted(folder.rglob("results*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+def _evaluated(folder: Path, checkpoint: str) -> dict[str, dict[str, Any]]:
+    """Return the newest scores of each task in a run's eval/ folder, but none of another checkpoint."""
+    scores: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.rglob("results*.json"), key=lambda path: path.stat().st_mtime):
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))["results"]
-            return {str(task): values for task, values in found.items() if isinstance(values, dict)}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.get("mini_llm", {}).get("checkpoint", checkpoint) == checkpoint:
+                scores |= {str(task): one for task, one in values["results"].items() if isinstance(one, dict)}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             continue
-    return {}
+    return scores
 
 
 def _samples(record: RunRecord) -> str:

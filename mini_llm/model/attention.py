@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mini_llm.model.causal_attention import causal_attention
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.document_attention import document_attention
+from mini_llm.model.joined import products
 from mini_llm.model.kv_cache import KVCache
 from mini_llm.model.rmsnorm import RMSNorm
 from mini_llm.model.rope import apply_rope
@@ -55,9 +56,8 @@ class Attention(nn.Module):
         without padding, None without it is its form for a single new token, which sees every key.
         """
         B, T, _ = x_BTD.shape
-        q_BHTK = self.q_norm(self.q_proj(x_BTD).view(B, T, -1, self.head_dim)).transpose(1, 2)
-        k_BJTK = self.k_norm(self.k_proj(x_BTD).view(B, T, -1, self.head_dim)).transpose(1, 2)
-        v_BJTK = self.v_proj(x_BTD).view(B, T, -1, self.head_dim).transpose(1, 2)
+        q, k, v = (y.view(B, T, -1, self.head_dim) for y in products(x_BTD, self.q_proj, self.k_proj, self.v_proj))
+        q_BHTK, k_BJTK, v_BJTK = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
         q_BHTK, k_BJTK = apply_rope(q_BHTK, *rope), apply_rope(k_BJTK, *rope)
         k_BJSK, v_BJSK = (k_BJTK, v_BJTK) if cache is None else cache.store(self.layer, k_BJTK, v_BJTK)
         if documents_BT is not None:

@@ -130,8 +130,8 @@ class ModelConfig(Config):
         from mini_llm.weights import refuse_features
 
         refuse_features(values, where)
-        # transformers 5 writes rope_parameters; 4 wrote rope_theta and rope_scaling.
-        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        # transformers 5 writes rope_parameters; 4 wrote rope_theta and rope_scaling, which wins where both are.
+        rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
         if not isinstance(rope, dict):
             raise UserError(f"{where}: the RoPE parameters must be an object, not {type(rope).__name__}")
         rope_type = rope.get("rope_type", rope.get("type", "default"))

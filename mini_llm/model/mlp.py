@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mini_llm.model.config import ModelConfig
+from mini_llm.model.joined import products
 
 
 class MLP(nn.Module):
@@ -20,5 +21,5 @@ class MLP(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
-        h_BTF = F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD)
-        return self.down_proj(h_BTF)
+        gate_BTF, up_BTF = products(x_BTD, self.gate_proj, self.up_proj)
+        return self.down_proj(F.silu(gate_BTF) * up_BTF)

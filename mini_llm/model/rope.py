@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mini_llm.model.config import ModelConfig, RopeScaling
+from mini_llm.model.joined import halves
 
 
 def rope_frequencies(config: ModelConfig, device: torch.device | None = None) -> Tensor:
@@ -57,4 +58,4 @@ def _(angles: Tensor) -> tuple[Tensor, Tensor]:
 def apply_rope(x_BHTK: Tensor, cos_B1TK: Tensor, sin_B1TK: Tensor) -> Tensor:
     """Turn each pair (x_i, x_{i+K/2}) by its angle; shape (B, H, T, K) in and out, tables as of `rope_tables`."""
     first, second = x_BHTK.chunk(2, dim=-1)
-    return torch.cat((first * cos_B1TK - second * sin_B1TK, second * cos_B1TK + first * sin_B1TK), dim=-1)
+    return halves(first * cos_B1TK - second * sin_B1TK, second * cos_B1TK + first * sin_B1TK)

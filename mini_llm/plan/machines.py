@@ -9,6 +9,7 @@ import torch
 from mini_llm.device import DTYPES, GPU_PEAKS, cpu_memory, has_fast_bfloat16, peak_flops
 
 # Bytes that a GPU's maker names; the driver and CUDA's context take about half a gigabyte of them.
+GPUS_A_MACHINE = 8  # within which `parallel.shard=hybrid` shares
 GPU_MEMORY = {"h100": 80e9, "h200": 141e9, "a100": 80e9, "4090": 24e9, "3070": 8e9}
 
 # Share of the peak that published runs reach: 38 to 48 % on H100, 50 to 58 % on A100 (docs/scaling.md).

@@ -27,9 +27,9 @@ PROGRAM, COMPILER = 330e6, 140e6
 # A C heap keeps freed blocks that later ones do not fit into: a third of the live ones measured, 0.31 to 0.43, and more
 # when gradients of earlier micro-batches lie between them. Compiled code reuses its buffers.
 HEAP_SLACK, HEAP_SLACK_ACCUMULATING = 0.33, 0.7
-# Float32 tensors of (B, T, V) at once: log-probabilities, and their gradient before and after the softmax; compiled,
-# the gradient takes the place of the logits.
-LOGIT_COPIES_EAGER, LOGIT_COPIES_COMPILED = 3, 1
+# Float32 tensors of (B, T, V) at once, eager: log-probabilities, and their gradient before and after the softmax.
+# Compiled there is one, in the products' type: the gradient takes the place of the logits.
+LOGIT_COPIES_EAGER = 3
 # Copies of its largest group of equal matrices that Muon works on: the step, its stack, and the iteration's three.
 MUON_COPIES = 5
 
@@ -106,9 +106,11 @@ def head_bytes(config: TrainConfig, dtype: torch.dtype, *, on_cpu: bool, room: f
     c, model = config, config.model
     scores = 4 * c.batch_size * c.block_size * model.vocab_size
     most, chunk = (MOST_SCORES_BYTES["cpu"], CHUNK_BYTES["cpu"]) if on_cpu else scores_room(room or math.inf)
+    item = 4 if dtype == torch.float32 else 2
     if scores <= most or dtype == torch.float16:
-        return scores * (LOGIT_COPIES_COMPILED if c.compile else LOGIT_COPIES_EAGER)
-    chunk = min(scores, chunk) * (1 if dtype == torch.float32 else 2)
+        return scores // 4 * item if c.compile else scores * LOGIT_COPIES_EAGER
+    # In steps: the scores in their type, in float32, and their gradient; a GPU's kernel writes it in the scores' place.
+    chunk = min(scores, chunk) // 4 * (item if item == 4 or not on_cpu else 2 + 4 + 2)
     gradients = 4 * model.dim * (model.vocab_size + c.batch_size * c.block_size)
     return chunk + 2 * gradients  # as computed, and scaled by the loss's own gradient
 
@@ -124,7 +126,7 @@ def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool,
     c, model = config, config.model
     tokens = c.batch_size * c.block_size
     if c.compile:
-        per_token = compiled_bytes_per_token(model, dtype)
+        per_token = compiled_bytes_per_token(model, dtype, on_cpu=on_cpu)
         largest = 4 * tokens * max(model.dim, model.hidden_dim)
         block = Saved(tokens * per_token, tokens * per_token if largest < HEAP_BLOCK else 0)
         rest = Saved(8 * tokens * model.dim, 8 * tokens * model.dim if largest < HEAP_BLOCK else 0)
@@ -141,17 +143,19 @@ def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool,
     return Saved(blocks.bytes + rest.bytes, blocks.heap_bytes + rest.heap_bytes)
 
 
-def compiled_bytes_per_token(model: ModelConfig, dtype: torch.dtype) -> int:
+def compiled_bytes_per_token(model: ModelConfig, dtype: torch.dtype, *, on_cpu: bool) -> int:
     """Return what one compiled block keeps of one token: what goes into its matrix products, and what comes out.
 
     The stream before attention and before the MLP, in float32, and both normalised; queries, keys, values, attention's
-    result and that again in order of tokens; gate, up and their product; one number a head. What lies within a norm,
-    RoPE or SiLU is computed again.
+    result; gate, up and their product; one number a head. What lies within a norm, RoPE or SiLU is computed again. A
+    CPU also has attention's result in order of tokens; a GPU queries and keys as they were before RoPE, in the joined
+    product that values are a part of.
     """
     item = 4 if dtype == torch.float32 else 2
     q, kv = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
     dropped = 2 * model.dim if model.dropout else 0
-    return 8 * model.dim + item * (2 * model.dim + 3 * q + 2 * kv + 3 * model.hidden_dim) + 4 * model.n_heads + dropped
+    attention = 3 * q + (2 if on_cpu else 3) * kv
+    return 8 * model.dim + item * (2 * model.dim + attention + 3 * model.hidden_dim) + 4 * model.n_heads + dropped
 
 
 def _largest_group(model: ModelConfig) -> int:

@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mini_llm.errors import UsageError
 from mini_llm.model.transformer import Transformer
+from mini_llm.plan.machines import GPUS_A_MACHINE
 from mini_llm.plan.memory import Scenario, predict_memory
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.loss import rows_loss_sum
@@ -34,7 +35,6 @@ from mini_llm.train.parallel.world import World
 from mini_llm.train.parallel.wrap import Work, spread_out
 
 TOKENS = 64  # of the row that is traced: longer ones change no share
-MACHINE = 8  # GPUs of a machine, within which `hybrid` shares
 CLOSE = 0.01  # of the plan's number, which takes all for evenly divided; norms are whole in a tensor group
 
 
@@ -69,7 +69,7 @@ def prove(config: TrainConfig, gpus: int) -> Proof:
     if gpus < 2:
         raise UsageError("--prove counts what each of several processes holds", "say how many: --gpus 8")
     config = config.model_copy(update={"compile": False, "device": "cpu"})
-    machine = min(MACHINE, gpus)
+    machine = min(GPUS_A_MACHINE, gpus)
     check_spread(config, gpus, machine)
     with _first_of(gpus):
         mesh = make_mesh(config, "cpu", gpus, machine)

@@ -18,7 +18,16 @@ from mini_llm.model.accounting import (
 )
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
-from mini_llm.plan.machines import GPU_MEMORY, Machine, compute_dtype, data_sheet, this_cpu, this_gpu, usual_mfu
+from mini_llm.plan.machines import (
+    GPU_MEMORY,
+    GPUS_A_MACHINE,
+    Machine,
+    compute_dtype,
+    data_sheet,
+    this_cpu,
+    this_gpu,
+    usual_mfu,
+)
 from mini_llm.plan.memory import Memory, Scenario, predict_memory
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.out_of_memory import describe_batch, halve_batch
@@ -117,9 +126,10 @@ def make_plan(
     parameters = check_parameters(config.model)
     scenarios = [Scenario("as configured"), Scenario("+ checkpointing", checkpointing=True)]
     if gpus > 1:
+        sharers = min(gpus, GPUS_A_MACHINE) if config.parallel.shard == "hybrid" else gpus
         scenarios += [
-            Scenario(f"+ sharding over {gpus}", shards=gpus, tensor=config.parallel.tensor),
-            Scenario("+ both", shards=gpus, checkpointing=True, tensor=config.parallel.tensor),
+            Scenario(f"+ sharding over {sharers}", shards=sharers, tensor=config.parallel.tensor),
+            Scenario("+ both", shards=sharers, checkpointing=True, tensor=config.parallel.tensor),
         ]
     tensor = config.parallel.tensor
     accumulation = max(1, config.gradient_accumulation_steps * tensor // gpus)  # of one device
@@ -175,7 +185,7 @@ def as_asked(config: TrainConfig, memory: dict[str, Memory]) -> Memory:
     """Return the memory of the scenario that the config's own `parallel:` describes, on the planned GPUs."""
     saves = config.parallel.checkpoint_activations
     shares = next((name for name in memory if name.startswith("+ sharding")), None)
-    if config.parallel.shard == "full" and shares:
+    if config.parallel.shard in ("full", "hybrid") and shares:
         return memory["+ both" if saves else shares]
     return memory["+ checkpointing" if saves else "as configured"]
 

@@ -87,7 +87,7 @@ def curve_lines(runs: Sequence[Run], width: int, x: str = "tokens") -> list[Text
         canvas.mark(places(run, run.held_out), run.held_out.values, MARKS[number % len(MARKS)], style)
     return [
         *_legend(runs, width),
-        *_rows(canvas),
+        *canvas_rows(canvas),
         Text(" " * MARGIN + "└" + "─" * canvas.width),
         _x_labels(canvas, "tokens" if x == "tokens" else "steps"),
     ]
@@ -125,7 +125,8 @@ def _legend(runs: Sequence[Run], width: int) -> list[Text]:
     return lines
 
 
-def _rows(canvas: Canvas) -> list[Text]:
+def canvas_rows(canvas: Canvas) -> list[Text]:
+    """Return a canvas as lines, with values along its left side."""
     from rich.text import Text
 
     low, high = canvas.y_range

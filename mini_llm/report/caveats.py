@@ -18,10 +18,10 @@ def caveats(facts: Facts) -> list[str]:
 
 
 def _of_tasks(facts: Facts) -> Iterator[str]:
-    if not facts.results:
+    if not facts.lines:
         yield "No standard task was evaluated, so nothing is known of the model beyond its own kind of text."
         return
-    lines = facts.results["mini_llm"]["lines"]
+    lines = facts.lines
     at_chance = sorted({line["task"] for line in lines if line.get("above_chance") is False})
     above = {line["task"] for line in lines if line.get("above_chance")}
     if names := [name for name in at_chance if name not in above]:
@@ -34,8 +34,8 @@ def _of_tasks(facts: Facts) -> Iterator[str]:
         yield f"The training text holds items of {', '.join(dict.fromkeys(seen))}: these scores may be remembered."
     if any(line["overlap"] is None for line in lines):
         yield "The training text was not searched for the items of all tasks."
-    if facts.results["mini_llm"].get("checkpoint") not in (None, facts.checkpoint):
-        yield f"The tasks were asked of {facts.results['mini_llm']['checkpoint']}, not of the last checkpoint."
+    if facts.asked_of:
+        yield f"The tasks were asked of {facts.asked_of}, not of the last checkpoint."
 
 
 def _of_training(facts: Facts) -> Iterator[str]:
@@ -50,24 +50,29 @@ def _of_training(facts: Facts) -> Iterator[str]:
         last, lowest = run.held_out.values[-1], run.held_out.values[best]
         if last > lowest * 1.01:
             yield f"The held-out loss rose again after step {run.held_out.steps[best]:,.0f}: it learns by heart."
-    if facts.config and run.loss.steps[-1] < facts.config.max_iters:
-        yield f"The run is not finished: step {run.loss.steps[-1]:,.0f} of {facts.config.max_iters:,}."
+    if facts.planned and run.loss.steps[-1] < facts.planned:
+        yield f"The run is not finished: step {run.loss.steps[-1]:,.0f} of {facts.planned:,}."
     if facts.ngram is not None and len(run.bits_per_byte) and np.min(run.bits_per_byte.values) >= facts.ngram:
         yield "A table of five-token counts foretells this text as well: the model has not learned more than that."
 
 
 def _of_data(facts: Facts) -> Iterator[str]:
-    if facts.store is None:
+    if (mixture := facts.mixture) is None:
         return
-    if facts.store.manifest.sources and not any(facts.licences.values()):
+    if facts.licences and not any(facts.licences.values()):
         yield "The sources name no licence: whether the model may be passed on is for you to find out."
-    val = facts.store.manifest.splits.get("val")
-    if val and val.text_bytes < 100_000:
-        yield f"The held-out text has {val.text_bytes:,} bytes: its loss is a rough number."
-    if facts.tokens and facts.config:
-        train = facts.store.manifest.splits.get("train")
-        if train and (epochs := facts.tokens / train.tokens) > 4:
-            yield f"Each token was seen {epochs:.1f} times; beyond four, repetition teaches little (arXiv 2305.16264)."
+    for store, name, count in zip(mixture.stores, mixture.names, mixture.counts, strict=True):
+        of = f" of {name}" if len(mixture.stores) > 1 else ""
+        val, train = (store.manifest.splits.get(side) for side in ("val", "train"))
+        if val and val.text_bytes < 100_000:
+            yield f"The held-out text{of} has {val.text_bytes:,} bytes: its loss is a rough number."
+        if facts.tokens and facts.config and train:
+            epochs = facts.tokens * count / sum(mixture.counts) / train.tokens
+            if epochs > 4:
+                yield (
+                    f"Each token{of} was seen {epochs:.1f} times; beyond four, repetition teaches little "
+                    f"(arXiv 2305.16264)."
+                )
 
 
 def compute(facts: Facts) -> float | None:

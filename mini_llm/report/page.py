@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from mini_llm import __version__
+from mini_llm.data.mixture import Mixture
+from mini_llm.data.store_shares import BLOCK
+from mini_llm.data.token_store import Source
+from mini_llm.eval.results import mean_centred
 from mini_llm.report.blocks import Block, Code, Heading, Items, Quote, Table, Words
 from mini_llm.report.caveats import caveats, compute
 from mini_llm.report.facts import Facts
 from mini_llm.report.svg import Line, Picture
 from mini_llm.train.config import TrainConfig
 
+MOST_SOURCES = 8  # that are listed
 REFERENCES = Path(__file__).with_name("reference_scores.json")
 
 
@@ -68,17 +73,17 @@ def _curves(facts: Facts) -> Iterator[Block]:
 
 
 def _tasks(facts: Facts) -> Iterator[Block]:
-    if not facts.results or not facts.results["mini_llm"]["lines"]:
+    if not facts.lines:
         return
     yield Heading("Tasks")
-    rows = [["task", "examples", "measure", "value", "±", "chance", "centred", "overlap", "", "published"]]
-    lines = facts.results["mini_llm"]["lines"]
-    for one in lines:
+    rows = [["task", "items", "examples", "measure", "value", "±", "chance", "centred", "overlap", "", "published"]]
+    for one in facts.lines:
         is_share = one["chance"] is not None
         overlap = one["overlap"]
         rows.append(
             [
                 one["task"],
+                f"{one['items']:,}" if one["items"] == one["of"] else f"{one['items']:,} of {one['of']:,}",
                 str(one["shots"]),
                 one["metric"] + ("" if one["filter"] == "none" else f" ({one['filter']})"),
                 f"{100 * one['value']:.1f} %" if is_share else f"{one['value']:.4g}",
@@ -91,7 +96,7 @@ def _tasks(facts: Facts) -> Iterator[Block]:
             ]
         )
     yield Table(rows)
-    if (mean := facts.results["mini_llm"].get("mean_centred")) is not None:
+    if (mean := mean_centred(facts.lines)) is not None:
         yield Words(f"Mean centred value: {mean:+.3f} (0 is guessing, 1 is all right).")
     if any(row[-1] for row in rows[1:]):
         sources = _references()["sources"].values()
@@ -116,9 +121,16 @@ def _references() -> dict[str, Any]:
 
 
 def _samples(facts: Facts) -> Iterator[Block]:
-    if not facts.samples:
-        return
-    yield Heading("Samples")
+    if facts.samples or facts.learning:
+        yield Heading("Samples")
+    if facts.samples:
+        yield from _written(facts)
+    for step, prompt, text in facts.learning:
+        yield Words(f"While it learned, at step {step:,}, after {prompt!r}:")
+        yield Quote(text)
+
+
+def _written(facts: Facts) -> Iterator[Block]:
     yield Words("The same beginnings for every model; the first is empty. None was chosen.")
     for prompt, seed, text in facts.samples:
         greedy = seed >= len(facts.samples) - 2
@@ -128,21 +140,38 @@ def _samples(facts: Facts) -> Iterator[Block]:
 
 
 def _data(facts: Facts) -> Iterator[Block]:
-    if (store := facts.store) is None:
+    if (mixture := facts.mixture) is None:
         return
     yield Heading("Data")
+    if len(mixture.stores) > 1:
+        yield Table(_shares(facts, mixture))
     rows = [["part", "documents", "tokens", "bytes of text"]]
-    for name, split in store.manifest.splits.items():
-        rows.append([name, f"{split.documents:,}", f"{split.tokens:,}", f"{split.text_bytes:,}"])
+    for store, of in zip(mixture.stores, mixture.names, strict=True):
+        for name, split in store.manifest.splits.items():
+            part = f"{of}, {name}" if len(mixture.stores) > 1 else name
+            rows.append([part, f"{split.documents:,}", f"{split.tokens:,}", f"{split.text_bytes:,}"])
     yield Table(rows)
-    rows = [["source", "bytes", "licence named in its rows"]]
-    for source in store.manifest.sources[:20]:
+    rows, sources = [["source", "bytes", "licence named in its rows"]], _sources(facts)
+    for source in sources[:MOST_SOURCES]:
         rows.append(
             [Path(source.path).name, f"{source.bytes:,}", ", ".join(facts.licences.get(source.path) or ["none"])]
         )
     yield Table(rows)
-    if (more := len(store.manifest.sources) - 20) > 0:
+    if (more := len(sources) - MOST_SOURCES) > 0:
         yield Words(f"and {more:,} more sources.")
+
+
+def _shares(facts: Facts, mixture: Mixture) -> list[list[str]]:
+    """Return the stores of a mixture as rows of a table: what each gave, and how well it was learned."""
+    rows = [["store", "share of the rows", "epochs", "held-out nats per token"]]
+    for name, count in zip(mixture.names, mixture.counts, strict=True):
+        numbers = (facts.last.get(f"epoch/{name}"), facts.last.get(f"val_loss/{name}"))
+        rows.append([name, f"{count / BLOCK:.1%}", *("" if n is None else f"{n:.4g}" for n in numbers)])
+    return rows
+
+
+def _sources(facts: Facts) -> list[Source]:
+    return [s for store in (facts.mixture.stores if facts.mixture else ()) for s in store.manifest.sources]
 
 
 def _settings(facts: Facts) -> Iterator[Block]:
@@ -160,7 +189,10 @@ def changes(config: TrainConfig) -> list[str]:
         if key == "model":
             found += [f"model.{k}: {v}" for k, v in value.items() if v != usual["model"][k]]
         elif value != usual[key] and key not in ("data_dir", "out_dir", "eval_tasks_data"):
-            found.append(f"{key}: {value}")
+            is_place = key == "init_from" and not str(value).startswith(
+                "hf://"
+            )  # of whose machine is nobody's business
+            found.append(f"{key}: {Path(value).name if is_place else value}")
     return found
 
 
@@ -187,14 +219,20 @@ def _cost(facts: Facts) -> Iterator[Block]:
 def _commands(facts: Facts) -> Iterator[Block]:
     yield Heading("Again")
     lines = []
-    if facts.store is not None:
-        names = [Path(source.path).name for source in facts.store.manifest.sources[:3]]
-        more = " ..." if len(facts.store.manifest.sources) > 3 else ""
-        lines.append(f"mini-llm prepare {' '.join(names)}{more} --tokenizer TOKENIZER --out data/tokens")
+    mixture, many = facts.mixture, facts.config is not None and len(facts.config.stores) > 1
+    for store, of in zip(mixture.stores, mixture.names, strict=True) if mixture else ():
+        names = [Path(source.path).name for source in store.manifest.sources[:3]]
+        more = " ..." if len(store.manifest.sources) > 3 else ""
+        out = of if many else "data/tokens"
+        lines.append(f"mini-llm prepare {' '.join(names)}{more} --tokenizer TOKENIZER --out {out}")
     if facts.config is not None:
-        lines.append(f"mini-llm train --config {facts.name}/config.yaml data_dir=data/tokens out_dir=runs/again")
-    if facts.results and facts.results.get("configs"):
-        tasks = ",".join(dict.fromkeys(line["task"] for line in facts.results["mini_llm"]["lines"]))
-        limit = facts.results["config"].get("limit")
-        lines.append(f"mini-llm eval runs/again --tasks {tasks} --data sets" + (f" --limit {limit}" if limit else ""))
+        data = "" if many else " data_dir=data/tokens"
+        config = f"{facts.name}/{facts.settings_name}"
+        lines.append(f"mini-llm train --config {config}{data} out_dir=runs/again")
+    asks: dict[tuple[Any, int], list[str]] = {}
+    for one in facts.lines:
+        asks.setdefault((one["limit"], one["shots"]), []).append(one["task"])
+    for (limit, shots), tasks in asks.items():
+        options = (f" --limit {limit}" if limit else "") + (f" --shots {shots}" if shots else "")
+        lines.append(f"mini-llm eval runs/again --tasks {','.join(dict.fromkeys(tasks))} --data sets{options}")
     yield Code("\n".join([*lines, f"mini-llm report {facts.name}"]))

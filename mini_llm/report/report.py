@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+from mini_llm.errors import UsageError
 from mini_llm.files import check_page, write_text
 from mini_llm.report.blocks import as_html, as_markdown
 from mini_llm.report.facts import find_folder, gather
@@ -21,8 +23,11 @@ def write_report(run: Path, *, out: Path | None = None, price: float | None = No
         samples: let the model write some; it takes seconds.
 
     Raises:
+        UsageError: the price is no number.
         UserError: there is no run, or the files cannot be written.
     """
+    if price is not None and not math.isfinite(price):
+        raise UsageError(f"--price {price} is no price")
     folder = find_folder(run)
     base = (out or folder / "report").with_suffix("")
     paths = [base.with_name(base.name + ending) for ending in (".md", ".html")]

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
 from mini_llm import __version__
@@ -121,9 +122,12 @@ def make_app(service: Service) -> Guard:
             "/api/chat": "; use /v1/chat/completions",
             "/api/generate": "; use /v1/completions",
         }
+        status = problem.status_code
+        if status == 405 and all(route.matches(http.scope)[0] == Match.NONE for route in app.routes[:-1]):
+            status = 404  # the page's files, last of the routes, only know that they cannot be posted to
         what = {404: "there is nothing at this address", 405: "this address knows other methods"}
-        message = what.get(problem.status_code, "the request cannot be read") + hints.get(http.url.path, "")
-        return ApiError(problem.status_code, message, code="not_found", headers=dict(problem.headers or {})).response()
+        message = what.get(status, "the request cannot be read") + hints.get(http.url.path, "")
+        return ApiError(status, message, code="not_found", headers=dict(problem.headers or {})).response()
 
     return Guard(app, service.settings, service.metrics, lambda: service.draining)
 

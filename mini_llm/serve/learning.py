@@ -117,7 +117,7 @@ def _prompts(settings: TrainConfig | None) -> list[str]:
     if settings is None:
         return []
     try:
-        return _first_words(Path(settings.data_dir))
+        return _first_words(Path(settings.stores[0].path))
     except (UserError, OSError, ValueError):
         return []
 

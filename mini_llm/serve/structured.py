@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mini_llm.serve.problems import ApiError
+from mini_llm.tokenizer.bounded import is_panic
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.tokenizer.trial import is_panic
 
 # By default a grammar lets spaces go on for ever, and a weak model writes nothing else.
 RULES = {"whitespace_flexible": False}

@@ -58,6 +58,7 @@ async def tokenizer_info(catalog: Catalog) -> dict[str, Any]:
         "bos_token": name(tokenizer.bos_id),
         "eos_token": name(tokenizer.eos_id),
         "pad_token": name(tokenizer.pad_id),
+        "add_bos_token": tokenizer.bos_id is not None and tokenizer.prefix_ids[:1] == [tokenizer.bos_id],
         "chat_template": default_source(tokenizer.folder, tokenizer.config),
         "vocab_size": tokenizer.vocab_size,
         "model_max_length": served.context,

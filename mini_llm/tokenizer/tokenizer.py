@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import tokenizers
 from mini_llm.errors import UserError
 from mini_llm.hub import TOKENIZER_FILES, fetch, is_hub_name
 from mini_llm.terminal import no_stderr
+from mini_llm.tokenizer.bounded import at_work, is_panic, own_patterns
 from mini_llm.tokenizer.decoding import DecodingRules, TextStream, read_rules
 from mini_llm.tokenizer.folder import HOW_TO_TRAIN, read_definition, what_helps
 from mini_llm.tokenizer.markers import END_MARKER
-from mini_llm.tokenizer.trial import check_tokenizer, is_panic, naming_panics
+from mini_llm.tokenizer.trial import check_tokenizer
 
 # For folders without a tokenizer_config.json.
 USUAL_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
@@ -32,9 +33,10 @@ class Tokenizer:
     """A loaded tokenizer. `load` is the way to make one.
 
     `vocab_size` counts the ids, special ones included; `text_vocab_size` those up to the last that is not added.
-    `bos_id`, `eos_id` and `pad_id` are None where the tokenizer has
-    none; `eos_ids` are all ids that end a text or a turn; `prefix_ids` is what the tokenizer itself puts before a text.
-    `fingerprint` is "sha256:" and the SHA-256 of tokenizer.json: token stores and checkpoints remember it.
+    `bos_id`, `eos_id` and `pad_id` are None where the tokenizer has none; `eos_ids` are all ids that end a text or a
+    turn; `prefix_ids` is what the tokenizer itself puts before a text. `own_patterns` are its regular expressions that
+    are not known to end. `fingerprint` is "sha256:" and the SHA-256 of tokenizer.json: token stores and checkpoints
+    remember it.
     """
 
     def __init__(self, folder: Path, backend: tokenizers.Tokenizer, config: dict[str, Any], fingerprint: str) -> None:
@@ -42,6 +44,7 @@ class Tokenizer:
         self.config = config  # tokenizer_config.json
         self.fingerprint = fingerprint
         self._backend = backend
+        self.own_patterns = own_patterns(backend)
         backend.no_truncation()
         backend.encode_special_tokens = True  # "</s>" in a text is four characters, not the end of it
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
@@ -84,13 +87,7 @@ class Tokenizer:
         Raises:
             UserError: a foreign tokenizer fails at one of them.
         """
-        with naming_panics(self.folder):
-            try:
-                encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-            except TypeError:  # how tokenizers takes a lone surrogate
-                clean = [_without_surrogates(text) for text in texts]
-                encodings = self._backend.encode_batch_fast(clean, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return [encoding.ids for encoding in self._run(self._backend.encode_batch_fast, texts)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`. Special tokens give nothing, bytes that are not UTF-8 give U+FFFD."""
@@ -100,10 +97,13 @@ class Tokenizer:
         """Return int64 [vocab_size]: how many bytes of text each token stands for, 0 for special ones."""
         return np.array([len(data) for data in self.rules.table], dtype=np.int64)
 
-    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return what `encode` does, and which characters of `text` each id stands for."""
-        with naming_panics(self.folder):
-            found = self._backend.encode(text, add_special_tokens=False)
+    def encode_spans(self, text: str, *, markers: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the ids, and which characters of `text` each stands for.
+
+        With `markers` the names of special tokens stand for these, as in a chat template; never for a user's words.
+        """
+        backend = self.with_control_tokens if markers else self._backend
+        [found] = self._run(backend.encode_batch, [text])
         return found.ids, found.offsets
 
     @functools.cached_property
@@ -146,8 +146,8 @@ class Tokenizer:
         return self._backend.id_to_token(token_id) or ""
 
     def encode_with_markers(self, text: str) -> list[int]:
-        """Return the ids of `text`, where the names of special tokens stand for these; never for a user's words."""
-        return self.with_control_tokens.encode(_without_surrogates(text), add_special_tokens=False).ids
+        """Return the ids of `text`, where the names of special tokens stand for these."""
+        return self.encode_spans(text, markers=True)[0]
 
     def copy_to(self, folder: Path) -> None:
         """Write the tokenizer's files into `folder`, a tokenizer.json among them."""
@@ -158,6 +158,9 @@ class Tokenizer:
         if not (folder / "tokenizer.json").exists():
             (folder / "tokenizer.json").write_bytes(read_definition(self.folder).text)
             (folder / "tokenizer_config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+
+    def _run(self, encode: Callable[..., list[tokenizers.Encoding]], texts: list[str]) -> list[tokenizers.Encoding]:
+        return at_work(encode, texts, self.folder, bounded=bool(self.own_patterns))
 
     def _read_rules(self) -> DecodingRules:
         decoder = self._backend.decoder
@@ -186,7 +189,3 @@ class StreamDecoder:
     def flush(self) -> str:
         """Return what is left at the end: half a character becomes U+FFFD."""
         return self._stream.feed(b"", final=True)
-
-
-def _without_surrogates(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

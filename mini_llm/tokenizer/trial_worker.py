@@ -6,21 +6,42 @@ wrong, goes out on stdout.
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 MEMORY_BYTES = 4 << 30
+MOST_OWN = 100  # characters of patterns, or words that are replaced
 MOST_WORDS = 300  # characters of a complaint
 
 
-def texts() -> Iterator[str]:
-    """Yield what regular expressions and rules of replacement have run away on: each character, and long runs."""
+def patterns_in(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the patterns anywhere in a part of a tokenizer.json: their kind, `Regex` or `String`, and the text."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("Regex", "String") and isinstance(inner, str):
+                yield key, inner
+            else:
+                yield from patterns_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from patterns_in(inner)
+
+
+def texts(spec: Any) -> Iterator[str]:
+    """Yield what patterns and rules of replacement have run away on: each character, and long runs, also of theirs."""
     yield from ("A word, 1 more", "", " ", "\n\n \t\r\n  x", "don't", "<s></s>", "\u2581\u2581a\u2581", "e\u0301 🙂")
     yield "".join(chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000)
     for run in (*"aA1 \n-=._é漢", "ab", "a ", "a1", "aA", "!?", "\u0915\u093f"):
         yield run * 2000 + "!"
         yield "." + run * 40 + "\u0001b"
+    own = list(patterns_in([spec.get("normalizer"), spec.get("pre_tokenizer")]))
+    for character in sorted({character for kind, text in own if kind == "Regex" for character in text})[:MOST_OWN]:
+        yield character * 2000 + "\u0001"
+    for word in [text for kind, text in own if kind == "String"][:MOST_OWN]:
+        yield word * 8
 
 
 def work(data: str) -> str:
@@ -33,7 +54,7 @@ def work(data: str) -> str:
     last = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
     for flag in (True, False):
         backend.encode_special_tokens = flag
-        for text in texts():
+        for text in texts(json.loads(data)):
             ids = backend.encode(text, add_special_tokens=flag).ids
             if ids and max(ids) > last:
                 return f"it makes the id {max(ids):,}, which is none of its tokens"

@@ -125,10 +125,10 @@ def encode_rendered(tokenizer: Tokenizer, rendered: Rendered) -> tuple[list[int]
     """
     specials = tokenizer.special_tokens
     found = list(_control_tokens(rendered, specials))
-    whole = tokenizer.with_control_tokens.encode(rendered.text, add_special_tokens=False)
-    n_typed = sum(i in specials.values() for i in whole.ids) - len(found)
+    whole, offsets = tokenizer.encode_spans(rendered.text, markers=True)
+    n_typed = sum(i in specials.values() for i in whole) - len(found)
     if not rendered.typed or n_typed <= 0:
-        return whole.ids, whole.offsets
+        return whole, offsets
     ids: list[int] = []
     spans: list[Span] = []
     start = 0

@@ -22,6 +22,7 @@ def build_loss_sum(loss_sum: LossSum, model: Transformer, example_rows: Any, *, 
     """
     if not compile:
         return loss_sum
+    keep_traces()
     compiled = torch.compile(loss_sum, dynamic=False)
     try:
         compiled(example_rows).backward()
@@ -34,3 +35,15 @@ def build_loss_sum(loss_sum: LossSum, model: Transformer, example_rows: Any, *, 
     finally:
         model.zero_grad(set_to_none=True)
     return compiled
+
+
+def keep_traces() -> None:
+    """Let torch keep forward and backward on the disk as it has derived them, not only their kernels.
+
+    It does so only with functions that it knows; autocast's two, part of every step, are none of them. What they do is
+    in their arguments, and those are in the key.
+    """
+    import torch._inductor.config as config
+
+    names = ("torch.amp.autocast_mode._enter_autocast", "torch.amp.autocast_mode._exit_autocast")
+    config.unsafe_marked_cacheable_functions |= dict.fromkeys(names, torch.__version__)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mini_llm.config import Config, PathText, expand_path
+from mini_llm.data.store_shares import DataDir, StoreShare, shares_of
 from mini_llm.hub import is_hub_name
 from mini_llm.model.config import MOST_DIM, ModelConfig
 from mini_llm.train.parallel.settings import ParallelConfig
@@ -35,11 +36,25 @@ ModelText = Annotated[str, AfterValidator(_expand_model)]  # a folder, or a name
 DataText = Annotated[str, AfterValidator(_expand_data)]
 
 
+class MixConfig(Config):
+    """Conversations in pretraining's cool-down, the section `mix:`; see tune/midtraining.py."""
+
+    data: tuple[PathText, ...] = ()  # files, folders or globs, as for `mini-llm sft`
+    share: float = Field(default=0.05, gt=0, le=0.5)  # of the rows of each step of the cool-down
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _split_words(cls, value: Any) -> Any:
+        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
 class TrainConfig(Config):
     """What `mini-llm train --config FILE KEY=VALUE ...` reads."""
 
+    verb: ClassVar[str] = "train"  # whose settings these are: only it goes on with a run that they made
+
     # Files
-    data_dir: PathText = "data/tokens"  # token store, from `mini-llm prepare`
+    data_dir: DataDir = "data/tokens"  # token store, from `mini-llm prepare`; several: [{path: DIR, weight: 3}, ...]
     out_dir: PathText = "runs/default"  # run folder: config.yaml, metrics.jsonl, checkpoints/
     resume: bool = True  # go on from the last checkpoint in out_dir
 
@@ -63,6 +78,8 @@ class TrainConfig(Config):
     init_tokens: int = Field(20_000_000, ge=1, le=10**12)  # of the training text, counted: more would change little
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for matrices, AdamW for embeddings and norms
     learning_rate: float = Field(6e-4, ge=0, le=MOST_RATE)  # AdamW's peak
+    embedding_rate_scale: float = Field(1.0, ge=0, le=MOST_RATE)  # the embedding's rate, as a part of learning_rate
+    head_rate_scale: float = Field(1.0, ge=0, le=MOST_RATE)  # and the head's, where it is not the embedding again
     base_dim: int | None = Field(None, ge=1, le=MOST_DIM)  # model.dim that learning_rate was tuned at; unset: model.dim
     muon_learning_rate: float = Field(0.02, ge=0, le=MOST_RATE)  # Muon's peak; follows the same schedule
     muon_momentum: float = Field(0.95, ge=0, lt=1)
@@ -110,6 +127,7 @@ class TrainConfig(Config):
     wandb_project: str = "mini-llm"
     wandb_run_name: str | None = None
 
+    mix: MixConfig = MixConfig()  # conversations among the text, in the cool-down
     parallel: ParallelConfig = ParallelConfig()  # with `torchrun`: how the work is spread over its processes
     model: ModelConfig = ModelConfig()
 
@@ -140,18 +158,40 @@ class TrainConfig(Config):
             )
         if self.min_lr > self.learning_rate:
             raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}")
+        if self.head_rate_scale != 1 and self.model.tie_embeddings:
+            raise ValueError("head_rate_scale needs a head of its own: model.tie_embeddings=false")
         if self.init == "bigram" and self.model.tie_embeddings:
             raise ValueError("init=bigram needs a head of its own: model.tie_embeddings=false")
         if self.length_warmup and self.block_size % 4:
             raise ValueError(f"length_warmup cuts rows into quarters: block_size={self.block_size} must divide by 4")
         if self.fit_minutes and (self.max_minutes is None or self.lr_decay_iters is not None or self.length_warmup):
             raise ValueError("fit_minutes needs max_minutes, lr_decay_iters unset and length_warmup=0")
+        if self.mix.data:
+            self._check_mix()
         if self.fit_minutes and not 2 <= self.warmup_iters < self.max_iters:
             raise ValueError(
                 f"fit_minutes measures the steps of the warm-up: warmup_iters={self.warmup_iters} must be 2 or more, "
                 f"and below max_iters={self.max_iters}"
             )
         return self
+
+    def _check_mix(self) -> None:
+        if self.lr_schedule != "wsd" or self.fit_minutes:
+            raise ValueError(
+                "mix goes into the cool-down, which must be known from the first: lr_schedule=wsd, no fit_minutes"
+            )
+        if self.length_warmup + self.cooldown_fraction > 1:
+            raise ValueError("mix needs whole rows: length_warmup and cooldown_fraction together are 1 at most")
+
+    @property
+    def stores(self) -> list[StoreShare]:
+        """The token stores of `data_dir` with their weights; mostly one."""
+        return shares_of(self.data_dir)
+
+    @property
+    def data_names(self) -> str:
+        """Their paths, for a person."""
+        return ", ".join(share.path for share in self.stores)
 
     @property
     def probe_interval(self) -> int:

@@ -21,10 +21,13 @@ from mini_llm.device import forget_peak_memory, memory_gb, pick_device
 from mini_llm.pointers import list_checkpoints
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Pretraining
+from mini_llm.train.parallel.boxes import local
+from mini_llm.train.parallel.spread import keeps_shares
+from mini_llm.train.parallel.world import World, start_world
 from mini_llm.train.run.display import duration
-from mini_llm.train.run.kept import count_trained, parameters_in_words
+from mini_llm.train.run.kept import parameters_in_words
 from mini_llm.train.run.out_of_memory import describe_batch, fit_memory
-from mini_llm.train.run.resume import Snapshot
+from mini_llm.train.run.resume import Snapshot, optimizer_tensors
 from mini_llm.train.run.run_folder import check_run, keep_batch
 from mini_llm.train.step import Stepper
 from mini_llm.train.train import MakeObjective
@@ -60,27 +63,30 @@ def dry_run(config: TrainConfig, make_objective: MakeObjective = Pretraining) ->
         UserError: what `train` would raise before its second step, out of memory among it; but no checkpoint is read.
     """
     check_run(config)
-    return report(fit_memory(keep_batch(config), lambda fitting: _measure(fitting, make_objective)))
+    first = keep_batch(config)
+    with start_world(first) as world:
+        return report(fit_memory(first, lambda fitting: _measure(fitting, make_objective, world)))
 
 
-def _measure(config: TrainConfig, make_objective: MakeObjective) -> Measured:
+def _measure(config: TrainConfig, make_objective: MakeObjective, world: World) -> Measured:
     log.info("dry run: building everything and doing one step at full size (compiling takes up to a minute) ...")
     forget_peak_memory(pick_device(config.device))  # of an attempt that found too little
     full = config.model_copy(update={"length_warmup": 0.0})  # full rows take the most memory
-    objective = make_objective(full)
+    objective = world.checked(make_objective(full))
     objective.verify()
     objective.tokenizer  # noqa: B018  # refused where it is not the data's
-    stepper, evaluator = Stepper(full, objective), objective.evaluator
+    stepper, evaluator = Stepper(full, objective, world), objective.evaluator
     stepper.compile()
     result, seconds = _timed(stepper.step, stepper.device)
-    if seconds * MORE_STEPS < MORE_SECONDS:  # the first one also makes the optimizer's memory
+    if not world.any(seconds * MORE_STEPS >= MORE_SECONDS):  # the first one also makes the optimizer's memory
         seconds = min(_timed(stepper.step, stepper.device)[1] for _ in range(MORE_STEPS))
     evaluate = partial(evaluator.run, stepper.evaluation_loss_sum, stepper.device, most_batches=1)
     batch_seconds = min(_timed(evaluate, stepper.device)[1] for _ in range(2))
     peak = memory_gb(stepper.device)
-    snapshot = Snapshot.of(stepper.trainee)
-    model, optimizer = stepper.trainee.model, sum(t.nbytes for t in snapshot.optimizer.values())
-    where = f"{stepper.device.type}, {str(stepper.dtype).removeprefix('torch.')}"
+    snapshot = Snapshot.of(stepper.trainee, gathered=world.size == 1 or not keeps_shares(config))
+    model, optimizer = stepper.trainee.model, optimizer_tensors(stepper.trainee).values()
+    each = f" in each of {world.size} processes" if world.size > 1 else ""
+    where = f"{stepper.device.type}{each}, {str(stepper.dtype).removeprefix('torch.')}"
     return Measured(
         config,
         f"{parameters_in_words(model)} on {where}",
@@ -88,10 +94,10 @@ def _measure(config: TrainConfig, make_objective: MakeObjective) -> Measured:
         result.tokens,
         seconds,
         batch_seconds,
-        weight_bytes=sum(t.nbytes for t in (*model.parameters(), *model.buffers())),
-        gradient_bytes=4 * count_trained(model),
-        optimizer_bytes=optimizer,
-        saved_bytes=snapshot.n_bytes,
+        weight_bytes=sum(local(t).nbytes for t in (*model.parameters(), *model.buffers())),
+        gradient_bytes=sum(4 * local(p).numel() for p in model.parameters() if p.requires_grad),
+        optimizer_bytes=sum(local(t).nbytes for t in optimizer),
+        saved_bytes=int(world.agree(0.0, snapshot.n_bytes)[1]),
         peak_gb=peak,
         held_out_batches=evaluator.n_batches,
     )

@@ -5,15 +5,23 @@ scores become its loss and its gradient while they are at hand, and the next chu
 Letters: N tokens, D width, V vocabulary.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.library import CustomOpDef
 
+from mini_llm import log
+
 # Float32 scores at hand. On a CPU more leave the cache, fewer add up the weight's gradient too often; a GPU has
 # nothing to do while small chunks are launched (a small one gets less: head_room.py).
 CHUNK_BYTES = {"cpu": 32 * 1024**2}
 CHUNK_BYTES_ELSEWHERE = 1024**3
+IN_ONE_KERNEL = {"cuda"}  # kinds of devices; a benchmark empties it to compare
+
+LossAndGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # scores (C, V), targets (C, 1) -> (C,), (C, V)
 
 
 def rows_in_chunk(weight_VD: Tensor) -> int:
@@ -40,21 +48,48 @@ def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.d
     weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32)
     rows = rows_in_chunk(weight_VD)
     room = x_low.new_empty(min(rows, len(x_ND)), len(weight_VD))
+    loss_and_gradient = _one_kernel(x_ND.device, dtype) or _in_steps
     for start in range(0, len(x_ND), rows):
         x_CD, targets_C1 = x_low[start : start + rows], targets_N[start : start + rows, None]
-        scores_CV = torch.mm(x_CD, weight_low.mT, out=room[: len(x_CD)]).float()
-        highest_C1, at_target_C1 = scores_CV.amax(-1, keepdim=True), scores_CV.gather(1, targets_C1)
-        p_CV = torch.softmax(scores_CV, -1, out=scores_CV)
-        # log sum exp(scores) = highest - log p(highest), and p(highest) is at least 1/V: no underflow.
-        loss += (highest_C1 - p_CV.amax(-1, keepdim=True).log() - at_target_C1).sum()
-        p_CV.scatter_(1, targets_C1, p_CV.gather(1, targets_C1) - 1)
-        grad_CV = p_CV.to(dtype)
+        losses_C, grad_CV = loss_and_gradient(torch.mm(x_CD, weight_low.mT, out=room[: len(x_CD)]), targets_C1)
+        loss += losses_C.sum()
         x_grad[start : start + rows] = grad_CV @ weight_low
         if dtype == torch.float32:
             weight_grad.addmm_(grad_CV.mT, x_CD)
         else:
             weight_grad += grad_CV.mT @ x_CD
     return loss, x_grad, weight_grad
+
+
+def _in_steps(scores_CV: Tensor, targets_C1: Tensor) -> tuple[Tensor, Tensor]:
+    low, scores_CV = scores_CV.dtype, scores_CV.float()
+    highest_C1, at_target_C1 = scores_CV.amax(-1, keepdim=True), scores_CV.gather(1, targets_C1)
+    p_CV = torch.softmax(scores_CV, -1, out=scores_CV)
+    # log sum exp(scores) = highest - log p(highest), and p(highest) is at least 1/V: no underflow.
+    losses_C1 = highest_C1 - p_CV.amax(-1, keepdim=True).log() - at_target_C1
+    p_CV.scatter_(1, targets_C1, p_CV.gather(1, targets_C1) - 1)
+    return losses_C1, p_CV.to(low)
+
+
+def _one_kernel(device: torch.device, dtype: torch.dtype) -> LossAndGradient | None:
+    """Return the kernel that does the same at once, where there is one; None: it is done in steps."""
+    return _tried_kernel(device, dtype) if device.type in IN_ONE_KERNEL else None
+
+
+@cache
+def _tried_kernel(device: torch.device, dtype: torch.dtype) -> LossAndGradient | None:
+    """Try the kernel on two scores: without Triton or a C compiler for its launcher the steps work as well."""
+    try:
+        from mini_llm.train.head_kernel import scores_to_gradient
+
+        zeros, targets = torch.zeros(1, 2, device=device, dtype=dtype), torch.zeros(1, 1, device=device).long()
+        _, gradient = scores_to_gradient(zeros, targets)
+        assert gradient.tolist() == [[-0.5, 0.5]], f"its gradient is {gradient.tolist()}"
+    except Exception as problem:
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        log.warn(f"the loss head's kernel does not work here, several others do its work, slower ({reason[:200]})")
+        return None
+    return scores_to_gradient
 
 
 def _shapes(x_ND, weight_VD, *_more):  # type: ignore[no-untyped-def]

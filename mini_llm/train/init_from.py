@@ -59,8 +59,8 @@ def load_initial_weights(model: Transformer, config: TrainConfig, tokenizer_hash
     folder = resolve_checkpoint(name)
     if has_tokenizer(folder) and tokenizer_hash and Tokenizer.load(folder).fingerprint != tokenizer_hash:
         raise UserError(
-            f"the tokens in {config.data_dir} were made by another tokenizer than that of init_from={name}",
-            f"make them again: mini-llm prepare SOURCES --tokenizer {name} --out {config.data_dir}",
+            f"the tokens in {config.data_names} were made by another tokenizer than that of init_from={name}",
+            f"make them again: mini-llm prepare SOURCES --tokenizer {name} --out {config.stores[0].path}",
         )
     source = load_model(folder, device="cpu", dtype=torch.float32)
     try:

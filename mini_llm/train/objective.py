@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mini_llm import log
+from mini_llm.data.mixture import Mixture
 from mini_llm.data.store_check import MOST_WAITED_BYTES, StoreCheck
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
@@ -22,11 +23,13 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.evaluate import Evaluator
+from mini_llm.train.evaluate_mixture import MixedEvaluator, evaluator_of
 from mini_llm.train.init_from import load_initial_weights
 from mini_llm.train.loss import rows_loss_sum
 from mini_llm.train.optim.bigram_init import init_bigram
 from mini_llm.train.optim.lr_scheduler import row_parts
-from mini_llm.train.rows.dataloader import TrainLoader, shorten
+from mini_llm.train.rows.dataloader import shorten
+from mini_llm.train.rows.mixed_rows import MixedLoader, loader_of
 from mini_llm.train.run.kept import Kept
 
 
@@ -118,8 +121,8 @@ class Objective(Protocol):
     def tokens(self, rows: Any) -> int:
         """Return how many tokens a whole step's rows have."""
 
-    def noted(self) -> dict[str, float]:
-        """Return what else there is to show and to keep of the step that was just done, by name."""
+    def noted(self, step: int) -> dict[str, float]:
+        """Return what else there is to show and to keep of the step just done, by name; `step` steps are done now."""
 
     def epoch(self, step: int) -> float:
         """Return how many times all data has been seen before `step`."""
@@ -129,7 +132,7 @@ class Objective(Protocol):
 
 
 class Pretraining:
-    """Foretell each next token of a token store."""
+    """Foretell each next token of a token store, or of several that are mixed."""
 
     reads_ahead = deals_out_rows = True
 
@@ -140,10 +143,10 @@ class Pretraining:
             UserError: they cannot be read or are too few.
         """
         self.config = config
-        self.store = TokenStore.open(config.data_dir)
-        self.fingerprints = self.store.fingerprints
-        self.loader = TrainLoader(
-            self.store.split("train"),
+        self.mixture = Mixture.open(config.data_dir)
+        self.fingerprints = self.mixture.fingerprints
+        self.loader = loader_of(
+            self.mixture,
             block_size=config.block_size,
             rows_per_step=config.rows_per_step,
             seed=config.seed,
@@ -153,16 +156,16 @@ class Pretraining:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The store's tokenizer, checked as `open_tokenizer` does."""
-        return open_tokenizer(self.store, self.config)
+        return open_tokenizer(self.mixture.stores[0], self.config)
 
     @cached_property
-    def evaluator(self) -> Evaluator:
+    def evaluator(self) -> Evaluator | MixedEvaluator:
         """Held-out rows, as `Evaluator.of` chooses them."""
-        return Evaluator.of(self.config, self.store, self.tokenizer)
+        return evaluator_of(self.config, self.mixture, self.tokenizer)
 
     @cached_property
-    def _check(self) -> StoreCheck:
-        return StoreCheck(self.store)
+    def _checks(self) -> list[StoreCheck]:
+        return [StoreCheck(store) for store in self.mixture.stores]
 
     def verify(self) -> None:
         """Compare every byte with its checksum.
@@ -170,10 +173,20 @@ class Pretraining:
         Raises:
             UserError: a shard is damaged.
         """
-        if self.store.n_bytes <= MOST_WAITED_BYTES:
-            self.store.verify()
-        else:
-            log.note(f"{self.config.data_dir} has {self.store.n_bytes / 1e9:.2f} GB: its checksums are left out")
+        for store in self.mixture.stores:
+            if store.n_bytes <= MOST_WAITED_BYTES:
+                store.verify()
+            else:
+                log.note(f"{store.folder} has {store.n_bytes / 1e9:.2f} GB: its checksums are left out")
+
+    def poll_checks(self, step: int) -> None:
+        """Look whether the stores have been found sound; the last step waits for it.
+
+        Raises:
+            UserError: one was changed after it was written.
+        """
+        for check in self._checks:
+            check.poll(wait=step + 1 >= self.config.max_iters)
 
     def initialise(self, model: Transformer) -> None:
         """Draw random weights, with `init: bigram` some from counted pairs of tokens; or take those of `init_from`."""
@@ -194,7 +207,7 @@ class Pretraining:
         Raises:
             UserError: the store was changed after it was written. A large one is read meanwhile.
         """
-        self._check.poll(wait=step + 1 >= self.config.max_iters)
+        self.poll_checks(step)
         return shorten(self.loader.rows(step), row_parts(step, self.config))
 
     def loss_sum(self, model: Transformer, rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -209,9 +222,15 @@ class Pretraining:
         """Return the same: every token is foretold."""
         return self.targets(rows)
 
-    def noted(self) -> dict[str, float]:
-        """Return nothing: the loss says it all."""
-        return {}
+    def noted(self, step: int) -> dict[str, float]:
+        """Return the epochs of each store of a mixture; of one, nothing: the loss says it all."""
+        if not isinstance(self.loader, MixedLoader):
+            return {}
+        return {f"epoch/{name}": epochs for name, epochs in self.loader.epochs(self.first_row_of(step)).items()}
+
+    def first_row_of(self, step: int) -> int:
+        """Return how many rows of text have been read before `step`."""
+        return self.loader.first_row + step * self.loader.rows_per_step
 
     def epoch(self, step: int) -> float:
         """Return how many times all rows have been seen before `step`."""
@@ -232,13 +251,13 @@ def open_tokenizer(store: TokenStore, config: TrainConfig) -> Tokenizer:
     tokenizer = Tokenizer.load(store.tokenizer_folder)
     if tokenizer.fingerprint != store.manifest.tokenizer_hash:
         raise UserError(
-            f"{store.tokenizer_folder} is not the tokenizer that wrote {config.data_dir}",
-            f"make the store again: mini-llm prepare SOURCES --tokenizer DIR --out {config.data_dir}",
+            f"{store.tokenizer_folder} is not the tokenizer that wrote {store.folder}",
+            f"make the store again: mini-llm prepare SOURCES --tokenizer DIR --out {store.folder}",
         )
     size, room = store.manifest.vocab_size, config.model.vocab_size
     if size > room:
         raise UsageError(
-            f"the tokens in {config.data_dir} have {size:,} ids, the model has room for model.vocab_size={room:,}",
+            f"the tokens in {config.data_names} have {size:,} ids, the model has room for model.vocab_size={room:,}",
             f"train with model.vocab_size={size}",
         )
     if size < room and not config.init_from:  # a model of others may have room to spare

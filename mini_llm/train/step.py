@@ -124,7 +124,7 @@ class Stepper:
         trainee.progress.tokens_seen += self.n_tokens
         trainee.progress.epochs_seen = self.objective.epoch(trainee.progress.step)
         self.average.update(trainee.progress.step)
-        return StepResult(loss, lr, norm, self.n_tokens, skipped, self.objective.noted())
+        return StepResult(loss, lr, norm, self.n_tokens, skipped, self.objective.noted(trainee.progress.step))
 
     @contextmanager
     def _kernels(self) -> Iterator[None]:

@@ -1,7 +1,13 @@
-"""What is asked, with a right answer and the check that knows others: by skills made by program, or from files."""
+"""What is asked, with a right answer and the check that knows others: by skills made by program, or from files.
+
+A file's objects have `question`, `prompt` or `messages`, with `answer`, `ground_truth` or `solution`, and perhaps
+`check`, a name of checks.py. Where there is none, a right answer that is a number is looked for as the last number of
+what is said ("The answer is 7."), as GSM8K's are judged; any other must be said exactly.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +18,13 @@ from mini_llm.data.sources import find_files
 from mini_llm.errors import UsageError, UserError
 from mini_llm.tokenizer.chat import Message
 from mini_llm.tune.checks import check_named
-from mini_llm.tune.formats import checked, message_of, text_of, turns_of
+from mini_llm.tune.formats import conversation_of
 from mini_llm.tune.skills.write import Wish, material_of, mixed, parse_counts
 
 ANSWERS = ("answer", "ground_truth", "solution")
+ASKED = ("question", "prompt", "messages")
 WANTED = "questions have question, prompt or messages, and answer, ground_truth or solution, and perhaps check"
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ def asked_of(
             "what is to be asked?", "--tasks spelling,copying or --prompts questions.jsonl, one of the two"
         )
     if files:
-        found = [one for path in find_files(files) for one in _of_file(path)]
+        found = [one for path in find_files(files) for one in read_asked(path)]
         if not found:
             raise UserError(f"no question in {', '.join(files)}", WANTED)
         return found
@@ -51,31 +59,30 @@ def asked_of(
     return [Asked(one.messages, one.answer, one.check, one.skill) for one in made]
 
 
-def _of_file(path: Path) -> Iterator[Asked]:
+def read_asked(path: Path, *, merge_turns: bool = False) -> Iterator[Asked]:
+    """Yield the questions of a file. Of GSM8K's answers, and others like them, what stands after `####` counts.
+
+    Raises:
+        UserError: with file and line.
+    """
     for place, record in read_records(path):
         key = next((key for key in ANSWERS if key in record), None)
-        said = next((key for key in ("question", "prompt", "messages") if key in record), None)
-        if key is None or said is None:
-            raise UserError(f"{place}: no {'answer to judge by' if key is None else 'question'}", WANTED)
+        asked = next((key for key in ASKED if key in record), None)
+        if key is None or asked is None:
+            raise UserError(f"{place}: no {'answer' if key is None else 'question'} to check by", WANTED)
         answer = _reference(record[key], place)
-        # The right answer stands in for the model's: the conversation is checked as every other one.
-        turns = [*_turns(record[said], place), (Message("assistant", answer), True)]
-        messages = checked(turns, place, merge_turns=False).messages[:-1]
-        check = record.get("check", "number" if "####" in str(record[key]) else "exact")
+        kind = "messages" if isinstance(record[asked], list) else "question"
+        said = conversation_of({kind: record[asked], "answer": answer}, place, merge_turns=merge_turns)
+        if len([m for m in said.messages if m.role == "user"]) < 1 or said.messages[-1].content != answer:
+            raise UserError(f"{place}: the messages must end with the user's question", WANTED)
+        check = record.get("check", "number" if NUMBER.fullmatch(answer) else "exact")
         if not isinstance(check, str):
-            raise UserError(f"{place}: check is a {type(check).__name__}, not the name of one")
+            raise UserError(f"{place}: check must be the name of a check, not {str(check)[:40]}")
         check_named(check, place)
-        yield Asked(messages, answer, check, place)
-
-
-def _turns(value: Any, place: str) -> list[tuple[Message, bool]]:
-    if isinstance(value, str):
-        return [(Message("user", value), False)]
-    return [message_of(turn, "role", "content", place) for turn in turns_of(value, place)]
+        yield Asked(said.messages[:-1], answer, check, place)
 
 
 def _reference(value: Any, place: str) -> str:
-    """Return a right answer as text; of GSM8K's, what stands after ####."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return text_of(value, place).rpartition("####")[2].strip()
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"{place}: the right answer is a {type(value).__name__}, not a text or a number")
+    return str(value).rpartition("####")[2].strip()

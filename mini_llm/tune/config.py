@@ -33,13 +33,16 @@ class LoraConfig(Config):
 class SftConfig(TrainConfig):
     """What `mini-llm sft --base RUN --data FILES --config FILE KEY=VALUE ...` reads."""
 
+    verb: ClassVar[str] = "sft"
     share_of_rates: ClassVar[float] = 0.5  # of the base's: the smaller a model, the nearer to those of pretraining
 
     base: ModelText = ""  # the model to begin from: a run, a checkpoint or any Llama folder
     data: tuple[PathText, ...] = ()  # files, folders or globs of conversations
     merge_turns: bool = False  # join two turns of one role instead of refusing them
     val_fraction: float = Field(0.05, ge=0.001, le=0.5)  # of the conversations, held out by their first question
-    epochs: float | None = Field(2.0, gt=0, le=MOST_STEPS)  # times that all rows are seen; unset: max_iters steps
+    epochs: float | None = Field(
+        2.0, gt=0, le=MOST_STEPS
+    )  # times that all rows are seen; null, or max_iters given: that many steps
     lora: LoraConfig = LoraConfig()
     replay: float = Field(0.0, ge=0, lt=1)  # share of the rows that comes from data_dir, the base's own token store
 
@@ -52,8 +55,18 @@ class SftConfig(TrainConfig):
     weight_decay: float = Field(0.0, ge=0, le=MOST_RATE)
     eval_interval: int = Field(50, ge=1, le=MOST_STEPS)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_given(cls, values: Any) -> Any:
+        """Who gives `max_iters` and no `epochs` wants so many steps."""
+        if isinstance(values, dict) and "max_iters" in values and "epochs" not in values:
+            return {**values, "epochs": None}
+        return values
+
     @model_validator(mode="after")
     def _check_lora(self) -> Self:
+        if self.mix.data:
+            raise ValueError("mix is of pretraining; here conversations are data, and replay is text among them")
         if self.lora.rank and self.optimizer != "adamw" and "optimizer" in self.model_fields_set:
             raise ValueError("optimizer=muon moves all directions of a matrix alike; lora needs optimizer=adamw")
         return self
@@ -90,18 +103,20 @@ def with_base(config: ConfigT) -> ConfigT:
     tuned it.
 
     Raises:
-        UsageError: as `check_given`, or rows longer than the base can read.
+        UsageError: as `check_given`, rows longer than the base can read, or the base lies in out_dir.
         UserError: the base is no model folder.
     """
     config.check_given()
     folder = resolve_checkpoint(config.base)
+    if Path(config.out_dir).resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise UsageError(f"out_dir={config.out_dir} is where the base lies", "give another out_dir=...")
     shape = read_model_config(folder)
     given = config.model_fields_set
     dropout = {"dropout": config.model.dropout}  # the one thing below model: that is no shape
     if config.model not in (ModelConfig().model_copy(update=dropout), shape.model_copy(update=dropout)):
         raise UsageError("the model's shape is that of its base", "leave out the settings below model:")
     changes: dict[str, Any] = {"model": shape.model_copy(update=dropout)}
-    old = _settings_of(folder)
+    old = settings_of(folder)
     if config.lora.rank and "learning_rate" not in given:
         changes["learning_rate"] = LORA_RATE * 2 * config.share_of_rates
     if old is not None:
@@ -137,7 +152,7 @@ def is_tuned(folder: Path) -> bool:
     return False
 
 
-def _settings_of(folder: Path) -> TrainConfig | None:
+def settings_of(folder: Path) -> TrainConfig | None:
     """Return the settings of the run that a checkpoint lies in, if it lies in one."""
     record = folder.resolve().parents[1] / "config.yaml"
     try:

@@ -6,8 +6,9 @@ It is a pure function of files, tokenizer and settings, so that a resumed run ha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,21 +48,31 @@ class ConversationSet:
         return f"sha256:{digest.hexdigest()}"
 
 
+class Encoded(NamedTuple):
+    """A conversation with its ids, and which of them are learned."""
+
+    conversation: Conversation
+    ids: list[int]
+    learned: list[bool]
+
+
 @dataclass
 class Counts:
-    """What became of the conversations that were read."""
+    """What became of the conversations, or pairs, that were read."""
 
+    kind: str = "conversations"
+    too_long: str = "whose first answer does not fit into a row"
     read: int = 0
     held_out: int = 0
     shortened: int = 0
     left_out: int = 0
 
     def __str__(self) -> str:
-        parts = [f"{self.read:,} conversations", f"{self.held_out:,} of them held out"]
+        parts = [f"{self.read:,} {self.kind}", f"{self.held_out:,} of them held out"]
         if self.shortened:
             parts.append(f"{self.shortened:,} shortened to whole answers")
         if self.left_out:
-            parts.append(f"{self.left_out:,} left out, whose first answer does not fit into a row")
+            parts.append(f"{self.left_out:,} left out, {self.too_long}")
         return ", ".join(parts)
 
 
@@ -75,33 +86,47 @@ def read_set(
 ) -> tuple[ConversationSet, ConversationSet, Counts]:
     """Return the conversations to learn from, those held out, and what became of all that were read.
 
-    The hash of the first question decides which side: the same question is never on both.
-
     Raises:
         UserError: as `find_files` and `read_conversations`, or nothing is left to learn from.
     """
-    counts, sides = Counts(), {"train": SetBuilder(), "val": SetBuilder()}
-    for conversation in _all(sources, merge_turns):
-        counts.read += 1
-        found = shortened(tokenizer, conversation, block_size + 1)
-        if found is None:
-            counts.left_out += 1
-            continue
-        ids, learned, was_cut = found
-        counts.shortened += was_cut
-        side = "val" if is_held_out(conversation.messages, val_fraction) else "train"
-        counts.held_out += side == "val"
-        sides[side].add(conversation, ids, learned)
-    train, val = sides["train"].build(), sides["val"].build()
-    if not train.n:
-        raise UserError(f"nothing to learn in {', '.join(sources)}: {counts}", "give more data, or a larger block_size")
+    counts = Counts()
+
+    def encoded() -> Iterator[list[Encoded]]:
+        for path in find_files(sources):
+            for conversation in read_conversations(path, merge_turns=merge_turns):
+                found = shortened(tokenizer, conversation, block_size + 1)
+                counts.shortened += found is not None and found[2]
+                yield [] if found is None else [Encoded(conversation, *found[:2])]
+
+    train, val = two_sides(encoded(), counts, val_fraction, sources)
     log.info(f"{counts}; {train.learned.sum():,} of {len(train.ids):,} tokens are learned")
     return train, val, counts
 
 
-def _all(sources: Sequence[str], merge_turns: bool) -> Iterator[Conversation]:
-    for path in find_files(sources):
-        yield from read_conversations(path, merge_turns=merge_turns)
+def two_sides(
+    found: Iterable[list[Encoded]], counts: Counts, val_fraction: float, sources: Sequence[str]
+) -> tuple[ConversationSet, ConversationSet]:
+    """Return what to learn from and what is held out, and count; an empty list was too long.
+
+    The hash of the first question decides which side, so that the same question is never on both.
+
+    Raises:
+        UserError: nothing is left to learn from.
+    """
+    sides = {"train": SetBuilder(), "val": SetBuilder()}
+    for together in found:
+        counts.read += 1
+        if not together:
+            counts.left_out += 1
+            continue
+        side = "val" if is_held_out(together[0].conversation.messages, val_fraction) else "train"
+        counts.held_out += side == "val"
+        for one in together:
+            sides[side].add(*one)
+    train, val = sides["train"].build(), sides["val"].build()
+    if not train.n:
+        raise UserError(f"nothing to learn in {', '.join(sources)}: {counts}", "give more data, or a larger block_size")
+    return train, val
 
 
 def is_held_out(messages: Sequence[Message], fraction: float) -> bool:

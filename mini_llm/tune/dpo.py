@@ -141,7 +141,7 @@ class Preferences(Answers):
         """Return how many tokens are read, padding included."""
         return super().tokens(rows.rows)
 
-    def noted(self) -> dict[str, float]:
+    def noted(self, step: int) -> dict[str, float]:
         """Return what there is to tell of the step.
 
         Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from mini_llm.config import PathText
@@ -16,6 +18,8 @@ SLOWER = 50  # than supervised fine-tuning: SmolLM2 took 1/1000 of its rate, Tul
 
 class DpoConfig(SftConfig):
     """What `mini-llm dpo --base RUN --data FILES --config FILE KEY=VALUE ...` reads."""
+
+    verb: ClassVar[str] = "dpo"
 
     loss: LossName = "dpo_norm"  # dpo_norm: DPO per token; dpo: as published; ipo; simpo: without a reference
     beta: float | None = Field(None, gt=0, le=1e6)  # unset: dpo_norm 5, dpo 0.1, ipo 0.5, simpo 2

@@ -12,7 +12,7 @@ from mini_llm.errors import UsageError, UserError
 from mini_llm.pointers import is_adapter
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.tune.config import LoraConfig, is_tuned
+from mini_llm.tune.config import LoraConfig, is_tuned, settings_of
 
 EXAMPLE = [Message("system", "a"), Message("user", "b"), Message("assistant", "c"), Message("user", "d")]
 
@@ -39,7 +39,8 @@ def rows_to_train(base: Path, tokenizer: Tokenizer, lora: LoraConfig, *, is_tied
     """
     wanted = lora.train_markers
     if wanted == "auto":
-        wanted = not (is_tuned(base) or is_adapter(base))
+        pretraining = settings_of(base)
+        wanted = not (is_tuned(base) or is_adapter(base) or (pretraining and pretraining.mix.data))
     ids = marker_ids(tokenizer) if wanted else []
     if lora.train_markers is True and not ids:
         raise UsageError("the chat template of the base has no markers to train", "leave out lora.train_markers")

@@ -21,12 +21,13 @@ from mini_llm import log
 from mini_llm.config import Config
 from mini_llm.data.records import read_records
 from mini_llm.data.sources import find_files
-from mini_llm.errors import UserError
-from mini_llm.files import check_replaceable_file, new_file
+from mini_llm.errors import UsageError, UserError
+from mini_llm.files import check_replaceable_lines, new_file
 from mini_llm.tokenizer.chat import Message
 from mini_llm.tune.formats import Conversation, conversation_of
-from mini_llm.tune.skills.write import MARK
 from mini_llm.user_files import writing_to
+
+MADE_BY = "mini-llm mix"
 
 
 class Group(Config):
@@ -66,7 +67,9 @@ def mix(sources: Sequence[str], mixture: Mixture, out: Path) -> Counter[str]:
     Raises:
         UserError: a file cannot be read or written, a source is not there, or nothing is left.
     """
-    check_replaceable_file(out, MARK, "file of conversations")
+    check_replaceable_lines(out, lambda first: first.get("made_by") == MADE_BY, "mixture")
+    if out.exists() and any(out.samefile(path) for path in find_files(sources)):
+        raise UsageError(f"{out} is one of the sources", "give another --out")
     wanted = {group.of: group for group in mixture.groups}
     found: dict[str, list[Found]] = {}
     seen, read = set[bytes](), Counter[str]()
@@ -77,7 +80,7 @@ def mix(sources: Sequence[str], mixture: Mixture, out: Path) -> Counter[str]:
             seen.add(one.order)
             found.setdefault(one.source, []).append(one)
     if missing := [name for name in wanted if name not in read]:
-        there = ", ".join(f"{name} ({n:,})" for name, n in read.most_common(20)) or "none"
+        there = ", ".join(f"{name or '(no name)'} ({n:,})" for name, n in read.most_common(20)) or "none"
         raise UserError(f"no conversation is of the {mixture.key} '{missing[0]}'", f"there are: {there}")
     if not found:
         raise UserError("nothing is left of the conversations", "name what to keep under groups:, or say rest: true")
@@ -122,4 +125,4 @@ def _record(one: Found, group: Group) -> dict[str, Any]:
         turn: dict[str, Any] = {"role": message.role, "content": message.content}
         turns.append(turn if learned or message.role != "assistant" else {**turn, "weight": 0})
     licence = {"license": one.licence} if one.licence else {}
-    return {"messages": turns, "source": one.source, **licence}
+    return {"messages": turns, "source": one.source, **licence, "made_by": MADE_BY}

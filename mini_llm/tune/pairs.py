@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,15 @@ from typing import Any
 from mini_llm import __version__, log
 from mini_llm.adapter import fingerprint
 from mini_llm.errors import UserError
-from mini_llm.files import check_replaceable_file, new_file
+from mini_llm.files import check_replaceable_lines, new_file
 from mini_llm.inference.continuation import Continuation
 from mini_llm.inference.generate import Generator
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.tune.asked import Asked
 from mini_llm.tune.judge import Judged, best_and_worst, judged
-from mini_llm.user_files import writing_to
+from mini_llm.user_files import behind_link, refuse_special, writing_to
 
-MARK = b'{"prompt": '  # how a file of ours begins
 WRITTEN_AT_ONCE = 64  # answers; more would only wait
 
 
@@ -46,15 +46,18 @@ def write_pairs(
     """Write the pairs and return how many there are. Stopped anywhere, the same call goes on behind the last question.
 
     Raises:
-        UserError: the place is taken by another file, no question gives a pair, or as `Generator`.
+        UserError: the place is taken by another file or process, no question gives a pair, or as `Generator`.
     """
-    check_replaceable_file(out, MARK, "file of pairs made by Mini-LLM")
+    check_replaceable_lines(out, lambda first: "mini_llm" in str(first.get("made_by")), "file of pairs")
     generator = Generator(model, device=device, dtype=dtype, backend=backend, max_slots=WRITTEN_AT_ONCE)
     generator.ready_to_chat()
-    kind = f"{generator.device.type} {dtype} {backend}"
-    of = {"weights": fingerprint(generator.folder), "asked": _hash(asked), "kind": kind, **asdict(how)}
-    partial = Partial(out, of)
-    with writing_to(out), log.count_progress(f"answers of {model}", len(asked), "questions") as update:
+    out = behind_link(out)
+    partial = Partial(out, described(generator, asked, how, f"{generator.device.type} {dtype} {backend}"))
+    with (
+        writing_to(out),
+        _alone(partial.path, out),
+        log.count_progress(f"answers of {model}", len(asked), "questions") as update,
+    ):
         lines = partial.read()[: len(asked)]
         if lines:
             log.info(f"{out}: going on behind question {len(lines):,} of {len(asked):,}")
@@ -67,6 +70,11 @@ def write_pairs(
             )
             update(len(lines))
         return _finish(out, partial, lines)
+
+
+def described(generator: Generator, asked: Sequence[Asked], how: Sampling, kind: str) -> dict[str, Any]:
+    """Return all that the pairs depend on."""
+    return {"weights": fingerprint(generator.folder), "asked": _hash(asked), "kind": kind, **asdict(how)}
 
 
 def _answers(generator: Generator, some: Sequence[tuple[int, Asked]], how: Sampling) -> list[list[Judged]]:
@@ -138,13 +146,15 @@ class Partial:
 
     def read(self) -> list[dict[str, Any]]:
         """Return the lines of an earlier call with the same questions, settings and weights; begin a new file else."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         rows: list[dict[str, Any]] = []
         if self.path.is_file():
             head, *lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
             if head == self.head:
                 for line in lines[:-1]:  # behind the last line break stands nothing, or what a kill has cut
-                    rows.append(json.loads(line))
+                    try:
+                        rows.append(_row(line))
+                    except ValueError:  # damaged: from there on it is asked again
+                        break
         self.path.write_text("".join(f"{line}\n" for line in [self.head, *map(_json, rows)]), encoding="utf-8")
         return rows
 
@@ -153,6 +163,31 @@ class Partial:
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{_json(row)}\n" for row in rows))
         return rows
+
+
+def _row(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not (isinstance(row, dict) and (isinstance(row.get("left_out"), str) or "chosen" in row)):
+        raise ValueError
+    return row
+
+
+@contextmanager
+def _alone(path: Path, out: Path) -> Iterator[None]:
+    """Hold the file at `path` while the block runs; without effect where the system or the disk knows no locks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_special(path)
+    with path.open("a") as file:
+        with suppress(ImportError):
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another process is making {out}", "wait for it, or give another --out") from None
+            except OSError:
+                pass
+        yield
 
 
 def _json(row: dict[str, Any]) -> str:

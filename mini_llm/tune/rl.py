@@ -212,7 +212,7 @@ class Rewarded:
         """Return how many tokens were written."""
         return self.targets(rows)
 
-    def noted(self) -> dict[str, float]:
+    def noted(self, step: int) -> dict[str, float]:
         """Return what became of the step's answers."""
         return self.numbers
 

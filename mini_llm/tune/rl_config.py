@@ -14,7 +14,8 @@ from mini_llm.tune.config import SftConfig
 class RlConfig(SftConfig):
     """What `mini-llm rl --base RUN --task NAME --config FILE KEY=VALUE ...` reads."""
 
-    share_of_rates: ClassVar[float] = 0.05  # of the base's rates: the learning rate is the whole craft
+    verb: ClassVar[str] = "rl"
+    share_of_rates: ClassVar[float] = 0.1  # of the base's rates: ten points were won at it, docs/LOG.md
 
     task: tuple[str, ...] = ()  # skills made by program; questions of files (`data`) may join them
     made: int = Field(4000, ge=1, le=10**7)  # questions made of each task
@@ -23,8 +24,8 @@ class RlConfig(SftConfig):
     out_dir: str = "runs/rl"
 
     # A step: questions, answers to each, and one update; or several of the same answers, with PPO's clip
-    prompts_per_step: int = Field(16, ge=1, le=2**16)
-    samples: int = Field(8, ge=2, le=2**12)  # answers to each question: a group
+    prompts_per_step: int = Field(64, ge=1, le=2**16)  # with few answers a step noise wins: docs/LOG.md
+    samples: int = Field(16, ge=2, le=2**12)  # answers to each question: a group
     max_new_tokens: int = Field(64, ge=1, le=2**20)  # of an answer; one that is longer is worth 0
     temperature: float = Field(1.0, gt=0, le=100)  # of what is learned from; 1: the model's own distribution
     top_p: float = Field(1.0, gt=0, le=1)
@@ -37,7 +38,7 @@ class RlConfig(SftConfig):
     block_size: int = Field(256, ge=1, le=2**28)
     epochs: float | None = Field(None, gt=0)  # times that all questions are asked; unset: max_iters steps
     max_iters: int = Field(150, ge=1, le=10**9)
-    learning_rate: float = Field(1.5e-5, ge=0)  # where the base has no record of its own
+    learning_rate: float = Field(3e-5, ge=0)  # where the base has no record of its own
     muon_learning_rate: float = Field(1e-3, ge=0)
     cooldown_fraction: float = Field(1.0, gt=0, le=1)  # linear to zero from the first step on
     log_interval: int = Field(1, ge=1, le=10**9)  # entropy and distance are measured in these steps only

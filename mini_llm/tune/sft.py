@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 
 from mini_llm import log
-from mini_llm.data.token_store import TokenStore
+from mini_llm.data.mixture import Mixture
 from mini_llm.errors import UsageError, UserError
 from mini_llm.model.transformer import Transformer
 from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.evaluate import Evaluator
+from mini_llm.train.evaluate_mixture import MixedEvaluator, evaluator_of
 from mini_llm.train.rows.dataloader import TrainLoader
+from mini_llm.train.rows.mixed_rows import loader_of
 from mini_llm.train.run.kept import Kept
 from mini_llm.train.train import AfterEvaluation, train
 from mini_llm.tune.adapter_files import begin
@@ -77,22 +79,22 @@ class Answers:
         self.train_rows, self.held_out = packed
         text = self.train_rows.conversations.fingerprint()
         self.fingerprints = {"tokenizer": self.tokenizer.fingerprint, "text": text}
-        self.store = self._base_text() if config.replayed_rows else None
-        self.replay = self._replayed(self.store) if self.store else None
+        self.text = self._base_text() if config.replayed_rows else None
+        self.replay = self._replayed(self.text) if self.text else None
         self.first_step = self.first_row = 0  # see `continue_at`
 
-    def _base_text(self) -> TokenStore:
-        store = TokenStore.open(self.config.data_dir)
-        if store.manifest.tokenizer_hash != self.tokenizer.fingerprint:
+    def _base_text(self) -> Mixture:
+        mixture = Mixture.open(self.config.data_dir)
+        if mixture.fingerprints["tokenizer"] != self.tokenizer.fingerprint:
             raise UserError(
-                f"the text in {self.config.data_dir} was made by another tokenizer than that of {self.config.base}",
+                f"the text in {self.config.data_names} was made by another tokenizer than that of {self.config.base}",
                 "name the base's own store with data_dir=..., or replay=0",
             )
-        return store
+        return mixture
 
-    def _replayed(self, store: TokenStore) -> TrainLoader:
-        return TrainLoader(
-            store.split("train"),
+    def _replayed(self, mixture: Mixture) -> TrainLoader:
+        return loader_of(
+            mixture,
             block_size=self.config.block_size,
             rows_per_step=self.config.replayed_rows,
             seed=self.config.seed + 1,
@@ -101,7 +103,7 @@ class Answers:
     @cached_property
     def evaluator(self) -> AnswerEvaluator:
         """Held-out conversations, and held-out text where some is replayed."""
-        text = Evaluator.of(self.config, self.store, self.tokenizer) if self.store else None
+        text = evaluator_of(self.config, self.text, self.tokenizer) if self.text else None
         return AnswerEvaluator(self.held_out, self.config.batch_size, self.config.eval_iters, text)
 
     def verify(self) -> None:
@@ -135,7 +137,7 @@ class Answers:
         """Return how many tokens are read, padding included."""
         return rows.ids[:, 1:].numel()
 
-    def noted(self) -> dict[str, float]:
+    def noted(self, step: int) -> dict[str, float]:
         """Return nothing: the loss says it all."""
         return {}
 
@@ -173,7 +175,9 @@ class AnswerLoss:
 class AnswerEvaluator:
     """Evaluates on held-out conversations: all of them, or the rows of `eval_iters` batches."""
 
-    def __init__(self, held_out: PackedRows, batch_size: int, eval_iters: int, text: Evaluator | None) -> None:
+    def __init__(
+        self, held_out: PackedRows, batch_size: int, eval_iters: int, text: Evaluator | MixedEvaluator | None
+    ) -> None:
         """Choose the rows.
 
         Raises:

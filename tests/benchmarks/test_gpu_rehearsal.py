@@ -21,7 +21,7 @@ def test_every_step_is_rehearsed(repository: Path, tmp_path: Path) -> None:
     table = [line.split(" | ") for line in result.stdout.rpartition("| step |")[2].splitlines() if " | " in line]
     states = {row[0].strip("| "): row[1] for row in table if row[0].strip("| ") not in ("", "---", "state")}
     assert set(states.values()) == {"done"}
-    assert len(states) == 10
+    assert len(states) == 11
     assert "| only CUDA can do |" in result.stdout
     with tarfile.open(tmp_path / "results.tar.gz") as archive:
         names = set(archive.getnames())
@@ -30,7 +30,7 @@ def test_every_step_is_rehearsed(repository: Path, tmp_path: Path) -> None:
     assert summary["rehearsal"] is True
     assert {f"logs/{name.replace(' ', '-')}.txt" for name in states} <= names
     assert {"shown/curves.png", "shown/metrics.jsonl", "shown/samples.jsonl"} <= names
-    assert sum("results/" in name and name.endswith(".json") for name in names) == 8
+    assert sum("results/" in name and name.endswith(".json") for name in names) == 9
     assert len(flagship["samples"]) == len(flagship["held_out"]) - 1 == 8
     assert sorted(p.name for p in tmp_path.glob("*.tar.0*")) == flagship["pieces"]["files"]
     assert not any("rehears" in path.read_text() for path in (repository / "benchmarks" / "results").glob("*.json"))

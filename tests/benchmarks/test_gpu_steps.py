@@ -102,19 +102,23 @@ def test_a_list_in_hand_ends_within_its_minutes(
     gpu: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     programs = {name: {"does": "import time; time.sleep(90)", "rehearsed": 60} for name in ("first", "second")}
+    monkeypatch.setattr(gpu, "KEPT_FOR_THE_END", 1)
+    monkeypatch.setattr(gpu, "LEAST", 4)
+    monkeypatch.setattr(gpu, "report", lambda _device: ("", []))  # it imports torch, in seconds of its own
     start = time.monotonic()
-    assert run(gpu, monkeypatch, programs, "--minutes", "0.5") == 1
-    assert time.monotonic() - start < 30
+    assert run(gpu, monkeypatch, programs, "--minutes", "0.15") == 1
+    assert time.monotonic() - start < 0.15 * 60
     assert [row[0] for row in rows(capsys.readouterr().out).values()] == ["its time was over", "no time was left"]
 
 
 def test_limits_leave_room_for_what_matters_most(gpu: Any) -> None:
-    """The tests under 2 minutes and a bit, speed under 3, the flagship 4 at most, and it is never crowded out."""
+    """What comes before the flagship leaves it three and a half minutes, whatever it takes itself."""
     module = importlib.import_module("steps")
     limits = {step.name: step.seconds for step in module.steps()}
     assert limits["correct"] <= 130
     assert limits["flagship"] <= 240
-    assert limits["correct"] + limits["throughput 16x384"] + module.FLAGSHIP_SECONDS < 9 * 60 - 20
+    before = sum(limits[name] for name in ("correct", "throughput 16x384", "forms 16x384"))
+    assert 9 * 60 - 10 - before >= 215 > module.FLAGSHIP_SECONDS, "it took 203 s on an H100"
     names = list(limits)
     assert names.index("correct") < names.index("throughput 16x384") < names.index("flagship") < names.index("decode")
     assert all(step.only_cuda for step in module.steps() if step.name in ("correct", "decode", "decode profile"))

@@ -66,3 +66,22 @@ def test_the_same_rows_are_trained_on_without_a_token_store(harness: Any) -> Non
     stepper = harness.stepper_of_same_rows({**settings, "learning_rate": 1e-2, "warmup_iters": 0})
     stepper.compile()
     assert stepper.step().loss > [stepper.step().loss for _ in range(20)][-1]
+
+
+def test_each_round_leaves_what_is_found_so_far(harness: Any) -> None:
+    """A card's step may be ended in the middle of a round: its figures are those of the rounds before."""
+    counts = "import itertools\nprint({mark!r} + '{{}}', flush=True)\nfor n in itertools.count():\n    input()\n"
+    counts += (
+        "    if n == {last}: raise RuntimeError('out of memory')\n    print({mark!r} + '{{\"n\": %d}}' % n, flush=True)"
+    )
+    rows = {name: counts.format(mark=harness.MARK, last=last) for name, last in (("lasts", 9), ("ends", 1))}
+    left: list[tuple[dict[str, Any], list[str]]] = []
+    harness.take_turns(
+        {name: [sys.executable, "-c", program] for name, program in rows.items()},
+        3,
+        after_round=lambda answers, skipped: left.append((answers, list(skipped))),
+    )
+    assert [(list(answers), skipped) for answers, skipped in left] == [
+        (["lasts", "ends"], []), (["lasts"], ["ends"]), (["lasts"], ["ends"]),
+    ]  # fmt: skip
+    assert [answer["n"] for answer in left[-1][0]["lasts"]] == [0, 1, 2]

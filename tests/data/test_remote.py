@@ -5,7 +5,9 @@ import hashlib
 import itertools
 import json
 import re
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from mini_llm.data.remote import _matches
+from mini_llm.data import remote
+from mini_llm.data.remote import _matches, find_remote
 from mini_llm.data.token_store import TokenStore
+from mini_llm.errors import UserError
 
 SHA = "a" * 40
 TEXTS = [f"document {i} of a far place\n" * 20 for i in range(90)]
@@ -222,3 +226,12 @@ def test_what_cannot_be_read_is_said(
 )
 def test_patterns_match_as_on_the_hub(pattern: str, path: str, fits: bool) -> None:
     assert _matches(path, pattern) is fits
+
+
+def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "SILENT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begin = time.monotonic()
+        with pytest.raises(UserError, match="it cannot be reached"):
+            find_remote(f"http://127.0.0.1:{silent.getsockname()[1]}/x.txt")
+        assert time.monotonic() - begin < 20

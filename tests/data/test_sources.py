@@ -37,11 +37,20 @@ def parquet_bytes(path: Path, **columns: object) -> bytes:
     return path.read_bytes()
 
 
+def arrow_bytes(columns: dict[str, object], writer: Callable[..., object] = pa.ipc.new_stream) -> bytes:
+    table, sink = pa.table(columns), pa.BufferOutputStream()
+    with writer(sink, table.schema) as out:  # type: ignore[attr-defined]
+        out.write_table(table, max_chunksize=100)
+    return sink.getvalue().to_pybytes()
+
+
 def write(path: Path, documents: list[str], text_column: str = "text") -> Path:
     packing = path.suffix if path.suffix in PACK else ""
     kind = path.name.removesuffix(packing).rpartition(".")[2]
     if kind in ("txt", "md"):
         data = "<|endoftext|>\n".join(d if d.endswith("\n") else d + "\n" for d in documents).encode()
+    elif kind == "arrow":
+        data = arrow_bytes({"id": list(range(len(documents))), text_column: documents})
     elif kind == "parquet":
         data = parquet_bytes(path, **{"id": list(range(len(documents))), text_column: documents})
     else:
@@ -58,7 +67,7 @@ def failure(source: object, **options: str) -> str:
 
 
 @pytest.mark.parametrize("packing", PACK)
-@pytest.mark.parametrize("kind", [".txt", ".md", ".jsonl", ".ndjson", ".parquet"])
+@pytest.mark.parametrize("kind", [".txt", ".md", ".jsonl", ".ndjson", ".parquet", ".arrow"])
 def test_every_format_and_packing_gives_the_documents_exactly(tmp_path: Path, kind: str, packing: str) -> None:
     path = write(tmp_path / f"a{kind}{packing}", DOCUMENTS)
     expected = [d if d.endswith("\n") or kind not in (".txt", ".md") else d + "\n" for d in DOCUMENTS]
@@ -198,7 +207,7 @@ def test_bytes_that_are_not_utf8_are_located(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packing", [".gz", ".xz", ".zst"])
-@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".parquet", ".arrow"])
 def test_damaged_archives_are_named(tmp_path: Path, kind: str, packing: str) -> None:
     noise = random.Random(0).randbytes(40_000).hex()
     path = write(tmp_path / f"a{kind}{packing}", [noise, noise])
@@ -212,6 +221,26 @@ def test_archives_of_several_parts_are_read_to_the_end(tmp_path: Path) -> None:
     for packing in (".gz", ".xz", ".zst"):
         (tmp_path / f"a.txt{packing}").write_bytes(PACK[packing](b"first ") + PACK[packing](b"second"))
     assert list(read_documents([tmp_path])) == ["first second"] * 3
+
+
+def test_damaged_arrow_is_named_also_where_it_is_cut_between_two_batches(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.arrow", ["word " * 100] * 300)
+    whole = path.read_bytes()
+    for end in (len(whole) // 2, len(whole) - 8, 3):
+        path.write_bytes(whole[:end])
+        assert "corrupt or cut short" in failure(path)
+
+
+def test_a_folder_that_datasets_has_saved_gives_its_training_texts(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="needs the package datasets")
+    texts = {"train": [f"text {n}" for n in range(2500)], "test": ["asked"]}
+    parts = {split: datasets.Dataset.from_dict({"n": list(range(len(t))), "body": t}) for split, t in texts.items()}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "set"), num_shards={"train": 3, "test": 1})
+    (tmp_path / "set" / "train" / "cache-0123.arrow").write_bytes(b"of a map")
+    assert list(read_documents([tmp_path / "set"], text_column="body")) == texts["train"]
+    assert list(read_documents([tmp_path / "set" / "test"], text_column="body")) == texts["test"]
+    (tmp_path / "feather.arrow").write_bytes(arrow_bytes({"text": ["a", None, "b"]}, pa.ipc.new_file))
+    assert list(read_documents([tmp_path / "feather.arrow"])) == ["a", "b"]
 
 
 def test_damaged_parquet_is_named(tmp_path: Path) -> None:

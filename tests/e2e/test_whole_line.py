@@ -36,7 +36,7 @@ def line(tmp_path_factory: pytest.TempPathFactory, run_cli: Any, sotu_texts: lis
          "--val-fraction", 0.1],
         ["train", f"data_dir={folder / 'tokens'}", f"out_dir={folder / 'run'}", *settings],
     ):  # fmt: skip
-        result = run_cli(*words, env=ENV)
+        result = run_cli(*words, env=ENV, fresh=True)
         assert result.returncode == 0, result.stderr
         assert result.stdout == ""  # results alone go there
     return folder
@@ -54,7 +54,9 @@ def test_the_loss_falls(line: Path) -> None:
 
 
 def test_it_writes_on_from_the_prompt(line: Path, run_cli: Run) -> None:
-    result = run_cli("generate", line / "run", "--prompt", PROMPT, "--max-new-tokens", 30, "--seed", 1, env=ENV)
+    result = run_cli(
+        "generate", line / "run", "--prompt", PROMPT, "--max-new-tokens", 30, "--seed", 1, env=ENV, fresh=True
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(PROMPT)
     assert len(result.stdout) > len(PROMPT) + 10
@@ -62,7 +64,7 @@ def test_it_writes_on_from_the_prompt(line: Path, run_cli: Run) -> None:
 
 def test_it_chats_through_a_pipe(line: Path, run_cli: Run) -> None:
     words = ["chat", line / "run", "--max-new-tokens", 20, "--seed", 1]
-    result = run_cli(*words, stdin="What is the state of the Union?\n", env=ENV)
+    result = run_cli(*words, stdin="What is the state of the Union?\n", env=ENV, fresh=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
 
@@ -83,7 +85,7 @@ def test_transformers_writes_the_same_greedy_text(line: Path, run_cli: Run) -> N
 def test_the_demo_works_whole_and_goes_on_where_it_was(tmp_path: Path, run_cli: Run, sotu_texts: list[str]) -> None:
     (tmp_path / "small.txt").write_text("\n\n".join(sotu_texts[::25])[:400_000], encoding="utf-8")
     words = ["demo", "--corpus", tmp_path / "small.txt", "--minutes", 0.1, "--out", tmp_path / "demo"]
-    result = run_cli(*words, env=ENV, timeout=500)
+    result = run_cli(*words, env=ENV, timeout=500, fresh=True)
     assert result.returncode == 0, result.stderr
     assert "bits per byte" in result.stderr
     assert "xz -9" in result.stderr

@@ -1,5 +1,7 @@
 """A tiny model with random weights, and twenty items of our own in each set's published format."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,3 +46,23 @@ def model_folder(
 @pytest.fixture(scope="session")
 def local_model(model_folder: Path) -> LocalModel:
     return LocalModel.load(model_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def wide_folder(
+    tmp_path_factory: pytest.TempPathFactory, local_model: LocalModel, random_model: Callable[..., Transformer]
+) -> Path:
+    """Return a model that every item fits into: of longer ones lm-eval sends a server one token less."""
+    folder = tmp_path_factory.mktemp("wide") / "wide"
+    save_model(folder, random_model(seed=3, vocab_size=600, max_seq_len=512), local_model.tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server_address(wide_folder: Path) -> Iterator[str]:
+    """Return the address of `mini-llm serve` on that model."""
+    command = [sys.executable, "-m", "mini_llm", "serve", str(wide_folder), "--port", "0", "--dtype", "float32"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().strip().rstrip("/")
+        server.terminate()

@@ -7,14 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from lm_eval_client import LmEvalClient, local_tokenizer, remote_tokenizer
 
-from mini_llm.checkpoint import save_model
 from mini_llm.eval.evaluate import TaskResult, ask, prepare_questions
 from mini_llm.eval.language_model import LocalModel
 from mini_llm.eval.task import find_tasks
@@ -180,36 +179,57 @@ def test_examples_are_drawn_alike(
     check(our_result(local_model, f"own_{name}", sets, tmp_path, shots=2), found, f"their_{name}")
 
 
-@pytest.fixture(scope="module")
-def wide_folder(tmp_path_factory: pytest.TempPathFactory, local_model: LocalModel, random_model: Any) -> Path:
-    """Return a model that every item fits into: of longer ones lm-eval sends a server one token less."""
-    folder = tmp_path_factory.mktemp("wide") / "model"
-    save_model(folder, random_model(seed=3, vocab_size=600, max_seq_len=512), local_model.tokenizer)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def address(wide_folder: Path) -> Iterator[str]:
-    """Return the address of `mini-llm serve` on the same model."""
-    command = [sys.executable, "-m", "mini_llm", "serve", str(wide_folder), "--port", "0", "--dtype", "float32"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        yield server.stdout.readline().strip()
-        server.terminate()
-
-
-def test_local_completions_through_our_server(address: str, wide_folder: Path, sets: Path, yaml_folder: Path) -> None:
+def test_local_completions_through_our_server(
+    server_address: str, wide_folder: Path, sets: Path, yaml_folder: Path
+) -> None:
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
     model = LocalCompletionsAPI(
-        base_url=f"{address}v1/completions", model="model", max_length=512, num_concurrent=4, max_retries=1,
-        tokenizer=str(wide_folder), tokenizer_backend="huggingface", add_bos_token=True,
+        base_url=f"{server_address}/v1/completions", model=wide_folder.name, max_length=512, num_concurrent=4,
+        max_retries=1, tokenizer=str(wide_folder), tokenizer_backend="huggingface", add_bos_token=True,
     )  # fmt: skip
     names = ["their_piqa", "their_lambada_openai", "writing"]
     found = lm_eval_results(model, names, yaml_folder)
     local = LocalModel.load(wide_folder, device="cpu", dtype="float32")
     for name in names:
         assert check(our_result(local, name.removeprefix("their_"), sets, yaml_folder), found, name) >= 20
+
+
+@pytest.mark.parametrize("backend", ["huggingface", "auto"])  # auto: the remote tokenizer, because our server has one
+def test_the_stand_in_sends_lm_evals_requests(backend: str, server_address: str, wide_folder: Path, sets: Path) -> None:
+    """So that `test_lm_eval_requests.py` holds where lm-eval is not installed."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    sent: list[dict[str, Any]] = []
+
+    class Recorded(LocalCompletionsAPI):  # type: ignore[misc, valid-type]
+        def _create_payload(self, *words: Any, **named: Any) -> dict[str, Any]:
+            sent.append(super()._create_payload(*words, **named))
+            return sent[-1]
+
+    local = {"tokenizer": str(wide_folder), "add_bos_token": True} if backend == "huggingface" else {}
+    model = Recorded(
+        base_url=f"{server_address}/v1/completions", model=wide_folder.name, max_length=512, num_concurrent=4,
+        max_retries=1, tokenizer_backend=backend, **local,
+    )  # fmt: skip
+    encode = local_tokenizer(wide_folder, add_bos_token=True) if local else remote_tokenizer(server_address)
+    client = LmEvalClient(server_address, wide_folder.name, encode)
+    result = our_result(LocalModel.load(wide_folder, device="cpu"), "piqa", sets, wide_folder)
+    requests = [("", " The people"), *(request for item in result.items for request in item.requests)]
+    scored = model.loglikelihood([Instance("loglikelihood", {}, request, i) for i, request in enumerate(requests)])
+    assert scored == [pytest.approx(pair, rel=1e-6) for pair in client.loglikelihood(requests)]
+    how = {"until": ["\n", "th"], "max_gen_toks": 12, "do_sample": False}
+    contexts = [context for context, _ in requests[1:20]]
+    written = model.generate_until(
+        [Instance("generate_until", {}, (context, how), i) for i, context in enumerate(contexts)]
+    )
+    assert written == client.generate_until(contexts, ["\n", "th"], 12)
+
+    def plain(requests: list[dict[str, Any]]) -> list[str]:
+        return sorted(json.dumps(request, sort_keys=True) for request in requests)
+
+    assert plain(sent) == plain(client.sent)
 
 
 def test_bos_counts_for_lm_eval_alone(local_model: LocalModel, sets: Path, yaml_folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 def test_the_table_and_what_is_kept(run_cli, model_folder: Path, sets: Path, tmp_path: Path) -> None:
     words = ("--tasks", "piqa,lambada,blimp", "--data", sets, "--out", tmp_path / "out", "--samples")
-    result = run_cli("eval", model_folder, *words)
+    result = run_cli("eval", model_folder, *words, fresh=True)
     assert result.returncode == 0, result.stderr
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in result.stdout.splitlines() if line[:1] == "|"

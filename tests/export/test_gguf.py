@@ -250,7 +250,7 @@ def test_the_command_line(make_folder: MakeFolder, tmp_path: Path, run_cli) -> N
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "step-00000005").symlink_to(folder)
     (run / "latest").symlink_to(Path("checkpoints") / "step-00000005")
-    result = run_cli("export", run, "--to", "gguf", "--type", "q8_0", cwd=tmp_path)
+    result = run_cli("export", run, "--to", "gguf", "--type", "q8_0", cwd=tmp_path, fresh=True)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "mine-q8_0.gguf").read_bytes()[:4] == b"GGUF"
     result = run_cli("export", run, "--to", "ollama", "--type", "q8_0", cwd=tmp_path)

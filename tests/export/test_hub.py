@@ -16,7 +16,8 @@ from mini_llm.errors import UsageError
 from mini_llm.hub import is_hub_name, parse_name
 from mini_llm.pointers import resolve_checkpoint
 
-Ask = Callable[..., subprocess.CompletedProcess[str]]
+Done = subprocess.CompletedProcess[str]
+Ask = Callable[..., Done]
 
 
 @pytest.fixture
@@ -26,20 +27,18 @@ def hub() -> Iterator[FakeHub]:
 
 
 @pytest.fixture
-def environment(hub: FakeHub, tmp_path: Path) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+def environment(hub: FakeHub, tmp_path: Path) -> dict[str, str | None]:
+    ours: dict[str, str | None] = {key: None for key in os.environ if key.startswith(("HF_", "HUGGING"))}
     plain = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return {**kept, **plain, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_COLOR": "1", "COLUMNS": "200"}
+    return {**ours, **plain, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
 
 
 @pytest.fixture
-def ask(environment: dict[str, str], tmp_path: Path) -> Ask:
+def ask(environment: dict[str, str | None], tmp_path: Path, run_cli: Ask) -> Ask:
     """Return `ask("push", ..., token=None, HF_HUB_OFFLINE="1")`: it runs the command line in a folder of its own."""
 
-    def command(*words: object, token: str | None = TOKEN, **more: str) -> subprocess.CompletedProcess[str]:
-        env = {**environment, **({"HF_TOKEN": token} if token else {}), **more}
-        line = [sys.executable, "-m", "mini_llm", *map(str, words)]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=env, check=False)
+    def command(*words: object, token: str | None = TOKEN, fresh: bool = False, **more: str) -> Done:
+        done = run_cli(*words, cwd=tmp_path, env={**environment, "HF_TOKEN": token, **more}, fresh=fresh)
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
@@ -47,7 +46,7 @@ def ask(environment: dict[str, str], tmp_path: Path) -> Ask:
 
 
 def test_what_is_pushed_is_what_is_pulled(run: Path, hub: FakeHub, ask: Ask, tmp_path: Path) -> None:
-    sent = ask("push", run, "alice/mine", "--license", "mit", "--with-gguf", "--type", "f16", "--with-logs")
+    sent = ask("push", run, "alice/mine", "--license", "mit", "--with-gguf", "--type", "f16", "--with-logs", fresh=True)
     assert sent.returncode == 0, sent.stderr
     repository = hub.repositories["alice/mine"]
     assert repository.private, "private unless it is said otherwise"
@@ -58,7 +57,7 @@ def test_what_is_pushed_is_what_is_pulled(run: Path, hub: FakeHub, ask: Ask, tmp
     assert there["logs/metrics.jsonl"] == (run / "metrics.jsonl").read_bytes()
     assert there["mine-f16.gguf"][:4] == b"GGUF"
     assert not [name for name in there if "training_state" in name or "optimizer" in name]
-    got = ask("pull", "hf://alice/mine", "--out", tmp_path / "got")
+    got = ask("pull", "hf://alice/mine", "--out", tmp_path / "got", fresh=True)
     assert got.returncode == 0, got.stderr
     verify_checkpoint(tmp_path / "got")
     listed = json.loads((tmp_path / "got" / "checksums.json").read_text())
@@ -92,7 +91,7 @@ def test_its_tokenizer_and_weights_go_on(run: Path, hub: FakeHub, ask: Ask, tiny
 
 
 def test_the_card_is_made_of_the_run(run: Path, hub: FakeHub, ask: Ask, tiny_store: Path) -> None:
-    (run / "eval").mkdir()
+    (run / "eval").mkdir(exist_ok=True)
     scores = {"results": {"piqa": {"alias": "piqa", "acc,none": 0.525, "acc_stderr,none": 0.0117}}}
     (run / "eval" / "results_2026.json").write_text(json.dumps(scores))
     (run / "eval" / "results_broken.json").write_text("[")
@@ -110,10 +109,13 @@ def test_the_card_is_made_of_the_run(run: Path, hub: FakeHub, ask: Ask, tiny_sto
     assert str(tiny_store.parent) not in card, "no path of one machine"
 
 
-def test_an_interrupted_upload_leaves_nothing(run: Path, hub: FakeHub, ask: Ask, environment: dict[str, str]) -> None:
+def test_an_interrupted_upload_leaves_nothing(
+    run: Path, hub: FakeHub, ask: Ask, environment: dict[str, str | None]
+) -> None:
     hub.gate.clear()
     line = [sys.executable, "-m", "mini_llm", "push", str(run), "alice/mine"]
-    with subprocess.Popen(line, env={**environment, "HF_TOKEN": TOKEN}, stderr=subprocess.DEVNULL) as process:
+    env = {key: value for key, value in {**os.environ, **environment, "HF_TOKEN": TOKEN}.items() if value is not None}
+    with subprocess.Popen(line, env=env, stderr=subprocess.DEVNULL) as process:
         assert hub.arrived.wait(60), "no large file was sent"
         process.kill()
     assert hub.repositories["alice/mine"].files == {}

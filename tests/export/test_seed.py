@@ -104,7 +104,7 @@ def test_the_command_line_imports_and_says_its_proof(write: Write, spm_model: Pa
     for name in ("tok_embeddings.emb.weight", "output.weight"):  # as many ids as the tokenizer has
         weights[name] = torch.cat([weights[name]] * 2)
     path = write(weights, prefix="_orig_mod.", model_args={**SHAPE, "vocab_size": 600})
-    result = run_cli("import-seed", path, "--out", tmp_path / "model", "--tokenizer", spm_model)
+    result = run_cli("import-seed", path, "--out", tmp_path / "model", "--tokenizer", spm_model, fresh=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
     assert "proof: 64 random ids" in result.stderr

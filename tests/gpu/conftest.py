@@ -25,6 +25,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="only CUDA can do it"))
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Show a failure at once: pytest's own list comes at the end, and a card's minutes may be over before."""
+    if report.failed and torch.cuda.is_available() and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\n{report.nodeid}\n{report.longreprtext}", flush=True)
+
+
 @pytest.fixture(scope="session")
 def device() -> str:
     return "cpu" if REHEARSE else "cuda"

@@ -78,6 +78,28 @@ def test_the_head_in_chunks_equals_the_whole(device: str, dtype: str, monkeypatc
 
 
 @pytest.mark.only_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [2, 700, 32000])
+def test_the_heads_kernel_gives_what_the_steps_give(dtype: torch.dtype, size: int, monkeypatch) -> None:
+    from mini_llm.train import head_loss as head
+
+    monkeypatch.setattr("mini_llm.log.warn", pytest.fail)  # it would say that the kernel does not work
+    kernel = head._one_kernel(torch.device("cuda"), dtype)
+    assert kernel is not None
+    random = torch.Generator().manual_seed(0)
+    scores = (torch.randn(301, size, generator=random) * 8).to("cuda", dtype)
+    scores[0], scores[1, size // 2] = -3e4, 9e4  # all alike and far below; one that is all that counts
+    targets = torch.randint(size, (301, 1), generator=random).cuda()
+    losses, gradient = kernel(scores.clone(), targets)
+    expected, gradient_in_steps = head._in_steps(scores, targets)
+    torch.testing.assert_close(losses, expected[:, 0], rtol=1e-5, atol=4e-3)  # a last bit of 3e4
+    torch.testing.assert_close(gradient, gradient_in_steps, rtol=8e-3 if dtype == torch.bfloat16 else 1e-4, atol=1e-6)
+    again, gradient_again = kernel(scores.clone(), targets)
+    assert torch.equal(losses, again)
+    assert torch.equal(gradient, gradient_again)
+
+
+@pytest.mark.only_cuda
 def test_what_is_compiled_and_cudnns_attention_equal_the_cpu(device: str) -> None:
     from mini_llm.device import attention_kernels
     from mini_llm.train.compiled import build_loss_sum

@@ -56,7 +56,7 @@ def test_killed_and_resumed_the_bits_are_the_same(device: str, store: Path, tmp_
         "half": {"compile": "false", "dtype": "float16"},
     }
     if device == "cpu":  # float16 is not for CPUs, and one run shows that the test works
-        kinds = {"plain": {"compile": "false", "dtype": "float32"}}
+        kinds = {"plain": {"compile": "false", "dtype": "float32", "max_iters": 36, "batch_size": 2, "model.dim": 32}}
     pairs = {
         kind: [Run(store, tmp_path / f"{kind}-{n}", device, async_save="true", **more) for n in range(2)]
         for kind, more in kinds.items()

@@ -97,6 +97,10 @@ def test_llama_3_scaling_is_read_from_both_versions() -> None:
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "RoPE scaling of type 'linear' is not supported"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "RoPE scaling of type 'yarn' is not supported"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "the key 'factor' is missing"),
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+            "RoPE scaling of type 'yarn' is not supported",  # transformers takes the second
+        ),
         ({"num_key_value_heads": 4}, "n_heads=9 must be a multiple of n_kv_heads=4"),
         ({"rope_scaling": [2.0]}, "RoPE parameters must be an object, not list"),
         ({"hidden_size": "wide"}, r"dim: .*valid integer.* \(given 'wide'\)"),

@@ -21,7 +21,7 @@ def test_a_real_run_peaks_where_predicted(run, tiny_store, tmp_path, run_cli) ->
     words = [*SHAPE, *RUNS[run]]
     plan = json.loads(run_cli("plan", *words, "--gpu", "cpu", "--json").stdout)
     quick = ["max_iters=2", "eval_iters=1", "log_interval=1", f"data_dir={tiny_store}", f"out_dir={tmp_path / 'run'}"]
-    result = run_cli("train", *words, *quick)
+    result = run_cli("train", *words, *quick, fresh=True)  # memory that came by a fork would count
     assert result.returncode == 0, result.stderr
     timing = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]
     predicted, measured = plan["memory_bytes"]["as configured"]["peak"], timing[-1]["memory_gb"] * 1e9
@@ -66,6 +66,21 @@ def test_lower_precision_keeps_copies_of_weights_and_smaller_activations() -> No
     assert (full.autocast, full.weights) == (0, low.weights)
     assert low.autocast == 2 * (16 * (4 * 64 * 64 + 3 * 64 * 256) + 32000 * 64)
     assert low.activations < full.activations
+
+
+def test_a_compiled_head_holds_its_scores_once_in_the_products_type() -> None:
+    words = ("compile=true", "batch_size=2", "model.vocab_size=1000", "block_size=256")
+    full, low = memory(*words), memory(*words, dtype=torch.bfloat16)
+    assert (full.logits, low.logits) == (4 * 2 * 256 * 1000, 2 * 2 * 256 * 1000)
+
+
+def test_a_gpus_head_in_chunks_holds_no_float32_scores() -> None:
+    """1 GiB of scores would be a chunk; they are half of it in bfloat16, and their gradient takes their place."""
+    words = ("batch_size=128", "model.vocab_size=32000", "block_size=1024", "model.max_seq_len=1024")
+    full, low = memory(*words), memory(*words, dtype=torch.bfloat16)
+    gradients = 2 * 4 * 64 * (32000 + 128 * 1024)
+    assert (full.logits, low.logits) == (2**30 + gradients, 2**29 + gradients)
+    assert memory(*words, dtype=torch.bfloat16, on_cpu=True).logits == 2 * 32 * 2**20 + gradients
 
 
 def test_only_a_cpu_holds_the_program_too() -> None:

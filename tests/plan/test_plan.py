@@ -95,7 +95,7 @@ def test_llamas_are_llamas(name: str, factor: float, tied: bool) -> None:
 
 def test_the_command_prints_one_object(run_cli) -> None:
     words = ("--config", "configs/8b.yaml", "--gpus", "16", "--gpu", "h100", "--price", "2.5", "--json")
-    result = run_cli("plan", *words, "learning_rate=1e-4")
+    result = run_cli("plan", *words, "learning_rate=1e-4", fresh=True)
     assert (result.returncode, result.stderr) == (0, "")
     plan = json.loads(result.stdout)
     assert plan["parameters"] == PARAMETERS["8b"]

@@ -9,7 +9,9 @@ from mini_llm.errors import UsageError
 from mini_llm.model.accounting import count_parameters
 from mini_llm.plan import prove as module
 from mini_llm.plan.prove import prove
+from mini_llm.plan.report import as_asked, make_plan
 from mini_llm.train.config import TrainConfig
+from mini_llm.train.parallel.settings import ParallelConfig
 
 SMALL = [
     *("model.dim=64", "model.n_layers=2", "model.n_heads=4", "model.n_kv_heads=4", "model.hidden_dim=256"),
@@ -29,6 +31,23 @@ def test_two_layers_of_80b_over_1024_gpus_are_as_planned(run_cli) -> None:
     assert (proof["holds"], proof["whole"], proof["processes"]) == (True, True, 1024)
     assert proof["planned"]["weights"] == plan["memory_bytes"]["+ both"]["weights"] == 4 * plan["parameters"] // 1024
     assert proof["counted"]["gradients"] == proof["counted"]["weights"]
+
+
+@pytest.mark.slow
+def test_all_layers_of_80b_over_1024_gpus_are_as_planned(run_cli) -> None:
+    result = run_cli("plan", "--config", "configs/80b.yaml", "--gpus", "1024", "--prove", "--json", timeout=1800)
+    assert result.returncode == 0, result.stderr
+    proof = json.loads(result.stdout)["proof"]
+    assert (proof["holds"], proof["whole"], proof["processes"]) == (True, True, 1024)
+    assert proof["counted"]["weights"] == 312_456_960  # as docs/scaling.md says
+
+
+def test_hybrid_shares_within_a_machine_also_in_the_plan() -> None:
+    config = load_config(TrainConfig, shipped_config("8b.yaml"), ["parallel.shard=hybrid"])
+    plan = make_plan(config, gpu="h100", gpus=64)
+    full = make_plan(config.model_copy(update={"parallel": ParallelConfig(shard="full")}), gpu="h100", gpus=8)
+    assert plan.memory["+ sharding over 8"].weights == full.memory["+ sharding over 8"].weights
+    assert as_asked(config, plan.memory) is plan.memory["+ both"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 def test_one_run_gives_a_png_and_an_svg_beside_it(make_run: MakeRun, run_cli) -> None:  # type: ignore[no-untyped-def]
     folder = make_run()
-    result = run_cli("plot", folder, env=ONE_THREAD)
+    result = run_cli("plot", folder, env=ONE_THREAD, fresh=True)
     assert result.returncode == 0, result.stderr
     assert (folder / "plots" / "curves.png").read_bytes().startswith(b"\x89PNG")
     svg = (folder / "plots" / "curves.svg").read_text()

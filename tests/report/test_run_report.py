@@ -75,7 +75,7 @@ class Checker(html.parser.HTMLParser):
 
 
 def test_the_page_says_what_the_files_say(run: Path, run_cli) -> None:
-    result = run_cli("report", run, "--price", "2.5")
+    result = run_cli("report", run, "--price", "2.5", fresh=True)
     assert result.returncode == 0, result.stderr
     page, web = (run / "report.md").read_text(), (run / "report.html").read_text()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -199,3 +199,67 @@ def test_only_a_report_of_ours_is_replaced(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"page\.html is there, and Mini-LLM did not make it"):
         write_report(run, out=tmp_path / "page", samples=False)
     assert (paths[0].read_bytes(), paths[1].read_text()) == (before, "<p>my own</p>")
+
+
+def test_one_page_of_several_evaluations(run: Path, tmp_path: Path) -> None:
+    """The newest lines of each task, of the last checkpoint alone; a short trial does not replace a whole set."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, symlinks=True)
+    (first,) = (copy / "eval").glob("results_*.json")
+    values = json.loads(first.read_text())
+    lines = values["mini_llm"]["lines"]
+
+    def keep(name: str, lines: list[dict], **more: object) -> None:
+        one = {**values, "mini_llm": {**values["mini_llm"], "lines": lines, **more}}
+        (copy / "eval" / f"results_9{name}.json").write_text(json.dumps(one))
+
+    piqa = [line for line in lines if line["task"] == "piqa"]
+    keep("1", [{**line, "task": "sciq", "value": 0.123} for line in piqa])
+    keep("2", [{**line, "items": 3, "value": 0.456} for line in piqa])
+    keep("3", [{**line, "task": "copa", "value": 0.789} for line in piqa], checkpoint="step-00000004")
+    keep("4", [{"task": "winogrande"}, [], None, {**piqa[0], "value": "\x1b[31m"}])
+    page = write_report(copy, samples=False)[0].read_text()
+    table = [line for line in page.splitlines() if line.startswith("| ")]
+    assert [sum(line.startswith(f"| {task} ") for line in table) for task in ("piqa", "lambada_openai", "sciq")] == [
+        len(piqa),
+        len(lines) - len(piqa),
+        len(piqa),
+    ]
+    assert "12.3 %" in page
+    assert not any(word in page for word in ("45.6 %", "78.9 %", "copa", "winogrande", "\x1b"))
+    assert "--tasks piqa,lambada_openai,sciq" in page
+
+
+def test_a_model_that_has_left_its_run(run: Path, tmp_path: Path, run_cli) -> None:
+    """Weights with the numbers of their run beside them have a report and keep an evaluation, and no path is told."""
+    folder = tmp_path / "gone"
+    shutil.copytree((run / "latest").resolve(), folder)
+    shutil.rmtree(folder / "training_state")
+    (folder / "checksums.json").unlink()
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        shutil.copy(run / name, folder)
+    settings = (run / "config.yaml").read_text().replace("init_from: null", f"init_from: {tmp_path}/base")
+    settings = settings.replace("max_iters: 8", "max_iters: 80").replace("fit_minutes: false", "fit_minutes: true")
+    settings = settings.replace("max_minutes: null", "max_minutes: 3.0")
+    (folder / "run-config.yaml").write_text(settings.replace("data_dir: ", f"data_dir: {tmp_path}/none/"))
+    (folder / "budget.json").write_text('{"max_iters": 8}')
+    samples = [{"step": step, "prompt": "The", "text": f" text {step}"} for step in range(1, 8)]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    result = run_cli("eval", folder, "--tasks", "piqa", "--data", SETS)
+    assert result.returncode == 0, result.stderr
+    page = write_report(folder, samples=False)[0].read_text()
+    assert "| piqa | 20 | 0 | acc |" in page
+    assert "The run is not finished" not in page
+    assert "mini-llm train --config gone/run-config.yaml" in page
+    assert "init_from: base" in page
+    assert [f"\ntext {step}\n" in page for step in (1, 3, 4, 7)] == [True, False, True, True]
+    assert "Missing here: training text" in page
+    assert str(tmp_path) not in page
+
+
+def test_a_run_that_cannot_be_read_says_why(tmp_path: Path, run_cli) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 5.0}\n[]\n{"step": 2, "loss": 5.0}\n')
+    result = run_cli("report", tmp_path)
+    assert result.returncode == 1
+    assert "curves: metrics.jsonl, line 2 is damaged" in result.stderr
+    assert run_cli("report", tmp_path, "--price", "inf").returncode == 2

@@ -1,17 +1,38 @@
 """Servers as a user starts them: `mini-llm serve` in a process of its own, on a tiny random model that never ends."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from running_server import RunningServer, StartServer, write_model
+from running_server import Process, RunningServer, StartServer, write_model
 
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tokenizer.train import train_tokenizer
+from tests.warm_cli import WarmCli, needs_a_fresh_start
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
+         "--disable-component-update", "--disable-quic",
+         "--host-resolver-rules=MAP models.example 127.0.0.1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return a Chromium; gone after each module, because its event loop would be in the way of other tests'."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright drives the browser: pip install playwright"
+    )
+    if (path := shutil.which("chromium")) is None:
+        pytest.skip("there is no chromium here: apt-get install chromium")
+    with playwright.sync_playwright() as tool:
+        chromium = tool.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")
@@ -33,20 +54,29 @@ def endless_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenize
 
 
 @pytest.fixture(scope="session")
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """Return `start_server(folder, "--slots", 2, env={...})`; all servers are gone at the end."""
+def start_server(tmp_path_factory: pytest.TempPathFactory, warm_cli: Callable[..., WarmCli]) -> Iterator[StartServer]:
+    """Return `start_server(folder, "--slots", 2, env={...})`; all servers are gone at the end.
+
+    They are forked from a process that has imported torch; with `fresh=True` one starts from nothing.
+    """
     started: list[RunningServer] = []
 
-    def start(folder: Path, *words: object, env: dict[str, str] | None = None) -> RunningServer:
+    def start(folder: Path, *words: object, env: dict[str, str] | None = None, fresh: bool = False) -> RunningServer:
         log = tmp_path_factory.mktemp("log") / "stderr.txt"
-        command = [sys.executable, "-m", "mini_llm", "serve", str(folder), "--port", "0", *map(str, words)]
+        command = ["serve", str(folder), "--port", "0", *map(str, words)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", **(env or {})}
-        with log.open("w") as errors:
-            process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )  # fmt: skip
-        started.append(RunningServer(process, log))
+        read, write = os.pipe()
+        with log.open("w") as errors, open(os.devnull) as nothing:
+            if fresh or needs_a_fresh_start(environment):
+                process: Process = subprocess.Popen(
+                    [sys.executable, "-m", "mini_llm", *command], stdin=nothing, stdout=write, stderr=errors,
+                    env=environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                )  # fmt: skip
+            else:
+                streams = (nothing.fileno(), write, errors.fileno())
+                process = warm_cli(environment).start(command, Path.cwd(), environment, *streams)
+        os.close(write)
+        started.append(RunningServer(process, os.fdopen(read), log))
         return started[-1]
 
     yield start
@@ -54,13 +84,12 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
         server.client.close()
         server.process.kill()
         server.process.wait()
-        assert server.process.stdout is not None
-        server.process.stdout.close()
+        server.stdout.close()
 
 
 @pytest.fixture(scope="session")
 def server(start_server: StartServer, model_folder: Path) -> RunningServer:
-    return start_server(model_folder)
+    return start_server(model_folder, fresh=True)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import httpx
 import torch
@@ -14,17 +15,18 @@ from mini_llm.checkpoint import save_model
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from tests.warm_cli import WarmProcess
 
 ANSWER_SECONDS = 60.0
+Process = subprocess.Popen[bytes] | WarmProcess
 
 
 class RunningServer:
     """A server's process, and a client that asks it."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
-        assert process.stdout is not None
-        self.process, self.log = process, log
-        self.address = process.stdout.readline().strip().rstrip("/")
+    def __init__(self, process: Process, stdout: TextIO, log: Path) -> None:
+        self.process, self.stdout, self.log = process, stdout, log
+        self.address = stdout.readline().strip().rstrip("/")
         assert self.address.startswith("http"), log.read_text()
         self.url = f"{self.address}/v1"
         self.port = int(self.address.rpartition(":")[2])

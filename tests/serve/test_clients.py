@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -65,8 +66,9 @@ def litellm_python() -> Path:
     """Return a Python that has litellm, in an environment of its own: its pins are not ours. Installed once."""
     python = LITELLM_FOLDER / "bin" / "python"
     if not python.exists() or subprocess.run([python, "-c", "import litellm"], capture_output=True).returncode:
-        venv.create(LITELLM_FOLDER, with_pip=True, clear=True)
-        command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", LITELLM]
+        venv.create(LITELLM_FOLDER, clear=True)  # without a pip of its own, and what is not used stays uncompiled
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+        command = [*pip, "install", "-q", "--no-compile", LITELLM]
         installed = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if installed.returncode:
             pytest.skip(f"pip cannot install litellm here: {installed.stderr[-200:]}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +11,7 @@ import pytest
 from running_server import RunningServer, StartServer
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install playwright")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here: apt-get install chromium")
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
-         "--disable-component-update", "--disable-quic"]  # fmt: skip
 SIZES = {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
 TABS = ["chat", "complete", "look", "read", "layers", "learn"]
 HOSTILE = [
@@ -27,14 +22,6 @@ HOSTILE = [
     "<style>body{display:none}</style>", "&lt;b&gt;\x1b[31m",
 ]  # fmt: skip
 IDLE = "section[role=tabpanel]:not([hidden]) .log:not([aria-busy])"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as tool:
-        chromium = tool.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=[("desktop", "light"), ("phone", "dark")], ids=lambda pair: "-".join(pair))
@@ -78,19 +65,19 @@ def complete(page: playwright.Page, text: str, n: int = 24) -> None:
 
 def test_a_text_is_written_regenerated_continued_edited_and_kept(page: playwright.Page):
     complete(page, "The city of")
-    first = page.inner_text("article.assistant .text")
+    first = page.text_content("article.assistant .text")
     assert first
 
     page.click("#panel-complete >> text=Regenerate")
     page.wait_for_selector(".branches >> text=2/2")
     page.wait_for_selector("#panel-complete article.assistant >> text=the most tokens")
-    assert page.inner_text("article.assistant .text") == first  # the same seed
+    assert page.text_content("article.assistant .text") == first  # the same seed
     page.click("#panel-complete >> text=Continue")
     page.wait_for_timeout(200)
     page.wait_for_selector(IDLE)
-    assert len(page.inner_text("article.assistant .text")) > len(first)
+    assert len(page.text_content("article.assistant .text")) > len(first)
     page.click("[aria-label='Earlier branch']")
-    assert page.inner_text("article.assistant .text") == first
+    assert page.text_content("article.assistant .text") == first
     page.click("article.user >> text=Edit")
     page.fill("article textarea", "The town of")
     page.click("text=Keep as a new branch")
@@ -223,7 +210,7 @@ def test_what_is_stopped_is_kept_and_goes_on(fresh: playwright.Page, busy_server
     fresh.press("#complete-field", "Escape")
     fresh.wait_for_selector("article.assistant >> text=stopped")
     fresh.wait_for_selector("#panel-complete article.assistant >> text=Continue")
-    assert fresh.inner_text("article.assistant .text")
+    assert fresh.text_content("article.assistant .text")
     busy_server.wait_for("requests_running", 0)
 
 

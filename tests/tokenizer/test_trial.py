@@ -32,6 +32,12 @@ HOSTILE: dict[str, Change] = {
     "a template with an id of its own": lambda spec: spec["post_processor"]["special_tokens"]["<s>"].update(ids=[FAR]),
     "a pattern that backtracks for ever": lambda spec: spec.update(pre_tokenizer=split_at("(a+)+$")),
     "one more": lambda spec: spec.update(pre_tokenizer=split_at(r"(.*?,){30}P|(\s*)*(\w|\d)*x\b(a|a)*$")),
+    "a pattern that runs away on its own letters": lambda spec: spec.update(
+        pre_tokenizer=split_at(r"[Жy]*[Жz]*[Жw]*(?=\d|\s)")
+    ),
+    "a word that doubles": lambda spec: spec.update(
+        normalizer={"type": "Sequence", "normalizers": [replace("zebra", "zebrazebra")] * 12}
+    ),
     "a text that doubles": lambda spec: spec.update(
         normalizer={"type": "Sequence", "normalizers": [replace("q", "qq")] * 60}
     ),
@@ -81,17 +87,3 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert Tokenizer.load(llama2.folder).encode("a word") == llama2.encode("a word")
-
-
-def test_a_panic_at_work_is_a_message(llama2: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    class PanicException(BaseException):
-        pass
-
-    class Failing:
-        def encode_batch_fast(self, *_: object, **__: object) -> None:
-            raise PanicException("called `Option::unwrap()`")
-
-    tokenizer = Tokenizer.load(llama2.folder)
-    monkeypatch.setattr(tokenizer, "_backend", Failing())
-    with pytest.raises(UserError, match=r"the tokenizer in .* fails at this text: called"):
-        tokenizer.encode("a")

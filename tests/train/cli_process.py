@@ -10,7 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["mini_llm.train.train", "mini_llm.train.parallel.tensor", "torch.distributed.fsdp"])
+CONTEXT.set_forkserver_preload(
+    ["mini_llm.train.train", "mini_llm.train.parallel.tensor", "torch.distributed.fsdp", "torch._dynamo"]
+)
 
 
 def _main(arguments: list[str], stderr: str, before: str) -> None:

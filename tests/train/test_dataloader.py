@@ -164,7 +164,7 @@ def test_a_terabyte_trains_in_a_few_hundred_megabytes(tiny_store, settings, tmp_
     assert TokenStore.open(store).split("train").read(tokens - 5, 5).tolist() == [0] * 5
 
     words = settings(data_dir=store, batch_size=64, max_iters=3, eval_interval=3)
-    result = run_cli("train", *words, env={"OMP_NUM_THREADS": "1"})
+    result = run_cli("train", *words, env={"OMP_NUM_THREADS": "1"}, fresh=True)
     assert result.returncode == 0, result.stderr
     assert "before all 1,000 GB of its tokens were checked" in result.stderr  # nobody waits half an hour for that
     timing = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]

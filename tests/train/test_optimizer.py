@@ -72,6 +72,21 @@ def test_rates_of_a_base_width_go_to_other_widths(optimizer: str, tied: bool) ->
             assert peak[id(p)] == (0.125 if name == "lm_head.weight" else 0.5), name
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_embedding_and_head_have_parts_of_the_rate(optimizer: str) -> None:
+    m = model(tie_embeddings=False)
+    scales = {"embedding_rate_scale": 0.5, "head_rate_scale": 0.25, "block_size": 32}
+    settings = {"optimizer": optimizer, "learning_rate": 0.5, "muon_learning_rate": 0.125, "model": m.config, **scales}
+    optimizers = build_optimizers(m, TrainConfig.model_validate(settings))
+    peak = {id(p): group["peak"] for o in optimizers for group in o.param_groups for p in group["params"]}
+    own = {"model.embed_tokens.weight": 0.25, "lm_head.weight": 0.125}
+    for name, p in m.named_parameters():
+        in_muon = optimizer == "muon" and "layers" in name and p.ndim == 2
+        assert peak[id(p)] == own.get(name, 0.125 if in_muon else 0.5), name
+    with pytest.raises(ValueError, match="needs a head of its own"):
+        TrainConfig.model_validate({"head_rate_scale": 0.5, "model": {"tie_embeddings": True}})
+
+
 def test_two_steps_of_adamw_by_hand() -> None:
     m = model()
     config = TrainConfig.model_validate({"learning_rate": 0.1, "weight_decay": 0.5, "beta1": 0.9, "beta2": 0.99})

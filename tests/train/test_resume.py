@@ -97,9 +97,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(variant, settings, 
 )
 def test_kill_9_of_the_real_command(compiled, settings, tmp_path, run_cli) -> None:  # type: ignore[no-untyped-def]
     """In whole processes, with as many threads as torch likes: racing threads must not change a sum."""
-    changes = {"max_iters": 30, "save_interval": 5, "compile": compiled, "model": {"dropout": 0.1}}
+    model = {"dropout": 0.1, "n_layers": 1 if compiled else 2}  # each layer is seconds of compiling
+    changes = {"max_iters": 30, "save_interval": 5, "compile": compiled, "model": model}
     env = {"OMP_NUM_THREADS": "1" if compiled else str(os.cpu_count() or 2)}
-    done = run_cli("train", *settings(tmp_path / "unbroken", **changes), timeout=400, env=env)
+    done = run_cli("train", *settings(tmp_path / "unbroken", **changes), timeout=400, env=env, fresh=True)
     assert done.returncode == 0, done.stderr
     assert "does not work here" not in done.stderr
     words, run = settings(tmp_path / "run", **changes), tmp_path / "run"
@@ -115,7 +116,7 @@ def test_kill_9_of_the_real_command(compiled, settings, tmp_path, run_cli) -> No
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert last_step(run) < 30
-    resumed = run_cli("train", *words, timeout=400, env=env)
+    resumed = run_cli("train", *words, timeout=400, env=env, fresh=True)
     assert resumed.returncode == 0
     assert re.search(r"resuming .* at step (10|15|20|25)\b", resumed.stderr)
     assert_equal_runs(run, tmp_path / "unbroken")

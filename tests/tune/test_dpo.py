@@ -84,7 +84,7 @@ def test_lora_learns_preferences_on_an_adapter_too(  # type: ignore[no-untyped-d
     assert taught.returncode == 0, taught.stderr
     before = (chat / "latest/adapter_model.safetensors").read_bytes()
     more = ["epochs=6", "learning_rate=0.01", "eval_interval=1000"]
-    result = run_cli("dpo", "--base", chat, "--data", pairs_file, f"out_dir={out}", *words, *more)
+    result = run_cli("dpo", "--base", chat, "--data", pairs_file, f"out_dir={out}", *words, *more, fresh=True)
     assert result.returncode == 0, result.stderr
     assert "frozen" in result.stderr
     rows = [row for row in read_metrics(out) if "loss" in row]

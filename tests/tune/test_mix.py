@@ -34,11 +34,11 @@ groups:
 """
 
 
-def mixed(folder: Path, run_cli: Any, rows: list[dict[str, Any]], mixture: str = FILE) -> Any:
+def mixed(folder: Path, run_cli: Any, rows: list[dict[str, Any]], mixture: str = FILE, *, fresh: bool = False) -> Any:
     data, file = folder / "chat.jsonl", folder / "mixture.yaml"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     file.write_text(mixture, encoding="utf-8")
-    return run_cli("mix", data, "--mixture", file, "--out", folder / "mixed.jsonl")
+    return run_cli("mix", data, "--mixture", file, "--out", folder / "mixed.jsonl", fresh=fresh)
 
 
 def test_so_many_of_each_so_often_and_short_answers_are_asked_for(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
@@ -46,7 +46,7 @@ def test_so_many_of_each_so_often_and_short_answers_are_asked_for(tmp_path: Path
     random.Random(0).shuffle(shuffled)
     written = []
     for rows in (ROWS, shuffled):
-        result = mixed(tmp_path, run_cli, rows)
+        result = mixed(tmp_path, run_cli, rows, fresh=rows is shuffled)
         assert result.returncode == 0, result.stderr
         written.append((tmp_path / "mixed.jsonl").read_bytes())
     assert written[0] == written[1]
@@ -72,6 +72,23 @@ def test_what_is_wrong_is_said(tmp_path: Path, run_cli) -> None:  # type: ignore
         assert message in result.stderr
         assert "Traceback" not in result.stderr
     assert not (tmp_path / "mixed.jsonl").exists()
+
+
+def test_conversations_of_a_user_are_not_replaced(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    """They begin as every file of conversations does; what a mixture is says `made_by`."""
+    mine = tmp_path / "mixed.jsonl"
+    mine.write_text(json.dumps(ROWS[0]) + "\n", encoding="utf-8")
+    result = mixed(tmp_path, run_cli, ROWS)
+    assert result.returncode == 1
+    assert "not replaced" in result.stderr
+    assert mine.read_text(encoding="utf-8") == json.dumps(ROWS[0]) + "\n"
+    mine.unlink()
+    assert mixed(tmp_path, run_cli, ROWS).returncode == 0
+    before = mine.read_bytes()
+    again = run_cli("mix", mine, "--mixture", tmp_path / "mixture.yaml", "--out", mine)
+    assert again.returncode == 2
+    assert "one of the sources" in again.stderr
+    assert mine.read_bytes() == before
 
 
 def test_the_shipped_mixture_is_valid() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from mini_llm.errors import UsageError, UserError
+from mini_llm.inference.generate import Generator
 from mini_llm.tune import pairs as pairs_module
 from mini_llm.tune.asked import Asked, asked_of
 from mini_llm.tune.config import SftConfig
@@ -80,7 +82,7 @@ def questions(write_rows: Write) -> Path:
 def test_the_command_makes_pairs_that_dpo_reads(half_right: Path, questions: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "made" / "pairs.jsonl"
     words = ["pairs", half_right, "--prompts", questions, "--out", out, "--max-new-tokens", 12, "--device", "cpu"]
-    made = run_cli(*words)
+    made = run_cli(*words, fresh=True)
     assert made.returncode == 0, made.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert f"{len(rows)} pairs from 12 questions" in made.stderr
@@ -143,23 +145,40 @@ def test_another_seed_begins_anew(half_right: Path, questions: Path, tmp_path: P
     assert all("chosen" in json.loads(line) for line in out.read_text().splitlines())
 
 
+def test_what_was_kept_on_the_way_may_be_damaged_or_in_use(half_right: Path, questions: Path, tmp_path: Path) -> None:
+    asked, how = asked_of("", [str(questions)], n=1, seed=0), Sampling(samples=4, max_new_tokens=12)
+    whole, again = tmp_path / "whole.jsonl", tmp_path / "again.jsonl"
+    write_pairs(half_right, whole, asked, how, **HERE)
+    part = tmp_path / ".again.jsonl.part"
+    of = pairs_module.described(Generator(half_right, device="cpu", dtype="float32"), asked, how, "cpu float32 auto")
+    part.write_text(f"{pairs_module.Partial(again, of).head}\n{{damaged\n[1]\n")
+    with part.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is making"):
+            write_pairs(half_right, again, asked, how, **HERE)
+    write_pairs(half_right, again, asked, how, **HERE)
+    assert again.read_bytes() == whole.read_bytes()
+
+
 def test_skills_and_gsm8k_are_asked(write_rows: Write) -> None:
     found = asked_of("spelling=3,copying=2", [], n=1, seed=0)
     assert sorted(one.source for one in found) == ["copying"] * 2 + ["spelling"] * 3
     assert found == asked_of("spelling=3,copying=2", [], n=1, seed=0)
     (sum_,) = asked_of("", [str(write_rows({"question": "1+1?", "answer": "It is\n#### 2"}))], n=1, seed=0)
     assert (sum_.answer, sum_.check) == ("2", "number")
+    (plain,) = asked_of("", [str(write_rows({"question": "1+1?", "answer": 2}))], n=1, seed=0)
+    assert (plain.answer, plain.check) == ("2", "number"), "judged as rl judges it"
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"question": "a"}, "no answer to judge by"),
+        ({"question": "a"}, "no answer to check by"),
         ({"answer": "a"}, "no question"),
         ({"question": "a", "answer": "b", "check": "exakt"}, "did you mean 'exact'"),
-        ({"question": "a", "answer": "b", "check": 3}, "check is a int"),
-        ({"messages": [{"role": "assistant", "content": "a"}], "answer": "b"}, "two turns of the assistant"),
-        ({"question": "a", "answer": None}, "no answer to judge by"),
+        ({"question": "a", "answer": "b", "check": 3}, "check must be the name of a check, not 3"),
+        ({"messages": [{"role": "assistant", "content": "a"}], "answer": "b"}, "the assistant speaks first"),
+        ({"question": "a", "answer": None}, "no answer to check by"),
     ],
 )
 def test_faulty_questions_are_named(row: dict[str, Any], words: str, write_rows: Write) -> None:
@@ -178,9 +197,11 @@ def test_what_is_wrong_is_said(base: Path, half_right: Path, questions: Path, tm
         asked_of("speling", [], n=1, seed=0)
     asked = asked_of("", [str(questions)], n=1, seed=0)
     mine = tmp_path / "mine.txt"
-    mine.write_text("my notes")
-    with pytest.raises(UserError, match="not replaced"):
-        write_pairs(half_right, mine, asked, Sampling(), **HERE)
+    for notes in ("my notes", '{"prompt": "Hi", "chosen": "Hello", "rejected": "No"}\n'):
+        mine.write_text(notes)
+        with pytest.raises(UserError, match="not replaced"):
+            write_pairs(half_right, mine, asked, Sampling(), **HERE)
+        assert mine.read_text() == notes
     never = [Asked(one.messages, "something else", "exact", "x") for one in asked]
     with pytest.raises(UserError, match=r"no pair in 12 questions, 12 left out") as problem:
         write_pairs(half_right, tmp_path / "none.jsonl", never, Sampling(2, 0.01, 12), **HERE)

@@ -11,7 +11,8 @@ import pytest
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.tune.questions import fingerprint, read_questions, read_verifiable
+from mini_llm.tune.asked import Asked, read_asked
+from mini_llm.tune.questions import fingerprint, read_questions
 from mini_llm.tune.rl_config import RlConfig
 
 ASKED = [Message("user", "How many?")]
@@ -31,17 +32,16 @@ TURNS = [{"role": "user", "content": "How many?"}]
 def test_every_shape_asks_the_same(
     row: dict[str, Any], reference: str, check: str, write_rows: Callable[..., Path]
 ) -> None:
-    (found,) = read_verifiable(write_rows(row))
-    assert found[:3] == (ASKED, reference, check)
-    assert found[3].endswith("chat.jsonl:1")
+    file = write_rows(row)
+    assert list(read_asked(file)) == [Asked(ASKED, reference, check, f"{file}:1")]
 
 
 def test_earlier_turns_and_system_messages_are_part_of_the_question(write_rows: Callable[..., Path]) -> None:
     said = [("system", "Be brief."), ("user", "I am Ann."), ("assistant", "Hello."), ("user", "Who am I?")]
     turns = [{"role": role, "content": content} for role, content in said]
-    ((messages, reference, _, _),) = read_verifiable(write_rows({"messages": turns, "answer": "Ann"}))
-    assert [(m.role, m.content) for m in messages] == said
-    assert reference == "Ann"
+    (found,) = read_asked(write_rows({"messages": turns, "answer": "Ann"}))
+    assert [(m.role, m.content) for m in found.messages] == said
+    assert found.answer == "Ann"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_earlier_turns_and_system_messages_are_part_of_the_question(write_rows: 
 )
 def test_faults_are_named_with_their_place(row: dict[str, Any], words: str, write_rows: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match=r"chat\.jsonl:1: .*" + words):
-        list(read_verifiable(write_rows(row)))
+        list(read_asked(write_rows(row)))
 
 
 def test_what_is_held_out_is_never_learned(

@@ -183,6 +183,7 @@ def test_a_skill_is_a_task(answering: Path, tmp_path: Path, run_cli) -> None:  #
     result = run_cli(
         *("rl", "--base", answering, "--task", "spelling", "--task", "copying", f"out_dir={out}", *small),
         *("made=40", "max_iters=1", "block_size=127", "--config", "configs/rl-spelling.yaml"),
+        fresh=True,
     )
     assert result.returncode == 0, result.stderr
     assert re.search(r"(79|80) questions, 16 more held out", result.stderr)  # by the words of the machine's corpus

@@ -15,7 +15,7 @@ from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.run_folder import read_settings
-from mini_llm.tune.config import SftConfig, with_base
+from mini_llm.tune.config import SftConfig, with_base, with_steps
 from mini_llm.tune.conversations import is_held_out
 from mini_llm.tune.sft import sft
 
@@ -34,6 +34,13 @@ def settings(base: Path, spelling_file: Path, tmp_path: Path):  # type: ignore[n
     return make
 
 
+def test_who_gives_steps_alone_gets_so_many(settings: Any) -> None:
+    assert with_steps(settings(max_iters=3), n_rows=1000).max_iters == 3
+    assert (
+        with_steps(settings(), n_rows=8).max_iters == with_steps(settings(max_iters=3, epochs=2.0), n_rows=8).max_iters
+    )
+
+
 def test_the_command_learns_sixty_answers_by_heart_and_stops(base: Path, write_rows, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     """Each is given to the letter, with its end; nothing else shows that what is learned is what is asked for."""
     made = [(f"Spell {a}{b}.", " ".join(a + b)) for a in WORDS for b in WORDS]
@@ -46,7 +53,9 @@ def test_the_command_learns_sixty_answers_by_heart_and_stops(base: Path, write_r
     assert shown.returncode == 0, shown.stderr
     assert f"[[{learned[0][1]}<|end|>]]" in shown.stdout
     values = {**SMALL, "batch_size": 8, "epochs": None, "max_iters": 120, "learning_rate": 0.02, "eval_interval": 1000}
-    result = run_cli(*words, *(f"{key}={json.dumps(value).strip(chr(34))}" for key, value in values.items()))
+    result = run_cli(
+        *words, *(f"{key}={json.dumps(value).strip(chr(34))}" for key, value in values.items()), fresh=True
+    )
     assert result.returncode == 0, result.stderr
     assert "63 conversations, 3 of them held out" in result.stderr
     assert "padding" in result.stderr
@@ -98,6 +107,25 @@ def test_the_first_loss_is_that_of_the_base(settings, base: Path) -> None:  # ty
     first, last = (row["val_loss"] for row in read_metrics(run) if "val_loss" in row)
     assert first == last
     assert (run / "latest/model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+
+
+def test_a_run_of_another_verb_or_of_its_own_base_is_left_alone(base: Path, settings, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    run = sft(settings(epochs=None, max_iters=1))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    data = ["--data", settings().data[0]]
+    for words, message in (
+        (["train", f"out_dir={run}", "max_iters=9"], "holds a run of `mini-llm sft`"),
+        (
+            ["rl", "--base", base, "--task", "spelling", f"out_dir={run}", "block_size=127"],
+            "holds a run of `mini-llm sft`",
+        ),
+        (["sft", "--base", run, *data, f"out_dir={run}"], "is where the base lies"),
+        (["sft", "--base", base, *data, f"out_dir={tmp_path}/\udcff"], "not UTF-8"),
+    ):
+        result = run_cli(*words)
+        assert result.returncode in (1, 2), (words, result.stderr)
+        assert message in result.stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_dropout_is_no_shape(settings, base: Path) -> None:  # type: ignore[no-untyped-def]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from _bad_inputs.case import Case
 from _bad_inputs.hostile import ESC, short, strange_files
-from _bad_inputs.world import ROOT, World
+from _bad_inputs.world import NO_HUB, ROOT, Verb, World
 
 WRONG = {
     "integer": [
@@ -103,15 +104,17 @@ def cases(world: World, dice: random.Random) -> list[Case]:
             values = dice.sample(values, min(len(values), 1 if slow else 7))
             for value in values:
                 given = _with(words, option["name"], None if option["type"] == "boolean" else value)
-                found.append(_case(f"{' '.join(command)} {option['name']} {short(value)}", given, needs))
+                found.append(_case(f"{' '.join(command)} {option['name']} {short(value)}", given, needs, verb))
             if option["type"] != "boolean":
                 found.append(
-                    _case(f"{' '.join(command)} {option['name']} without a value", [*words, option["name"]], needs)
+                    _case(
+                        f"{' '.join(command)} {option['name']} without a value", [*words, option["name"]], needs, verb
+                    )
                 )
         for value in ARGUMENTS if not slow else ARGUMENTS[:2]:
             place = len(command)
             given = [*words[:place], value, *words[place + 1 :]] if len(words) > place else [*words, value]
-            found.append(_case(f"{' '.join(command)} {short(value)}", given, needs))
+            found.append(_case(f"{' '.join(command)} {short(value)}", given, needs, verb))
         for word in ("--no-such", ESC, "--" + "x" * 5000, "-\udcff", "--\x9b31m", "-h", "--help=1"):
             found.append(_case(f"{' '.join(command)} ... {short(word)}", [*words, word], needs))
     for script, flags in {
@@ -139,8 +142,8 @@ def cases(world: World, dice: random.Random) -> list[Case]:
     return found
 
 
-def _case(name: str, words: list[str], make: Any) -> Case:
-    return Case(
+def _case(name: str, words: list[str], make: Any, verb: Verb | None = None) -> Case:
+    case = Case(
         "flags",
         name,
         words,
@@ -148,7 +151,11 @@ def _case(name: str, words: list[str], make: Any) -> Case:
         changes=("out", "out/*", "run", "run/*", "~*", "-*"),
         deadline=90,
         limits={"FSIZE": 10**8},
+        env=NO_HUB,
     )
+    if verb and verb.ends_after:
+        case.kill, case.codes = (signal.SIGTERM, verb.ends_after), (143,)
+    return case
 
 
 def _with(words: list[str], name: str, value: str | None) -> list[str]:

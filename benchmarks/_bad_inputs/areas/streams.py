@@ -141,4 +141,5 @@ def _files(world: World, verb: Verb):  # type: ignore[no-untyped-def]
     def check(outcome: Outcome) -> str | None:
         return None if verb.says else same(outcome)
 
+    check.verb = verb.name  # type: ignore[attr-defined]
     return check

@@ -11,9 +11,8 @@ from typing import Any
 
 from _bad_inputs.case import Case
 from _bad_inputs.hostile import ESC, JSON_VALUES, remove, short, spoiled_bytes, spoiled_json, strange_files
-from _bad_inputs.world import GREEDY, Verb, World
+from _bad_inputs.world import GREEDY, NO_HUB, Verb, World
 
-NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
 NAMES = ["", "a/b", "a/b@", "../x", "a//b", "x" * 5000, ESC, "\udcff", "hf://", "hf://a/b/c/d", "a b/c", "/etc", "-"]
 URLS = ["", "x", "http://", "http://127.0.0.1:1", "http://127.0.0.1:99999", "file:///etc/passwd", "http://[::1", ESC]
 URLS += ["http://" + "x" * 3000, "ftp://127.0.0.1/", "http://a b/", "http://127.0.0.1:1/\x00", "\udcff", "https://%zz/"]
@@ -37,7 +36,7 @@ def cases(world: World, dice: random.Random) -> list[Case]:
     found: list[Case] = []
     for name, verb in world.verbs.items():
         if name in ("sft", "report", "export", "export hf"):
-            found += _spoiled(world, dice, verb, 30)
+            found += spoiled_files("tools", world, dice, verb, 30)
     found += _conversations(world, dice) if "sft" in world.verbs else []
     found += _tasks(world, dice)
     found += [_plain(world, f"push {short(n)}", ["push", "model", n], ("model",)) for n in NAMES]
@@ -56,12 +55,12 @@ def cases(world: World, dice: random.Random) -> list[Case]:
     return found
 
 
-def _spoiled(world: World, dice: random.Random, verb: Verb, count: int) -> list[Case]:
+def spoiled_files(area: str, world: World, dice: random.Random, verb: Verb, count: int) -> list[Case]:
     """Spoil each file that a verb reads: as bytes, as JSON, and by putting other things in its place."""
     files = [
         path.relative_to(world.home)
         for need in verb.needs
-        for path in sorted((world.home / need).rglob("*"))
+        for path in [world.home / need, *sorted((world.home / need).rglob("*"))]
         if path.is_file() and path.stat().st_size and not path.is_symlink() and "profile" not in path.parts
     ]
     ways: list[tuple[str, Path, Callable[[Path], Any]]] = []
@@ -78,7 +77,7 @@ def _spoiled(world: World, dice: random.Random, verb: Verb, count: int) -> list[
         ways.append(("gone", name, remove))
     chosen = dice.sample(ways, min(count, len(ways)))
     return [
-        Case("tools", f"{verb.name}: {name} {what}", verb.words, world.make(verb, lambda f, n=name, w=way: w(f / n)),
+        Case(area, f"{verb.name}: {name} {what}", verb.words, world.make(verb, lambda f, n=name, w=way: w(f / n)),
              changes=verb.changes, deadline=90, limits={"FSIZE": 10**8})
         for what, name, way in chosen
     ]  # fmt: skip

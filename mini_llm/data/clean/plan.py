@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mini_llm.data.clean.config import CleanConfig
 from mini_llm.data.clean.stages import Stage, stages
-from mini_llm.data.parts import part_bytes
+from mini_llm.data.parts import groups, part_bytes
 from mini_llm.data.sources import read_documents
 from mini_llm.errors import UserError
 from mini_llm.user_files import read_file
@@ -57,15 +57,7 @@ class Plan:
 def group(files: list[Path]) -> list[list[str]]:
     """Put files together until a group has some megabytes: by the files alone, whoever works on them."""
     target = part_bytes(sum(path.stat().st_size for path in files))
-    groups: list[list[str]] = []
-    size = target
-    for path in files:
-        if size >= target:
-            groups.append([])
-            size = 0
-        groups[-1].append(str(path))
-        size += path.stat().st_size
-    return groups
+    return [[str(path) for path in group] for group in groups(files, target, lambda _: False)]
 
 
 def key(config: CleanConfig, files: list[Path], text_column: str, items: list[str]) -> str:

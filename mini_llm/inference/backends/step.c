@@ -27,11 +27,13 @@ static const size_t BYTES[] = {4, 2, 1};  // of a weight
 #define WIDE
 enum { LANES = 16, OUTS = 4 };  // numbers in a register; outputs of a tile of up to 4 rows: what 32 registers hold
 enum { GROUP = 0 };             // bytes of weights that all rows meet before the next: with 512 bits it gains nothing
-#define ASKS(t0, ROWS) 1
+#define ASKS(t0, ROWS, next) AHEAD
 #else
 enum { LANES = 8, OUTS = 2 };   // what 16 registers hold, with a mask and whole numbers' products
 enum { GROUP = 24576 };         // half of the innermost cache: else 16 rows of inputs push each other out of it
-#define ASKS(t0, ROWS) (t0 == 0 && ROWS > 1)  // one row alone waits for loads: on Zen 3 it lost 5 % (docs/LOG.md)
+// One row alone waits for loads: on Zen 3 asking lost 5 % (docs/LOG.md). Of several the first four ask a little ahead, and
+// the next four for the weights that follow these: together they have the time of all rows to come.
+#define ASKS(t0, ROWS, next) (ROWS == 1 ? 0 : t0 == 0 ? AHEAD : t0 == 4 ? next : 0)
 #endif
 enum { UNIT = 8 };      // outputs of a thread, and a multiple of them: what tiles of 8, of 4 and of 2 fill
 enum { ROW_OUTS = 8 };  // outputs of a tile of one row
@@ -43,6 +45,7 @@ enum { EXACT = 4096 };  // so many products of an int8 (127 at most) and an int1
 typedef float f4 __attribute__((vector_size(16)));
 typedef float f8 __attribute__((vector_size(32)));
 typedef float fv __attribute__((vector_size(4 * LANES)));
+typedef fv any_fv __attribute__((aligned(4), may_alias));  // wherever it lies
 typedef int32_t iv __attribute__((vector_size(4 * LANES)));
 typedef uint32_t uv __attribute__((vector_size(4 * LANES)));
 typedef uint16_t hv __attribute__((vector_size(2 * LANES)));
@@ -107,7 +110,11 @@ INLINE iv dot_add(iv sums, s2v a, s2v b) { return sums + (iv)_mm512_madd_epi16((
 #define WIDEN_HALF(half) ((uv)_mm256_cvtepu16_epi32((__m128i)half))
 #define WIDEN_BYTES(bytes) ((s2v)_mm256_cvtepi8_epi16((__m128i)bytes))
 INLINE fv fused(fv a, fv b, fv c) { return (fv)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+#ifdef __AVXVNNI__
+INLINE iv dot_add(iv sums, s2v a, s2v b) { return (iv)_mm256_dpwssd_avx_epi32((__m256i)sums, (__m256i)a, (__m256i)b); }
+#else
 INLINE iv dot_add(iv sums, s2v a, s2v b) { return sums + (iv)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
+#endif
 #else
 #define WIDEN_HALF(half) __builtin_convertvector(half, uv)
 #define WIDEN_BYTES(bytes) __builtin_convertvector(bytes, s2v)
@@ -133,7 +140,7 @@ INLINE fv fused(fv a, fv b, fv c) { return a * b + c; }
 INLINE fv load(const void *data, size_t i, int kind) {
     fv x;
     if (kind == F32) {
-        memcpy(&x, (const float *)data + i, sizeof x);
+        x = *(const any_fv *)((const float *)data + i);
     } else {
         hv half;
         memcpy(&half, (const uint16_t *)data + i, sizeof half);
@@ -230,6 +237,21 @@ INLINE void sum_all(float *results, const fv *x, const int n) {
         }
         const __m512 all_16 = _mm512_shuffle_ps(pairs[0], pairs[1], 0x88) + _mm512_shuffle_ps(pairs[0], pairs[1], 0xDD);
         memcpy(results, &all_16, sizeof all_16);
+        return;
+    }
+#elif defined __AVX2__ && defined __FMA__
+    if (n == 8) {  // halves of two meet in one register, then pairs and single ones of 8
+        __m256 halves[4], pairs[2];
+        UNROLL for (int r = 0; r < 4; r++) {
+            const __m256 a = (__m256)x[r], b = (__m256)x[r + 4];
+            halves[r] = _mm256_permute2f128_ps(a, b, 0x20) + _mm256_permute2f128_ps(a, b, 0x31);
+        }
+        UNROLL for (int r = 0; r < 2; r++) {
+            const __m256 a = halves[2 * r], b = halves[2 * r + 1];
+            pairs[r] = _mm256_shuffle_ps(a, b, 0x88) + _mm256_shuffle_ps(a, b, 0xDD);
+        }
+        const __m256 all_8 = _mm256_shuffle_ps(pairs[0], pairs[1], 0x88) + _mm256_shuffle_ps(pairs[0], pairs[1], 0xDD);
+        memcpy(results, &all_8, sizeof all_8);
         return;
     }
 #endif
@@ -337,7 +359,7 @@ static Inputs inputs_of(const float *x, int n, int n_in, int kind, float *room) 
 }
 
 // The weights of a tile: its outputs are `gap` apart, and their rows of weights `step` numbers.
-typedef struct { const void *data; const float *scale; size_t step; int gap; } Weights;
+typedef struct { const void *data; const float *scale; size_t step; int gap, next; } Weights;
 
 // out[t][j * gap] (+)= results[j][t]
 INLINE void put(float *out, size_t out_step, int gap, int add, const float *results, const int OUT, const int ROWS) {
@@ -353,11 +375,11 @@ INLINE void tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int 
     fv acc[MOST] = {{0}};
     const int n_in = in.n_in, whole = in.n_whole, span = kind == BF16 ? 2 * LANES : LANES;
     const float *x = in.x + (size_t)t0 * n_in;
-    const int asks = ASKS(t0, ROWS);
+    const int asks = ASKS(t0, ROWS, w.next);
     for (int i = 0; i < whole; i += span) {
         if (asks)
             UNROLL for (int j = 0; j < OUT; j++)
-                __builtin_prefetch((const char *)w.data + (j * w.step + i) * BYTES[kind] + AHEAD);
+                __builtin_prefetch((const char *)w.data + (j * w.step + i) * BYTES[kind] + asks);
         UNROLL for (int odd = 0; odd < span / LANES; odd++) {
             FENCE;
             fv wv[ROW_OUTS];
@@ -386,7 +408,7 @@ INLINE void whole_tile(float *out, size_t out_step, Inputs in, int t0, Weights w
     const int n_in = in.n_in, whole = in.n_whole;
     const int8_t *weights = w.data;
     const int16_t *x = in.whole + (size_t)t0 * n_in;
-    const int asks = ASKS(t0, ROWS);
+    const int asks = ASKS(t0, ROWS, w.next);
     for (int from = 0; from < whole; from += EXACT) {
         iv acc[MOST] = {{0}};
         const int end = from + EXACT < whole ? from + EXACT : whole;
@@ -394,7 +416,7 @@ INLINE void whole_tile(float *out, size_t out_step, Inputs in, int t0, Weights w
             s2v wv[ROW_OUTS], xv;
             UNROLL for (int j = 0; j < OUT; j++) {
                 b2v bytes;
-                if (asks && i % 64 == 0) __builtin_prefetch(weights + j * w.step + i + AHEAD);
+                if (asks && i % 64 == 0) __builtin_prefetch(weights + j * w.step + i + asks);
                 memcpy(&bytes, weights + j * w.step + i, sizeof bytes);
                 wv[j] = WIDEN_BYTES(bytes);
             }
@@ -442,7 +464,7 @@ INLINE void all_rows(float *out, size_t out_step, Inputs in, Weights w, int n, i
 }
 
 INLINE Weights weights_at(Matrix w, int o, int n_in, int kind, size_t step, int gap) {
-    return (Weights){(const char *)w.data + (size_t)o * n_in * BYTES[kind], w.scale ? w.scale + o : NULL, step, gap};
+    return (Weights){(const char *)w.data + (size_t)o * n_in * BYTES[kind], w.scale ? w.scale + o : NULL, step, gap, 0};
 }
 
 // The outputs of `range`, for a kind that is known when it is compiled
@@ -455,7 +477,8 @@ INLINE void product_of(float *out, size_t out_step, Inputs in, Matrix w, Range r
             any_tile(out + o, out_step, in, 0, weights_at(w, o, in.n_in, kind, step, gap), kind, add, ROW_OUTS, 1);
     } else {
         for (int o = range.from; o < end; o += group) {
-            const Weights weights = weights_at(w, o, in.n_in, kind, step, gap);
+            Weights weights = weights_at(w, o, in.n_in, kind, step, gap);
+            weights.next = group * in.n_in * (int)BYTES[kind];
             all_rows(out + o, out_step, in, weights, o + group < end ? group : end - o, kind, add);
         }
     }

@@ -1,17 +1,17 @@
 """How a token was drawn: its chance under the model and after all rules, and where on the line the dart fell.
 
-Letters: V vocabulary.
+Letters: V vocabulary, C candidates: what temperature and filters leave.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from mini_llm.inference.sampling.params import SamplingParams
-from mini_llm.inference.sampling.sampling import shape_logits
+from mini_llm.inference.sampling.row_sampling import pieces
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,22 @@ class Drawn:
 def look_at_draw(
     token_id: int, logits_V: Tensor, adjusted_V: Tensor, params: SamplingParams, dart: float, n_candidates: int
 ) -> Drawn:
-    """Explain a draw: `logits_V` are the model's scores, `adjusted_V` those after guide and penalties."""
-    logprobs_V = logits_V.float().log_softmax(-1)
+    """Explain a draw: `logits_V` are the model's scores, `adjusted_V` those after guide and penalties.
+
+    The line is the one that the dart was thrown at, so that what is shown is what was done; laying out all of 32,000
+    tokens anew took 7 ms of a step of 2 where `top_p` is set.
+    """
+    logprobs_V = logits_V.float().cpu().log_softmax(-1)
     if params.greedy:
-        sampled_V = torch.zeros_like(logprobs_V, dtype=torch.float64)
-        sampled_V[token_id] = 1.0
+        ids_C, line_C = np.array([token_id]), np.ones(1)
     else:
-        sampled_V = shape_logits(adjusted_V.float(), params).double().softmax(-1)
-    ends_V = sampled_V.cumsum(-1)
+        ids_C, line_C = pieces(adjusted_V.float().cpu(), params)
+    ends_C = np.concatenate([[0.0], line_C / line_C[-1]])
 
     def candidate(i: int) -> Candidate:
-        p = float(sampled_V[i])
-        return Candidate(i, float(logprobs_V[i]), p, max(0.0, float(ends_V[i]) - p))
+        place = int(ids_C.searchsorted(i))
+        start, kept = float(ends_C[place]), place < len(ids_C) and ids_C[place] == i
+        return Candidate(i, float(logprobs_V[i]), float(ends_C[place + 1]) - start if kept else 0.0, start)
 
     best = logprobs_V.topk(min(n_candidates, len(logprobs_V))).indices.tolist() if n_candidates else []
     return Drawn(
@@ -58,6 +62,6 @@ def look_at_draw(
         rank=1 + int((logprobs_V > logprobs_V[token_id]).sum()),
         entropy=float(-(logprobs_V.exp() * logprobs_V.clamp(min=-1e4)).sum()),
         dart=None if params.greedy else dart,
-        n_kept=int((sampled_V > 0).sum()),
+        n_kept=int((np.diff(ends_C) > 0).sum()),
         candidates=[candidate(i) for i in best],
     )

@@ -21,6 +21,13 @@ def pick_one(logits_V: Tensor, params: SamplingParams, dart: float) -> int:
     """Return the token that `sample` would pick from finite scores (float32, on the CPU)."""
     if params.greedy:
         return int(logits_V.numpy().argmax())
+    ids_C, line_C = pieces(logits_V, params)
+    # `right` steps over tokens of probability 0: they take no room on the line.
+    return int(ids_C[line_C.searchsorted(dart * line_C[-1], side="right")])
+
+
+def pieces(logits_V: Tensor, params: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids that temperature and filters leave, ascending, and where each one's piece of the line ends."""
     scores_V = logits_V.numpy() / np.float32(params.temperature)
     ids_C = np.arange(len(scores_V))
     if 0 < params.top_k < len(scores_V):
@@ -33,9 +40,7 @@ def pick_one(logits_V: Tensor, params: SamplingParams, dart: float) -> int:
         scores_C = keep_min_p(torch.from_numpy(scores_C), params.min_p).numpy()
     if params.typical_p < 1:
         scores_C = keep_typical(torch.from_numpy(scores_C), params.typical_p).numpy()
-    line_C = np.exp(scores_C - scores_C.max()).astype(np.float64).cumsum()
-    # `right` steps over tokens of probability 0: they take no room on the line.
-    return int(ids_C[line_C.searchsorted(dart * line_C[-1], side="right")])
+    return ids_C, np.exp(scores_C - scores_C.max()).astype(np.float64).cumsum()
 
 
 def nucleus(weights_V: np.ndarray, p: float) -> np.ndarray:

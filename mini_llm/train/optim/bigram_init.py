@@ -17,7 +17,7 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.train.rows.dataloader import TrainLoader
 
 SMOOTHING = 100.0  # how many times a token must be seen before its own successors outweigh the average text's
-EMBEDDING_STD = 0.1  # smaller, and the blocks' first steps drown it; larger, and it learns too slowly (docs/LOG.md)
+EMBEDDING_STD = 0.5  # smaller, and the first steps drown what was counted (docs/LOG.md)
 
 
 @torch.no_grad()
@@ -50,9 +50,10 @@ def init_bigram(model: Transformer, loader: TrainLoader, n_tokens: int, seed: in
     to_logits = length / math.sqrt(D)  # undoes RMSNorm's scale
     log_p_V1 = p_V.log()[:, None]
     head_VD = to_logits * torch.cat([right_VK, (log_p_V1 - log_p_V1.mean()) / longest, zeros_V], dim=1)
-    turn_DD, _ = torch.linalg.qr(torch.randn(D, D, generator=generator))  # no coordinate is special to the blocks
-    model.model.embed_tokens.weight.copy_(embedding_VD @ turn_DD * (EMBEDDING_STD / embedding_VD.std()))
-    model.lm_head.weight.copy_(head_VD @ turn_DD)
+    # Each direction stays in a coordinate of its own. AdamW moves every coordinate of a rare token's row by a whole
+    # step towards less of it; were the bias turned into all D, that would be D steps of its logit at once.
+    model.model.embed_tokens.weight.copy_(embedding_VD * (EMBEDDING_STD / embedding_VD.std()))
+    model.lm_head.weight.copy_(head_VD)
     for name, weight in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             weight.zero_()

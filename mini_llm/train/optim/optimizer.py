@@ -38,20 +38,22 @@ def build_optimizers(
     in_blocks = {id(p) for p in model.model.layers.parameters() if p.ndim == 2} if config.optimizer == "muon" else set()
     trained = [p for p in model.parameters() if p.requires_grad]
     others = [p for p in trained if id(p) not in in_blocks]
-    embedding, rate = model.model.embed_tokens.weight, config.learning_rate
+    embedding, head, rate = model.model.embed_tokens.weight, model.lm_head.weight, config.learning_rate
     width_rule = (config.base_dim or model.config.dim) / model.config.dim
     sums = [p for p in others if p.ndim >= 2 and p is not embedding]
+    apart = [p for p in sums if p is head and config.head_rate_scale != 1]
     if config.base_dim and not sums:
         log.warn("base_dim changes nothing here: with Muon and a tied head, no matrix follows the width")
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in others if p is embedding], "weight_decay": config.weight_decay},
-        {"params": sums, "weight_decay": config.weight_decay, "lr": rate * width_rule},
+        {"params": [p for p in others if p is embedding], "lr": rate * config.embedding_rate_scale},
+        {"params": [p for p in sums if p is not head or not apart], "lr": rate * width_rule},
+        {"params": apart, "lr": rate * width_rule * config.head_rate_scale},
         {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    betas = (config.beta1, config.beta2)
+    betas, decay = (config.beta1, config.beta2), config.weight_decay
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=rate, betas=betas, eps=1e-8, fused=_can_fuse(model))
+        torch.optim.AdamW(groups, lr=rate, betas=betas, eps=1e-8, weight_decay=decay, fused=_can_fuse(model))
     ]
     if in_blocks:
         matrices = [p for p in trained if id(p) in in_blocks]

@@ -9,6 +9,7 @@ save), and so they stop, save and fail at the same step.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -131,14 +132,24 @@ def start_world(config: TrainConfig) -> Iterator[World]:
         torch.cuda.set_device(ranks.local_rank())
     logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # it warns of each exchange over two axes
     # The vector of each step goes over gloo also where there are GPUs: it needs no place in NCCL's order of calls.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    try:
-        with _told_when_alone():
-            yield _connected(config, device.type)
-    except BaseException:  # no leave is taken of the others: whoever waits in a collective is ended by torchrun
-        raise
-    else:
-        dist.destroy_process_group()
+    with _told_when_alone():
+        _connect("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        yield _connected(config, device.type)
+    # After an error no leave is taken of the others: whoever waits in a collective is ended by torchrun.
+    dist.destroy_process_group()
+
+
+def _connect(backend: str) -> None:
+    """Meet the others. A torchrun keeps one store for all its starts, with the addresses of those who have died.
+
+    Torch 2.13 takes the keys as they are, and would wait for the dead: here each start has keys of its own. Several
+    torchruns each count their own starts; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives a new store.
+    """
+    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store.set_timeout(PATIENCE)
+    if ranks.local_size() == size:
+        store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
 
 def _connected(config: TrainConfig, device_type: str) -> World:

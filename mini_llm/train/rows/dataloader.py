@@ -69,7 +69,10 @@ class TrainLoader:
 
     def rows_from(self, first: int) -> Tensor:
         """Return a step's number of rows, beginning with row `first` of all epochs."""
-        rows_R = np.arange(first, first + self.rows_per_step)
+        return self.rows_at(np.arange(first, first + self.rows_per_step))
+
+    def rows_at(self, rows_R: np.ndarray) -> Tensor:
+        """Return the rows of these numbers, which must rise."""
         ids = [
             row
             for epoch in np.unique(rows_R // self.rows_per_epoch)

@@ -268,9 +268,9 @@ def _compare_tokens(before: dict[str, str], now: dict[str, str], folder: Path) -
     if not (before and now):
         return False
     if before.get("tokenizer") != now["tokenizer"]:
-        raise DamagedCheckpoint(f"{folder} was trained with another tokenizer than that of data_dir")
+        raise DamagedCheckpoint(f"{folder} was trained with another tokenizer than it is given now")
     if before.get("text") != now["text"]:
-        log.warn(f"{folder} was trained on another text than that of data_dir: from here on it learns the new one")
+        log.warn(f"{folder} was trained on another text: from here on it learns the new one")
         return True
     return False
 

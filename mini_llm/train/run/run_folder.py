@@ -24,11 +24,12 @@ from mini_llm.temporary import remove_dead, temporary_name
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.out_of_memory import with_batch
 from mini_llm.train.run.resume import checkpoint_folder
-from mini_llm.user_files import kind_of, reason, shown, what_is
+from mini_llm.user_files import kind_of, reason, refuse_non_utf8, shown, what_is
 
 LINES = ("metrics.jsonl", "timing.jsonl", "samples.jsonl")
 RUN_FILES = "|".join(map(re.escape, ("config.yaml", "wandb_id.txt", "reference.safetensors", "latest", "best", *LINES)))
 CHECKPOINTS = "step-[0-9]{8,}"
+OF_VERBS = {"task": "rl", "beta": "dpo", "base": "sft"}  # a key that only this verb's settings have, and those above it
 
 
 @contextmanager
@@ -63,9 +64,10 @@ def check_run(config: TrainConfig) -> None:
 
     Raises:
         UsageError: the folder holds a run of another model or optimizer, or is a file.
-        UserError: its record is damaged.
+        UserError: its record is damaged, or its name is not UTF-8.
     """
     run = Path(config.out_dir)
+    refuse_non_utf8(run.absolute())
     if (kind := kind_of(run)) in ("file", "other"):
         raise UsageError(f"out_dir={shown(run)} is {what_is(run)}, not a folder", "give another out_dir=...")
     if kind == "folder" and not _is_run(run):
@@ -78,6 +80,11 @@ def check_run(config: TrainConfig) -> None:
                     "give another out_dir=..., or move what is there",
                 )
     if config.resume and list_checkpoints(run) and (run / "config.yaml").exists():
+        if (verb := verb_of(run)) != config.verb:
+            raise UsageError(
+                f"{run} holds a run of `mini-llm {verb}`: `{config.verb}` cannot go on with it",
+                "give another out_dir=...",
+            )
         _compare(_recorded(run, type(config)), config, run)
 
 
@@ -97,13 +104,22 @@ def keep_batch(config: TrainConfig) -> TrainConfig:
     return with_batch(config, old.batch_size)
 
 
-def read_settings(run: Path) -> TrainConfig:
+def verb_of(run: Path) -> str:
+    """Return the verb that made a run, by its record; `train` where nothing says otherwise."""
+    try:
+        text = (run / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return "train"
+    return next((verb for key, verb in OF_VERBS.items() if re.search(rf"^{key}:", text, re.MULTILINE)), "train")
+
+
+def read_settings(run: Path, name: str = "config.yaml") -> TrainConfig:
     """Return what a run's record says of training, whatever it was trained for.
 
     Raises:
         UserError: there is no record, or it is damaged.
     """
-    return load_config(TrainConfig, run / "config.yaml", more_keys=True)
+    return load_config(TrainConfig, run / name, more_keys=True)
 
 
 def adopt_copies(run: Path) -> None:

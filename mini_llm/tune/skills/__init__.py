@@ -23,8 +23,9 @@ from mini_llm.tune.skills import (
     system,
 )
 from mini_llm.tune.skills.draw import Draw, Exercise, Material, Side
+from mini_llm.tune.skills.pieces import DRILLS, drill
 
-__all__ = ["SKILLS", "Exercise", "Material", "exercises"]
+__all__ = ["DRILLS", "SKILLS", "Exercise", "Material", "exercises"]
 
 SKILLS: dict[str, Callable[[Draw], Exercise]] = {
     "spelling": spelling.make,
@@ -51,14 +52,17 @@ def exercises(
     phrasings: Side = "train",
     material: Material | None = None,
 ) -> Iterator[Exercise]:
-    """Yield n exercises of a skill, with arguments and phrasings to learn from or new ones.
+    """Yield n exercises of a skill, with arguments and phrasings to learn from or new ones; or of a drill.
 
     Raises:
-        UsageError: no skill has that name.
+        UsageError: no skill has that name, or a drill has no pieces.
     """
+    material = material or Material()
+    if skill in DRILLS:  # which nobody is asked: they are the way, and the skills are the end
+        yield from drill(skill, n, seed=seed, pieces=material.pieces, held_out=material.by_side["new"])
+        return
     if skill not in SKILLS:
         raise UsageError(f"no skill '{skill}'{did_you_mean(skill, SKILLS)}", f"known: {', '.join(SKILLS)}")
-    material = material or Material()
     for i in range(n):
         generator = random.Random(f"{seed} {skill} {i} {arguments} {phrasings}")
         yield SKILLS[skill](Draw(generator, material, arguments, phrasings))

@@ -58,6 +58,7 @@ class Material:
     name: str = "Mini-LLM"
     words: tuple[str, ...] = ()  # the most frequent first
     sentences: tuple[str, ...] = field(default=(), repr=False)
+    pieces: tuple[str, ...] = field(default=(), repr=False)  # of a vocabulary, for drills
 
     @classmethod
     def of(cls, texts: Iterable[str], name: str = "Mini-LLM") -> Material:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mini_llm import log
 from mini_llm.data.sources import read_documents
 from mini_llm.errors import UsageError, did_you_mean
-from mini_llm.files import check_replaceable_file, new_file
-from mini_llm.tune.skills import SKILLS, Exercise, Material, exercises
+from mini_llm.files import check_replaceable_lines, new_file
+from mini_llm.pointers import resolve_checkpoint
+from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.tune.skills import DRILLS, SKILLS, Exercise, Material, exercises
 from mini_llm.tune.skills.draw import Side
+from mini_llm.tune.skills.pieces import pieces_of
 from mini_llm.user_files import writing_to
 
-MARK = b'{"messages": '  # how a file of ours begins
+MOST = 10**7  # exercises of a skill, as in RlConfig: their order is held in memory
+
+
+def _is_made_here(record: dict[str, Any]) -> bool:
+    return record.get("skill") in {**SKILLS, **DRILLS} and record.get("source") == "synthetic"
 
 
 @dataclass(frozen=True)
@@ -28,32 +36,44 @@ class Wish:
     phrasings: Side = "train"
 
 
-def parse_counts(words: str, n: int) -> dict[str, int]:
+def parse_counts(words: str, n: int, *, with_drills: bool = False) -> dict[str, int]:
     """Return how many exercises of each skill "spelling=3000,copying" means, `n` where no number is given.
+
+    Where nothing is named, all skills are meant, and `with_drills` the drills of a vocabulary too.
 
     Raises:
         UsageError: no such skill, or no number.
     """
-    counts: dict[str, int] = {}
+    counts, known = dict[str, int](), [*SKILLS, *DRILLS]
     for word in filter(None, (word.strip() for word in words.split(","))):
         name, _, number = word.partition("=")
-        if name not in SKILLS:
-            raise UsageError(f"no skill '{name}'{did_you_mean(name, SKILLS)}", f"known: {', '.join(SKILLS)}")
+        if name not in known:
+            raise UsageError(f"no skill '{name}'{did_you_mean(name, known)}", f"known: {', '.join(known)}")
         if number and not number.isdecimal():
             raise UsageError(f"how many exercises of {name}? '{number}' is no number", f"for instance {name}=3000")
+        if len(number) > len(str(MOST)) or (number and int(number) > MOST):
+            raise UsageError(f"{name}={number[:20]} is more than {MOST:,} exercises", f"for instance {name}=3000")
         counts[name] = int(number) if number else n
-    return counts or dict.fromkeys(SKILLS, n)
+    return counts or dict.fromkeys(known if with_drills else SKILLS, n)
 
 
-def material_of(corpus: Sequence[str], name: str) -> Material:
+def material_of(corpus: Sequence[str], name: str, model: str | None = None) -> Material:
     """Return what the exercises speak of: words and sentences of files, or made-up words where none are named.
 
+    Args:
+        corpus: the files.
+        name: what the model calls itself.
+        model: whose vocabulary the drills go through.
+
     Raises:
-        UserError: a file cannot be read.
+        UserError: a file or the model's tokenizer cannot be read.
     """
-    if not corpus:
-        return Material(name)
-    return Material.of(read_documents(list(corpus), description="looking for words and sentences"), name)
+    material = Material(name)
+    if corpus:
+        material = Material.of(read_documents(list(corpus), description="looking for words and sentences"), name)
+    if model is None:
+        return material
+    return replace(material, pieces=pieces_of(Tokenizer.load(resolve_checkpoint(model)), material.words))
 
 
 def mixed(wish: Wish, material: Material) -> Iterator[Exercise]:
@@ -73,7 +93,7 @@ def write_exercises(out: Path, wish: Wish, material: Material) -> int:
     Raises:
         UserError: the place is taken by a file of somebody else's, or cannot be written.
     """
-    check_replaceable_file(out, MARK, "file of exercises")
+    check_replaceable_lines(out, _is_made_here, "file of exercises")
     n = 0
     with writing_to(out):
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -77,6 +77,16 @@ def test_they_learn_what_one_process_learns(spread, size, words, alone, start_ra
     assert json.loads((tmp_path / "run" / "latest" / "checksums.json").read_text())["model.safetensors"]
 
 
+def test_a_mixture_of_stores_is_the_same_for_all(words, alone, start_ranks, tiny_store, second_store, tmp_path) -> None:
+    mixed = json.dumps([{"path": str(tiny_store), "weight": 2}, {"path": str(second_store), "weight": 1}])
+    given = [*words(tmp_path / "run", data_dir=mixed), "parallel.shard=full"]
+    finish(start_ranks(2, "train", *given))
+    one = alone(given)
+    for key in ("loss", "val_loss", "val_loss/others", "tokens"):
+        assert losses(tmp_path / "run", key) == pytest.approx(losses(one, key), rel=0, abs=1e-5), key
+    assert losses(tmp_path / "run", "epoch/others") == losses(one, "epoch/others")
+
+
 @pytest.mark.parametrize("spread", [["parallel.shard=ddp"], ["parallel.shard=full"]], ids=["ddp", "full"])
 def test_muon_learns_what_it_learns_alone(spread, words, alone, start_ranks, tmp_path) -> None:
     """Muon makes all directions equally strong, rounding among them: a tenth of the digits is lost in 20 steps."""
@@ -120,6 +130,18 @@ def test_one_then_two_then_one_then_four_processes_go_on_with_one_run(words, alo
     assert [row["tokens"] for row in read_metrics(run) if "tokens" in row] == losses(one, "tokens")
     assert (run / "checkpoints" / "step-00000010" / "shares").is_dir()
     assert (run / "checkpoints" / "step-00000015" / "model.safetensors").is_file()
+
+
+def test_a_dry_run_of_several_tells_what_each_needs_and_writes_nothing(words, start_ranks, tmp_path) -> None:
+    files = {rank: str(tmp_path / f"out-{rank}") for rank in (0, 1)}
+    out = {rank: f"import sys; sys.stdout = open({file!r}, 'w', buffering=1)" for rank, file in files.items()}
+    finish(start_ranks(2, "train", *words(tmp_path / "run"), "parallel.shard=full", "--dry-run", before=out))
+    told = (tmp_path / "out-0").read_text()
+    assert "in each of 2 processes" in told
+    assert "weights 0.1 MB, gradients 0.1 MB, optimizer 0.3 MB" in told  # half of what one process has
+    assert "of 0.8 MB, of which" in told  # a checkpoint is whole
+    assert (tmp_path / "out-1").read_text() == ""
+    assert not (tmp_path / "run").exists()
 
 
 def test_loading_changes_no_bit(words, start_ranks, run_cli, tmp_path) -> None:

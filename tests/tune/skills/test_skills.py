@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from mini_llm.errors import UsageError
+from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.checks import CHECKS
 from mini_llm.tune.formats import read_conversations
-from mini_llm.tune.skills import SKILLS, Exercise, Material, exercises
+from mini_llm.tune.skills import DRILLS, SKILLS, Exercise, Material, exercises
 from mini_llm.tune.skills.draw import is_held_out
+from mini_llm.tune.skills.pieces import pieces_of
 
 LETTERS = ("a", "e", "i", "o", "u", "ai", "ea", "ee", "oo", "ou", "al", "en", "or", "un", "is")
 SPEECH = """Fellow citizens of the Senate, the treaty with Spain was signed in 1819 by both parties. The revenue of the
@@ -100,10 +103,13 @@ def test_the_command_writes_what_sft_reads(tmp_path: Path, run_cli) -> None:  # 
 
 def test_bad_words_of_the_command(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     foreign = tmp_path / "mine.jsonl"
-    foreign.write_text("my diary\n", encoding="utf-8")
+    mine = '{"messages": [{"role": "user", "content": "my diary"}], "answer": "x"}\n'
+    foreign.write_text(mine, encoding="utf-8")
     for words, code, message in (
         (["--out", tmp_path / "a", "--skills", "speling"], 2, "did you mean 'spelling'"),
         (["--out", tmp_path / "a", "--skills", "spelling=many"], 2, "is no number"),
+        (["--out", tmp_path / "a", "--skills", "spelling=" + "9" * 20], 2, "more than 10,000,000 exercises"),
+        (["--out", tmp_path / "a", "--n", "9" * 20], 2, "--n"),
         (["--out", tmp_path / "a", "--corpus", tmp_path / "none.txt"], 1, "none.txt"),
         (["--out", foreign], 1, "not replaced"),
         (["--out", tmp_path], 1, "not a file"),
@@ -111,7 +117,7 @@ def test_bad_words_of_the_command(tmp_path: Path, run_cli) -> None:  # type: ign
         result = run_cli("skills", *words)
         assert result.returncode == code, result.stderr
         assert message in result.stderr
-    assert foreign.read_text(encoding="utf-8") == "my diary\n"
+    assert foreign.read_text(encoding="utf-8") == mine
 
 
 def test_a_common_word_is_always_learned_and_a_rare_one_may_be_held_out() -> None:
@@ -136,3 +142,53 @@ def test_worked_sums_are_right() -> None:
 def test_an_unknown_skill_is_named() -> None:
     with pytest.raises(UsageError, match="no skill 'speling', did you mean 'spelling'"):
         next(exercises("speling", 1, seed=0))
+
+
+def test_drills_go_through_a_whole_vocabulary_and_leave_out_held_out_words(chat_tokenizer: Tokenizer) -> None:
+    pieces = pieces_of(chat_tokenizer, ["catgnu"])
+    assert set(pieces) >= {"a", " Spell", " d"}
+    assert "<|end|>" not in "".join(pieces)
+    assert {pieces.count(piece) for piece in pieces} == {1, 3}  # more often what new words are made of
+    made = drawn("letters", 200, material=Material(pieces=pieces))
+    asked_for = (
+        e.messages[0].content.rstrip(".").split(": " if ":" in e.messages[0].content else "? ")[1] for e in made
+    )
+    taught = {word.strip('"') for words in asked_for for word in words.split(", ")}
+    assert taught >= {piece.strip() for piece in pieces if re.fullmatch(r" ?[a-z]{2,14}", piece)}
+    for exercise in made:
+        for part in exercise.answer.removeprefix("Here: ").split(", "):
+            name, *letters = part.split(" ")
+            assert name.strip('"') == "".join(letters)
+    assert all(e.answer in e.messages[0].content for e in drawn("echo", 50, material=Material(pieces=pieces)))
+    words = [f"x{i}" for i in range(6000)] + ["".join(w) for w in itertools.product("bcdfgh", "aeiou", "lmnpr")]
+    rare = Material(words=tuple(words), pieces=tuple(f" {word}" for word in words[6000:]))
+    said = {
+        word
+        for e in drawn("letters", 200, material=rare)
+        for word in re.findall("[a-z]{3}", e.answer.removeprefix("Here: "))
+    }
+    assert len(rare.by_side["new"]) > 5
+    assert said == set(words[6000:]) - set(rare.by_side["new"])
+
+
+def test_a_piece_stands_in_a_drill_as_it_stands_in_a_word(chat_tokenizer: Tokenizer) -> None:
+    pieces = [piece for piece in pieces_of(chat_tokenizer) if re.fullmatch(r" ?[a-z]{2,14}", piece)]
+    shown = " ".join(e.messages[0].content for e in drawn("letters", 100, material=Material(pieces=tuple(pieces))))
+    read = {chat_tokenizer.decode([5, i])[len(chat_tokenizer.decode([5])) :] for i in chat_tokenizer.encode(shown)}
+    assert len(set(pieces) & read) > 0.9 * len(set(pieces))
+
+
+def test_the_command_drills_the_vocabulary_of_a_model(base: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "drills.jsonl"
+    result = run_cli("skills", "--out", out, "--n", "3", "--tokenizer", base, fresh=True)
+    assert result.returncode == 0, result.stderr
+    made = [json.loads(line)["skill"] for line in out.read_text(encoding="utf-8").splitlines()]
+    assert {skill: made.count(skill) for skill in made} == dict.fromkeys([*SKILLS, *DRILLS], 3)
+    for words, code, message in (
+        (["--skills", "letters"], 2, "--tokenizer MODEL"),
+        (["--skills", "leters"], 2, "did you mean 'letters'"),
+        (["--tokenizer", tmp_path / "none"], 1, "none"),
+    ):
+        result = run_cli("skills", "--out", tmp_path / "other.jsonl", *words)
+        assert result.returncode == code, result.stderr
+        assert message in result.stderr

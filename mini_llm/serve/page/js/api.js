@@ -3,6 +3,16 @@
 import { button, h, notice } from "./dom.js";
 
 const KEY = "mini-llm-key"; // in this tab's memory only
+let given = null; // where the browser forbids even that, until the page is left
+
+function key() {
+  try { return sessionStorage.getItem(KEY); } catch { return given; }
+}
+
+function keepKey(value) {
+  given = value;
+  try { sessionStorage.setItem(KEY, value); } catch { /* forbidden */ }
+}
 
 /** What the server refused, or why it could not be reached. */
 export class Problem extends Error {
@@ -17,7 +27,7 @@ let asking = null; // several requests may be refused at once: they ask once
 function askForKey() {
   asking ??= new Promise((done) => {
     const field = h("input", { type: "password", id: "key", autocomplete: "off" });
-    const give = () => { sessionStorage.setItem(KEY, field.value); dialog.close(); };
+    const give = () => { keepKey(field.value); dialog.close(); };
     field.addEventListener("keydown", (event) => { if (event.key === "Enter") give(); });
     const dialog = h("dialog", { close: () => { dialog.remove(); done(); } },
       h("label", { for: "key" }, "This server needs its key."), field, button("Use it", give));
@@ -29,8 +39,8 @@ function askForKey() {
 
 async function send(path, options) {
   for (let tries = 0; ; tries += 1) {
-    const key = sessionStorage.getItem(KEY);
-    const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
+    const sent = key();
+    const headers = { ...options.headers, ...(sent ? { authorization: `Bearer ${sent}` } : {}) };
     let answer;
     try {
       answer = await fetch(path, { ...options, headers });
@@ -40,7 +50,7 @@ async function send(path, options) {
       throw new Problem("The server cannot be reached. What is written here stays; try again when it is back.", 0);
     }
     if (answer.status === 401 && tries < 3) {
-      if (key === sessionStorage.getItem(KEY)) await askForKey(); // else another request has been given it meanwhile
+      if (sent === key()) await askForKey(); // else another request has been given it meanwhile
       continue;
     }
     if (answer.ok) return answer;

@@ -29,6 +29,52 @@ export function button(text, click, attributes) {
   return h("button", { type: "button", click, ...attributes }, text);
 }
 
+const A_FRAME = 300; // small elements: 4,000 made at once took 200 ms, and a frame has 16
+
+/** Call `make(n)` for n below `total`, so many in a frame as fit it, while `place` is on the page; returns `upTo(n)`, which makes those before n at once. */
+export function inFrames(place, total, make) {
+  let made = 0;
+  const upTo = (n) => { for (; made < Math.min(n, total); made += 1) make(made); };
+  const more = () => {
+    if (!place.isConnected) return;
+    upTo(made + A_FRAME);
+    if (made < total) requestAnimationFrame(more);
+  };
+  upTo(A_FRAME);
+  if (made < total) requestAnimationFrame(more);
+  return upTo;
+}
+
+const GROUP = 2000; // characters of lines that are laid out and painted together, or not at all where they are out of view
+
+/** A text that grows: a block for each line, so that a new piece has the browser lay out its own line, and not all before it. */
+export class GrowingText {
+  constructor(text) {
+    this.element = h("div", { class: "text" });
+    this.size = GROUP;
+    this.append(text);
+  }
+
+  append(piece) {
+    for (const part of piece.split(/(?<=\n)/)) {
+      if (!part) continue;
+      if (this.line) this.line.appendData(part); else this.begin(part);
+      this.size += part.length;
+      if (part.endsWith("\n")) this.line = null;
+    }
+  }
+
+  begin(part) {
+    this.line = document.createTextNode(part);
+    if (this.size >= GROUP) {
+      this.size = 0;
+      this.group = h("div");
+      this.element.append(this.group);
+    }
+    this.group.append(h("div", {}, this.line));
+  }
+}
+
 /** Say something to a screen reader, and to nobody else. */
 export function announce(text) {
   document.getElementById("live").textContent = text;

@@ -1,7 +1,7 @@
 // Read: any text through the model's eyes, without a word written: its surprise, bits per byte and hardest tokens.
 
 import { post } from "./api.js";
-import { button, h, visible } from "./dom.js";
+import { button, h, inFrames, visible } from "./dom.js";
 import { inspector } from "./inspector.js";
 import { state } from "./state.js";
 import { bits, legend, tokenText } from "./tokens.js";
@@ -39,8 +39,10 @@ export function reader(layers) {
       const entries = await measure(field.value);
       const ids = entries.map((entry) => entry.token_id);
       const { element, choose } = tokenText(entries, (n) => detail.replaceChildren(inspector(entries[n], n ? { layers: () => layers(ids, n) } : {})));
+      const cuts = h("p", { class: "cuts mono" });
       result.replaceChildren(h("p", {}, summary(entries)), legend(), element, h("h2", {}, "Its hardest tokens"), hardest(entries, choose),
-        h("h2", {}, "How the tokenizer cuts it"), h("p", { class: "cuts mono" }, entries.map((entry) => h("span", { title: `id ${entry.token_id}` }, visible(entry)))));
+        h("h2", {}, "How the tokenizer cuts it"), cuts);
+      inFrames(cuts, entries.length, (n) => cuts.append(h("span", { title: `id ${entries[n].token_id}` }, visible(entries[n]))));
     } catch (problem) {
       result.replaceChildren(h("p", { class: "problem", role: "alert" }, problem.message));
     }

@@ -5,6 +5,7 @@ import { checked } from "./tree.js";
 
 const CONVERSATIONS = "mini-llm-conversations-1";
 const VERSION = 1;
+const FULL = "The browser has no room, or leave, to keep this: export the conversations, then delete some.";
 
 /** Return a kept value, or the default where there is none or it cannot be read. */
 export function kept(name, otherwise) {
@@ -31,26 +32,34 @@ export const conversations = (Array.isArray(found) ? found : []).filter((one) =>
 
 const slim = (conversation) => ({ ...conversation, nodes: conversation.nodes.map(({ inspect, ...node }) => node) });
 const NEWEST = 20; // conversations whose tokens stay explained
-const WITH_CANDIDATES = 600; // tokens whose candidates stay: 2 kB each, and the browser gives 5 MB
+const EXPLAINED = 4000; // tokens that stay explained, 150 bytes each: all is written anew at each change, and the browser gives 5 MB
+const WITH_CANDIDATES = 600; // of them with their candidates, 2 kB each
 
-/** Return a conversation whose newest answers keep their candidates, as far as `budget.left` goes, and the others their tokens. */
+/** Return a conversation whose newest answers keep how their tokens were drawn, as far as the budget goes. */
 function lean(conversation, budget) {
   const nodes = conversation.nodes.toReversed().map((node) => {
-    if (!node.inspect?.length) return node;
-    budget.left -= node.inspect.length;
-    return budget.left >= 0 ? node : { ...node, inspect: node.inspect.map(({ top, ...entry }) => entry) };
+    const n = node.inspect?.length;
+    if (!n) return node;
+    budget.explained -= n;
+    budget.candidates -= n;
+    if (budget.candidates >= 0) return node;
+    const { inspect, ...rest } = node;
+    return budget.explained >= 0 ? { ...rest, inspect: inspect.map(({ top, ...entry }) => entry) } : rest;
   });
   return { ...conversation, nodes: nodes.reverse() };
 }
 
 function write() {
   waiting = 0;
-  for (const left of [WITH_CANDIDATES, 0]) {
-    const budget = { left };
-    if (keep(CONVERSATIONS, conversations.map((one, n) => (n < NEWEST ? lean(one, budget) : slim(one))))) return;
+  for (const candidates of [WITH_CANDIDATES, 0]) {
+    const budget = { candidates, explained: EXPLAINED };
+    if (keep(CONVERSATIONS, conversations.map((one, n) => (n < NEWEST ? lean(one, budget) : slim(one))))) {
+      if (document.getElementById("notice").textContent === FULL) notice("");
+      return;
+    }
   }
   if (keep(CONVERSATIONS, conversations.map(slim))) return;
-  notice("The browser's storage is full: export the conversations, then delete some.");
+  notice(FULL);
 }
 
 let waiting = 0;

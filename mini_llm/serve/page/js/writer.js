@@ -1,6 +1,6 @@
 // Chat and Complete: one conversation in view, its messages with their branches, and the composer below.
 
-import { announce, button, h } from "./dom.js";
+import { GrowingText, announce, button, h } from "./dom.js";
 import { generate } from "./generate.js";
 import { asked, panel as settingsPanel } from "./settings.js";
 import { side } from "./side.js";
@@ -12,6 +12,8 @@ const WORDS = {
   chat: { field: "Message", hint: "Say something", send: "Send", user: "You", assistant: "Model" },
   complete: { field: "Text to go on with", hint: "Once upon a time", send: "Complete", user: "Your text", assistant: "The model goes on" },
 };
+
+const NEAR = 40; // pixels from the end: so near, a reader follows what is written; who has scrolled up is left there
 
 /** One tab that writes. `look(node)` opens an answer in the tab that looks inside. */
 export class Writer {
@@ -46,6 +48,11 @@ export class Writer {
     this.log.replaceChildren(...(nodes.length ? nodes.map((node) => this.message(node)) : this.welcome()));
     this.side.show();
     this.tell();
+    this.toEnd();
+    requestAnimationFrame(() => this.toEnd()); // what was out of view has its true height only now
+  }
+
+  toEnd() {
     this.log.scrollTop = this.log.scrollHeight;
   }
 
@@ -63,7 +70,7 @@ export class Writer {
   }
 
   message(node) {
-    const body = h("div", { class: "text" }, node.text);
+    this.text = new GrowingText(node.text);
     const all = siblings(this.conversation, node);
     const go = (by) => { step(this.conversation, node, by); save(); this.show(); };
     const at = all.indexOf(node);
@@ -78,7 +85,7 @@ export class Writer {
     const ends = { length: node.stopReason === "context" ? "the context is full" : "the most tokens are reached", stopped: "stopped" };
     const note = node.problem ? h("p", { class: "problem", role: "alert" }, node.problem, " ", button("Retry", () => this.write(node)))
       : ends[node.finish] && h("p", { class: "quiet" }, `— ${ends[node.finish]}`);
-    const element = h("article", { class: node.role, "aria-label": this.words[node.role] }, h("h2", { class: "who" }, this.words[node.role]), body, note, tools);
+    const element = h("article", { class: node.role, "aria-label": this.words[node.role] }, h("h2", { class: "who" }, this.words[node.role]), this.text.element, note, tools);
     return element;
   }
 
@@ -125,25 +132,23 @@ export class Writer {
     const { conversation } = this;
     this.running = new AbortController();
     this.show();
-    const element = this.log.lastElementChild;
-    const body = element.querySelector(".text");
+    const { text } = this;
     const nodes = path(conversation);
-    let sentence = "";
     let fresh = "";
-    let drawn = false;
-    const draw = () => {
-      drawn = false;
+    let sentence = "";
+    const draw = () => { // once a frame, however many pieces have come
       if (!fresh) return;
-      body.lastChild.appendData(fresh);
+      const follows = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < NEAR;
+      text.append(fresh);
+      sentence += fresh;
       fresh = "";
-      this.log.scrollTop = this.log.scrollHeight;
+      if (/[.!?\n]\s*$/.test(sentence)) { announce(sentence); sentence = ""; }
+      if (follows) this.toEnd();
       this.tell(node);
     };
     const changed = (piece) => {
+      if (!fresh && piece) requestAnimationFrame(draw);
       fresh += piece;
-      sentence += piece;
-      if (/[.!?\n]\s*$/.test(sentence)) { announce(sentence); sentence = ""; }
-      if (!drawn) { drawn = true; requestAnimationFrame(draw); }
     };
     this.sender.textContent = "Stop";
     this.log.setAttribute("aria-busy", "true");
@@ -152,6 +157,7 @@ export class Writer {
       signal: this.running.signal, changed, queued: (n) => { this.status.textContent = `${n} before you`; },
     });
     this.running = null;
+    draw();
     announce(sentence);
     this.sender.textContent = this.words.send;
     this.log.removeAttribute("aria-busy");
