@@ -197,6 +197,19 @@ def test_a_stopped_cleaning_goes_on_and_another_setting_begins_anew(tmp_path: Pa
     assert list(tmp_path.glob("out/work-*")) == []
 
 
+@pytest.mark.parametrize("mine", ["kept/diary.txt", "kept/00000.jsonl.gz", "dropped/a/b/c.txt"])
+def test_what_only_looks_like_cleaned_text_is_left_alone(tmp_path: Path, passages: list[str], mine: str) -> None:
+    """`kept` is a name that anybody may give: the report says who made it."""
+    file = tmp_path / "out" / mine
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    (tmp_path / "out" / "report.json").write_text('{"mine": 1}')
+    source = write(tmp_path / "a.jsonl", passages[:6])
+    with pytest.raises(UserError, match="not replaced"):
+        clean([str(source)], tmp_path / "out", CleanConfig.model_validate({"minhash": None}), Where())
+    assert file.read_text() == "mine"
+
+
 def executable(path: Path, text: str) -> None:
     path.write_text(text)
     path.chmod(path.stat().st_mode | stat.S_IXUSR)

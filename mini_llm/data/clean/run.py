@@ -22,9 +22,21 @@ from mini_llm.data.sources import Corpus
 from mini_llm.errors import UserError
 from mini_llm.files import Kind, check_replaceable, write_text
 from mini_llm.signals import raise_on_signal
-from mini_llm.user_files import shown, writing_to
+from mini_llm.user_files import json_object, shown, writing_to
 
-CLEAN_FOLDER = Kind("a folder of cleaned text", re.compile(r"(kept|dropped|work-[0-9a-f]{12})/.*|report\.(json|md)"))
+
+def _is_cleaned_here(folder: Path) -> bool:
+    """Tell by the report, or by work that goes on: `kept` alone is a name that anybody may give."""
+    at_work = any(re.fullmatch("work-[0-9a-f]{12}", entry.name) for entry in folder.iterdir())
+    return at_work or {"kept", "steps"} <= json_object(folder / "report.json").keys()
+
+
+TEXTS = r"([0-9]{5,}\.jsonl\.gz)?"
+CLEAN_FOLDER = Kind(
+    "a folder of cleaned text",
+    re.compile(rf"kept/{TEXTS}|dropped/([\w-]+/{TEXTS})?|work-[0-9a-f]{{12}}/.*|report\.(json|md)"),
+    _is_cleaned_here,
+)
 WHEN_DONE = "when they are done, the same command makes the table"
 
 
