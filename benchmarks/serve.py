@@ -140,7 +140,9 @@ class Comparison:
         self.speeds.setdefault(server.name, {}).setdefault(streams, []).append(tally.tokens / tally.seconds)
         self.first.setdefault(server.name, {}).setdefault(streams, []).extend(tally.first)
         self.errors.setdefault(server.name, []).extend(tally.errors)
-        note(f"  {server.name}, {streams} streams: {tally.tokens / tally.seconds:,.0f} tokens/s in {tally.seconds:.0f} s")
+        note(
+            f"  {server.name}, {streams} streams: {tally.tokens / tally.seconds:,.0f} tokens/s in {tally.seconds:.0f} s"
+        )
 
     def round(self, streams: int, seed: int) -> None:
         """Let every contender answer the same questions, in turn; slow ones are asked at few streams, once."""

@@ -372,5 +372,9 @@ class _Area:
 def _dumps(value: Any) -> str:
     import sys
 
+    limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
-    return json.dumps(value)
+    try:
+        return json.dumps(value)
+    finally:
+        sys.set_int_max_str_digits(limit)

@@ -44,7 +44,8 @@ def look_at_draw(
     The line is the one that the dart was thrown at, so that what is shown is what was done; laying out all of 32,000
     tokens anew took 7 ms of a step of 2 where `top_p` is set.
     """
-    logprobs_V = logits_V.float().cpu().log_softmax(-1)
+    scores_V = logits_V.float().cpu()
+    logprobs_V = scores_V.log_softmax(-1)
     if params.greedy:
         ids_C, line_C = np.array([token_id]), np.ones(1)
     else:
@@ -59,7 +60,7 @@ def look_at_draw(
     best = logprobs_V.topk(min(n_candidates, len(logprobs_V))).indices.tolist() if n_candidates else []
     return Drawn(
         chosen=candidate(token_id),
-        rank=1 + int((logprobs_V > logprobs_V[token_id]).sum()),
+        rank=1 + int((scores_V > scores_V[token_id]).sum()),  # log-probabilities of near scores round to one
         entropy=float(-(logprobs_V.exp() * logprobs_V.clamp(min=-1e4)).sum()),
         dart=None if params.greedy else dart,
         n_kept=int((np.diff(ends_C) > 0).sum()),
