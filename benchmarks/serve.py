@@ -30,6 +30,8 @@ EACH = {1: 4, 8: 2, 32: 2, 64: 1}  # how often each of so many streams asks
 PAIRS = [("Mini-LLM bf16", "llama.cpp BF16"), ("Mini-LLM int8", "llama.cpp Q8_0")]
 SETTLED = 30.0  # seconds of a soak after which memory should grow no more
 
+WORD = Asked("the people", 8)
+
 
 def write_model(folder: Path, *, quick: bool) -> Path:
     """Write a model of random weights in bfloat16, 50M parameters or a tiny one, with a tokenizer of invented words."""
@@ -124,9 +126,7 @@ class Comparison:
             try:
                 server = start()
                 self.servers.append(server)
-                load(
-                    server.url, server.model, [[Asked("the people", 8)]], plain=server.plain
-                )  # makes what is made once
+                load(server.url, server.model, [[WORD]], plain=server.plain)  # makes what is made once
                 server.rest()
             except (Skipped, OSError, ImportError, TimeoutError) as why:
                 self.skipped[name] = str(why)
@@ -149,10 +149,13 @@ class Comparison:
         for server in self.servers:
             if streams > server.streams or (server.once and seed > 1):
                 continue
+            # What has rested for a minute may have lost its pages to the system: a word first brings them back.
             server.wake()
+            load(server.url, server.model, [[WORD]], plain=server.plain)
             self._ask(server, streams, seed)
             server.rest()
             if server.name in self.engines:
+                self.engines[server.name].write(1, 1, 0)
                 speed = self.engines[server.name].write(streams, EACH[streams], seed)
                 self.speeds.setdefault(f"{server.name}, engine alone", {}).setdefault(streams, []).append(speed)
 
