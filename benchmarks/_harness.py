@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-REHEARSES = os.environ.get("MINI_LLM_REHEARSE") == "1"  # no time that is measured counts
 KEPT = os.environ.get("MINI_LLM_RESULTS")  # a folder: results go there, those of quick runs too
 RESULTS = Path(KEPT) if KEPT else Path(__file__).resolve().parent / "results"
 CRASHED: list[str] = []  # contenders that ended in an error: what is found is kept, and the command fails
@@ -127,6 +127,24 @@ def read_result(benchmark: str, about: dict[str, Any], device: str = "cpu") -> d
     """Return what `write_result` has written of this machine; None if it has not."""
     path = RESULTS / f"{benchmark}-{machine_slug(about, device)}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+class KeptRuns:
+    """Runs in a file of JSON lines: what was asked before, of the same code and data, is not run again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self.done = {run["key"]: run for run in map(json.loads, lines)}
+
+    def get(self, known: object, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the run of all that is `known` of it: as it was kept, or by `run`."""
+        key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+        if key not in self.done:
+            self.done[key] = {"key": key, **run()}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(self.done[key]) + "\n")
+        return self.done[key]
 
 
 def note(*words: object) -> None:
@@ -249,7 +267,6 @@ def take_turns(
     memory beside the others a second start. `env` gives the environment of those contenders that need another one.
     Where $MINI_LLM_SECONDS says how long all may take, whoever is not ready after 0.7 of it is left out.
     """
-    together |= REHEARSES
     workers: dict[str, Worker] = {}
     answers: Answers = {name: [] for name in commands}
     skipped: dict[str, str] = {}

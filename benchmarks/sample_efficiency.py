@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _harness import ROOT, finish, machine, note, table
+from _harness import ROOT, KeptRuns, finish, machine, note, table
 
 from mini_llm.config import load_config
 from mini_llm.data.prepare import prepare
@@ -79,21 +79,13 @@ class Runs:
     """Trains and evaluates, once for each question: what is in `work/runs.jsonl` is not trained again."""
 
     def __init__(self, work: Path, store: TokenStore, eval_rows: int | None) -> None:
-        self.path, self.store, self.eval_rows = work / "runs.jsonl", store, eval_rows
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.done = {run["key"]: run for run in map(json.loads, lines)}
+        self.kept, self.store, self.eval_rows = KeptRuns(work / "runs.jsonl"), store, eval_rows
         self.code = code_hash()
 
     def run(self, name: str, config: TrainConfig) -> dict[str, Any]:
         """Return loss (nats per token), bits per byte and seconds of one run of `config`."""
         asked = [config.model_dump(), self.store.manifest.model_dump(), self.eval_rows, self.code]
-        text = json.dumps(asked, sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()[:16]
-        if key not in self.done:
-            self.done[key] = {"key": key, "name": name, "seed": config.seed, **self._train(config)}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(self.done[key]) + "\n")
-        run = self.done[key]
+        run = self.kept.get(asked, lambda: {"name": name, "seed": config.seed, **self._train(config)})
         note(
             f"  {name}, seed {config.seed}: loss {run['loss']:.4f}, {run['bits_per_byte']:.4f} bits per byte "
             f"({run['tokens']:,} tokens, {run['seconds']:.0f} s)"

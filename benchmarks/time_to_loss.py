@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import math
 import os
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import ROOT, Skipped, Worker, finish, machine, note, table, write_result
+from _harness import ROOT, KeptRuns, Skipped, Worker, finish, machine, note, table, write_result
 from _time_to_loss_contenders import CONTENDERS
 from _time_to_loss_picture import draw
 from sample_efficiency import code_hash, open_store
@@ -70,9 +69,7 @@ class Runs:
     def __init__(self, args: argparse.Namespace, store: TokenStore, size: str) -> None:
         self.args, self.store, self.size, self.began = args, store, size, time.monotonic()
         self.layers, self.dim, self.heads, self.budget = SIZES[size]
-        self.path = args.work / "runs.jsonl"
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.done = {run["key"]: run for run in map(json.loads, lines)}
+        self.kept = KeptRuns(args.work / "runs.jsonl")
         self.skipped: dict[str, str] = {}
 
     def steps(self, share: float) -> int:
@@ -94,8 +91,8 @@ class Runs:
             "own_rows": args.own_rows, "settings": args.set,
         }  # fmt: skip
         known = [asked, self.store.manifest.model_dump(), args.eval_rows, args.compile, self._code(name)]
-        key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
-        if key not in self.done:
+
+        def answer() -> dict[str, Any]:
             if args.pause_after and time.monotonic() - args.began > 60 * args.pause_after:
                 raise Paused
             job = asked | {
@@ -103,11 +100,9 @@ class Runs:
                 "store": str(self.store.folder),
                 "config": args.config, "checkout": str(getattr(args, name, None) or ""),
             }  # fmt: skip
-            answer = self._start(name, job)
-            self.done[key] = {"key": key, "size": self.size, "share": share, **asked, **answer}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(self.done[key]) + "\n")
-        run = self.done[key]
+            return {"size": self.size, "share": share, **asked, **self._start(name, job)}
+
+        run = self.kept.get(known, answer)
         note(
             f"  {self.size} {name}, {run['tokens']:,} tokens, {factor:g} x its rates, seed {seed}: "
             f"loss {run['loss']:.4f} in {run['seconds']:.0f} s"

@@ -250,7 +250,7 @@ def summary(
 
 def show(result: dict[str, Any], title: str) -> None:
     """Print the table, the fastest first, and under what it was measured."""
-    shares = next(value for key, value in result.items() if key.endswith("_of_each") and key != "rows_of_each")
+    shares = result["mfu_of_each" if "mfu_of_each" in result else "ceiling_share_of_each"]
     lines = [
         [
             name,
