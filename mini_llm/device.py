@@ -149,7 +149,10 @@ def use_fast_products() -> bool:
     takes it on AMX alone, and one product shows that it does not here.
     """
     products = getattr(torch.backends.mkldnn, "matmul", None)
-    if not _mkl_is_slow() or getattr(products, "fp32_precision", None) not in ("none", "bf16"):  # else the user's choice
+    if not _mkl_is_slow() or getattr(products, "fp32_precision", None) not in (
+        "none",
+        "bf16",
+    ):  # else the user's choice
         return False
     before, products.fp32_precision = products.fp32_precision, "bf16"
     x = torch.linspace(1, 2, 128 * 128).view(128, 128)

@@ -211,7 +211,7 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     setting.fp32_precision = before
 
 
-@pytest.mark.parametrize("m, k, n", [(1, 1, 1), (3, 130, 5), (64, 384, 1536), (512, 1536, 384), (128, 64, 8192)])
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (3, 130, 5), (64, 384, 1536), (512, 1536, 384), (128, 64, 8192)])
 def test_fast_products_are_float32_in_every_form(libraries: Any, m: int, k: int, n: int) -> None:
     """Forward, both halves of backward, sums and batches: within float32's digits of float64's."""
     device_module.use_fast_products()
