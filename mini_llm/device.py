@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -148,11 +149,8 @@ def use_fast_products() -> bool:
     without such registers, MKL is 4 to 11 % faster. PyTorch asks oneDNN only with leave to round to bfloat16; oneDNN
     takes it on AMX alone, and one product shows that it does not here.
     """
-    products = getattr(torch.backends.mkldnn, "matmul", None)
-    if not _mkl_is_slow() or getattr(products, "fp32_precision", None) not in (
-        "none",
-        "bf16",
-    ):  # else the user's choice
+    products: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    if not _mkl_is_slow() or getattr(products, "fp32_precision", None) not in ("none", "bf16"):  # the user's choice
         return False
     before, products.fp32_precision = products.fp32_precision, "bf16"
     x = torch.linspace(1, 2, 128 * 128).view(128, 128)
