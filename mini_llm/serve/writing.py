@@ -195,7 +195,7 @@ async def _stream(
     for one in texts:
         for part in shape.first(one):
             yield chunk([{"index": one.number, **part}])
-    async for text, tokens in merged(texts, settings.heartbeat_seconds, lambda: len(served.bridge.texts)):
+    async for text, tokens in merged(texts, settings.heartbeat_seconds):
         if text is None:
             place = min((t.queue_place for t in texts if t.finish_reason is None), default=0)
             yield f": queued {place}\n\n".encode()
