@@ -74,17 +74,17 @@ class Text:
         Raises:
             ApiError: the engine failed, or the text was dropped.
         """
-        while True:
+        while self.finish_reason is None:
+            if not self._changed.is_set() and not self.handle.done:  # what comes between two looks waits for the next
+                try:
+                    async with asyncio.timeout(timeout):  # `wait_for` would make a task for each chunk
+                        await self._changed.wait()
+                except TimeoutError:
+                    return []
             self._changed.clear()
             if found := self._take():
                 return found
-            if self.finish_reason is not None:
-                return []
-            try:
-                async with asyncio.timeout(timeout):  # `wait_for` would make a task for each chunk
-                    await self._changed.wait()
-            except TimeoutError:
-                return []
+        return []
 
     def _take(self) -> list[Token]:
         if self.finish_reason is not None:
