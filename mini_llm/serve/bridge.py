@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -24,12 +23,12 @@ from mini_llm.inference.engine.request import FinishReason, Request
 from mini_llm.inference.engine.scores import Logprob
 from mini_llm.inference.generate import Generator
 from mini_llm.serve.metrics import Metrics
-from mini_llm.serve.problems import ApiError, shutting_down
+from mini_llm.serve.problems import ApiError, report, shutting_down
 from mini_llm.serve.settings import ServeSettings
 
 # Seconds from one look at texts that grow to the next, at least so many and so many for each text: a frame of a screen;
 # and a chunk costs 0.1 ms of a core.
-FRAME, FRAME_EACH = float(os.environ.get("XF", "0.016")), float(os.environ.get("XE", "0.001"))
+FRAME, FRAME_EACH = 0.016, 0.0015
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,7 @@ class Text:
             ids = self.handle.take()
         except Exception as problem:
             self._end("cancelled")
+            report(problem, "engine")
             raise _failure(problem) from None
         found = []
         for token_id in ids:

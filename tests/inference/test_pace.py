@@ -79,4 +79,5 @@ def test_numbers_in_between_are_tried_too() -> None:
 
 def test_one_thread_has_no_choice() -> None:
     machine = Machine(1)
-    assert machine.run(3)[1] == 1
+    machine.seconds = lambda threads: machine.rng.uniform(0.001, 0.01)  # type: ignore[method-assign]
+    assert machine.run(60)[1] == 1

@@ -2,7 +2,7 @@
 
 The threads of a step wait for each other eight times a layer. Where something else needs one of the cores, all wait for
 the one that was stopped, and two threads write a tenth of what one does alone (docs/LOG.md). Nobody can ask the system
-what is going to run, but a step has the same bits with any number of threads, so now and then another number has a turn.
+what is going to run, but a step has the same bits with any number of threads, so now and then another has a turn.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Contest:
         self.wait, self.next_trial = SOON, now + SOON
 
     def pick(self, now: float) -> int:
-        if self.trial is None and now >= self.next_trial and self.mean:
+        if self.trial is None and self.mean and now >= self.next_trial and len(self.counts) > 1:
             self.down = self.best + 1 < len(self.counts) and (self.best == 0 or not self.down)
             self.trial, self.n_tried, self.spent = self.best + (1 if self.down else -1), 0, 0.0
         return self.counts[self.best if self.trial is None else self.trial]
