@@ -280,7 +280,7 @@ def test_nothing_that_stays_is_no_text_to_go_on_with(tmp_path: Path, passages: l
         (("good.jsonl", "--slurm", "cpus=x"), 2, ["cpus=x", "a whole number"]),
         (("good.jsonl", "--slurm", "partition=cpu"), 1, ["there is no sbatch here"]),
         (("good.jsonl", "--out", "mine"), 1, ["mine", "not replaced"]),
-        (("hf://datasets/a/b",), 1, ["hub"]),
+        (("hf://datasets/a/b",), 1, ["hf://datasets/a/b lies elsewhere"]),
     ],
 )
 def test_what_is_wrong_is_said(
