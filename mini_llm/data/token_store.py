@@ -273,9 +273,9 @@ def _read_mapped(path: Path, offset: int, count: int) -> bytes:
 def _read_manifest(folder: Path) -> Manifest:
     path, hint = folder / "manifest.json", PREPARE.format(folder)
     if kind_of(path) == "nothing":
-        if kind_of(folder) == "nothing":
-            raise UserError(f"{folder} is not a token store: there is no such folder", above(folder, hint))
-        raise UserError(f"{folder} is not a token store: it has no manifest.json", hint)
+        is_there = kind_of(folder) != "nothing"
+        what = "it has no manifest.json" if is_there else "there is no such folder"
+        raise UserError(f"{folder} is not a token store: {what}", hint if is_there else above(folder, hint))
     text = read_file(path, hint)
     try:
         values: Any = json.loads(text)
@@ -291,8 +291,7 @@ def _read_manifest(folder: Path) -> Manifest:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            message = f"a newer Mini-LLM has written {path}: '{where}' is unknown here"
-            raise UserError(message, f"update Mini-LLM, or {hint}") from None
+            raise UserError(f"a newer Mini-LLM has written {path}: it has {where}", f"update, or {hint}") from None
         raise UserError(
             f"{path}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}", hint
         ) from None

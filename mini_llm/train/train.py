@@ -95,10 +95,8 @@ def _train(
             finally:
                 trainer.close()
     except OSError as problem:
-        raise UserError(
-            f"cannot write {problem.filename or config.out_dir}: {reason(problem)}",
-            what_is_kept(Path(config.out_dir), config.resume),
-        ) from None
+        what = f"cannot write {problem.filename or config.out_dir}: {reason(problem)}"
+        raise UserError(what, what_is_kept(Path(config.out_dir), config.resume)) from None
     return run
 
 

@@ -164,7 +164,7 @@ def turns_of(value: Any, place: str) -> list[dict[str, Any]]:
     if isinstance(value, str):  # minimind keeps lists as JSON in a string
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list) or not value or not all(isinstance(turn, dict) for turn in value):
         raise UserError(f"{place}: the conversation is not a list of messages")
@@ -197,7 +197,7 @@ def message_of(turn: dict[str, Any], role_key: str, text_key: str, place: str) -
 def _loads(arguments: Any) -> Any:
     try:
         return json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
 
 

@@ -100,6 +100,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "null": ({"messages": [{"role": "user", "content": None}, ANSWER]}, "a message of the user has no content"),
     "null part": ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}, ANSWER]}, "NoneType"),
     "null value": ({"conversations": [{"from": "human", "value": None}, ANSWER]}, "a message of the user has no value"),
+    "deep": ({"messages": "[" * 50_000}, "not a list of messages"),
     "no list": ({"messages": "hello"}, "not a list of messages"),
 }
 
