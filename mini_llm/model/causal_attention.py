@@ -18,7 +18,7 @@ from mini_llm.device import mkl_is_slow
 
 
 class Blocks(NamedTuple):
-    """How many queries make a block, and of which rows: outside, PyTorch's kernel is as fast or faster (docs/LOG.md)."""
+    """How many queries make a block, and in which rows; outside, PyTorch's kernel is as fast (docs/LOG.md)."""
 
     queries: int  # their scores stay in the cache for the next product
     shortest: int
