@@ -160,7 +160,7 @@ def use_fast_products() -> bool:
     return False
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def mkl_is_slow() -> bool:
     """Tell whether this is an AMD processor with AVX-512."""
     is_amd = "amd" in str(torch.cpu.get_capabilities().get("cpu_name", "")).lower()
