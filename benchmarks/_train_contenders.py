@@ -265,10 +265,14 @@ def litgpt(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
 def matmuls(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     """Do the matrix products of a step and nothing else, into memory that is there; answer FLOP/s.
 
-    One layer's and the head's, forward and both halves of backward; layers are alike, so one stands for all.
+    One layer's and the head's, forward and both halves of backward; layers are alike, so one stands for all. From the
+    library that is the fastest here.
     """
     import torch
 
+    from mini_llm.device import use_fast_products
+
+    use_fast_products()
     tokens, d, f = args.batch * args.block, args.dim, args.ff
     work = []
     for inputs, outputs, times in [(d, d, 4), (d, f, 2), (f, d, 1), (d, args.vocab, 0)]:

@@ -3,6 +3,7 @@
 import builtins
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -196,3 +197,51 @@ print(int(kept), without, faults(16_000_000))
     kept, without, now = map(int, result.stdout.split())
     assert kept
     assert now < 100 < without
+
+
+@pytest.fixture
+def libraries(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Let MKL count as slow; give PyTorch's setting back afterwards."""
+    setting = torch.backends.mkldnn.matmul
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch was built without oneDNN")
+    before, setting.fp32_precision = setting.fp32_precision, "none"
+    monkeypatch.setattr(device_module, "mkl_is_slow", lambda: True)
+    yield setting
+    setting.fp32_precision = before
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (3, 130, 5), (64, 384, 1536), (512, 1536, 384), (128, 64, 8192)])
+def test_fast_products_are_float32_in_every_form(libraries: Any, m: int, k: int, n: int) -> None:
+    """Forward, both halves of backward, sums and batches: within float32's digits of float64's."""
+    device_module.use_fast_products()
+    x, w, g = (torch.randn(2, *size, generator=torch.Generator().manual_seed(0)) for size in ((m, k), (n, k), (m, n)))
+    sums, room = torch.randn(n, k), torch.empty(m, n)
+    pairs = [
+        (torch.nn.functional.linear(x, w[0]), x.double() @ w[0].double().T),
+        (torch.mm(x[0], w[0].T, out=room), x[0].double() @ w[0].double().T),
+        (g[0] @ w[0], g[0].double() @ w[0].double()),
+        (g[0].T @ x[0], g[0].double().T @ x[0].double()),
+        (sums.clone().addmm_(g[0].T, x[0]), sums.double() + g[0].double().T @ x[0].double()),
+        (torch.bmm(x, w.mT), x.double() @ w.double().mT),
+        (torch.baddbmm(g, x, w.mT, beta=-3, alpha=2), -3 * g.double() + 2 * x.double() @ w.double().mT),
+    ]
+    for found, expected in pairs:
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5 * max(m, k, n) ** 0.5)
+
+
+def test_products_that_would_round_are_given_up(libraries: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    product = torch.Tensor.__matmul__
+
+    def rounds(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return product(a.bfloat16().float() if a.dtype == torch.float32 else a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", rounds)
+    assert not device_module.use_fast_products()
+    assert libraries.fp32_precision == "none"
+
+
+def test_a_users_choice_of_products_stays(libraries: Any) -> None:
+    libraries.fp32_precision = "ieee"
+    assert not device_module.use_fast_products()
+    assert libraries.fp32_precision == "ieee"

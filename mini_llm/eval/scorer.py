@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mini_llm.eval.products import fast_products
 from mini_llm.eval.trees import Pair, Tree, batches, plant
 from mini_llm.inference.backends.eager import blocks_of
 from mini_llm.model.rope import rope_tables
@@ -59,8 +58,7 @@ def score_pairs(
     try:
         for batch in batches(plant(pairs, model.config.max_seq_len), most_tokens):
             before_batch()
-            with fast_products(model):
-                answers = _score_batch(model, batch)
+            answers = _score_batch(model, batch)
             for number, score in answers:
                 found[number] = score
             on_batch(len(answers))

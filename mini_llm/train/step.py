@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_freed_memory
+from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_freed_memory, use_fast_products
 from mini_llm.train.compiled import build_loss_sum, compiles, with_compiled_blocks
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.head_room import fit_head
@@ -64,6 +64,7 @@ class Stepper:
         self.dtype = pick_dtype(config.dtype, self.device)
         if self.device.type == "cpu":
             reuse_freed_memory()
+            use_fast_products()
         fit_head(self.device)
         self.objective: Objective = objective or Pretraining(config)
         self.ahead: tuple[int, Rows] | None = None

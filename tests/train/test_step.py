@@ -262,7 +262,8 @@ def test_seconds_per_step_is_the_median_without_the_first(
 
 @pytest.mark.parametrize(
     ("optimizer", "dtype", "tolerance"),
-    [("adamw", "float32", 1e-4), ("muon", "float32", 1e-4), ("adamw", "bfloat16", 1e-2)],
+    # Muon orthogonalises in bfloat16 where that is fast, and makes 1e-7 of difference 1e-4 in 20 steps.
+    [("adamw", "float32", 1e-4), ("muon", "float32", 3e-4), ("adamw", "bfloat16", 1e-2)],
 )
 def test_the_fast_paths_have_the_plain_paths_loss_curve(
     optimizer: str, dtype: str, tolerance: float, make: Callable[..., Stepper], monkeypatch: pytest.MonkeyPatch
@@ -270,7 +271,8 @@ def test_the_fast_paths_have_the_plain_paths_loss_curve(
     """Attention in blocks, head in chunks and Muon's Gram polynomial against none of them, for 20 steps."""
 
     def curve(fast: bool, steps: int = 20) -> list[float]:
-        monkeypatch.setattr(causal_attention, "SHORTEST_ROW", 65 if fast else 2**30)
+        form = causal_attention.Blocks(64, 65 if fast else 2**30, 2**30, 2**30)
+        monkeypatch.setattr(causal_attention, "blocks", lambda: form)
         monkeypatch.setitem(loss_module.MOST_SCORES_BYTES, "cpu", 0 if fast else 2**60)
         monkeypatch.setattr(head_loss, "CHUNK_BYTES", {"cpu": 128 * 4 * 512})
         monkeypatch.setattr(optimizer_module, "LONG", 2 if fast else math.inf)
