@@ -87,7 +87,8 @@ class Stepper:
             if self.world.size == 1:
                 self.loss_sum = build_loss_sum(plain, model, example, compile=config.compile)
                 return
-            compiled = config.compile and compiles(self.device)
+            # Compiled blocks give a plain gradient back where torch 2.13's DTensor waits for one of shares.
+            compiled = config.compile and self.world.tensor == 1 and compiles(self.device)
             self.loss_sum = with_compiled_blocks(plain, model) if compiled else plain
             self.spread.try_together(lambda: self.loss_sum(example).backward())
 
