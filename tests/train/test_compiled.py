@@ -54,7 +54,8 @@ def test_compiled_fast_paths_equal_the_plain_path(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(log, "warn", pytest.fail)  # it would say that nothing was compiled
 
     def loss_and_gradient(fast: bool) -> tuple[float, torch.Tensor]:
-        monkeypatch.setattr(causal_attention, "SHORTEST_ROW", 65 if fast else 2**30)
+        form = causal_attention.Blocks(64, 65 if fast else 2**30, 2**30, 2**30)
+        monkeypatch.setattr(causal_attention, "blocks", lambda: form)
         monkeypatch.setitem(loss.MOST_SCORES_BYTES, "cpu", 0 if fast else 2**60)
         total = build_loss_sum(plain_loss_sum(model), model, rows, compile=fast)(rows)
         total.backward()
