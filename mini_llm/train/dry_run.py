@@ -142,7 +142,7 @@ def report(m: Measured) -> str:
     }
     needed = (c.keep_last + 2) * m.saved_bytes  # one more while it is being written
     if c.milestones:
-        n, each = len(milestone_steps(c.max_iters)), m.weight_bytes / 2  # bfloat16
+        n, each = len(milestone_steps(c.max_iters)), m.weight_bytes // 2  # bfloat16
         lines["milestones"] = f"{n} of {_size(each)}, all of which stay"
         needed += n * each
     _check_disk(run, needed)
