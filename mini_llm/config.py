@@ -17,7 +17,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, mod
 from pydantic.fields import FieldInfo
 
 from mini_llm.errors import UsageError, UserError, did_you_mean
-from mini_llm.user_files import refuse_special
+from mini_llm.user_files import above, reason, refuse_special
+
+
+class UnknownKey(UsageError):
+    """A key that no setting has: a typing error, or of a newer version."""
 
 
 class Config(BaseModel):
@@ -125,13 +129,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             raise UserError(f"{path} is no config file: it is longer than {MAX_FILE_CHARS:,} characters")
         values = yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes only plain values
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise UserError(
-            f"no config file at {path}", "the shipped ones are in configs/, e.g. --config configs/mini-50m.yaml"
-        ) from None
+        hint = "the shipped ones are in configs/, e.g. --config configs/mini-50m.yaml"
+        raise UserError(f"no config file at {path}", above(path, hint)) from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file") from None
     except OSError as problem:
-        raise UserError(f"cannot read {path}: {problem.strerror}") from None
+        raise UserError(f"cannot read {path}: {reason(problem)}") from None
     except yaml.YAMLError as problem:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(problem).split())}") from None
     except RecursionError:
@@ -210,7 +213,7 @@ def _check_key(cls: type[Config], key: str, source: str) -> None:
         # A bare `n_layers` gets `model.n_layers`: the last part alone is compared too.
         tail = {name.rpartition(".")[2]: name for name in known}
         suggestion = f", did you mean '{tail[key]}'?" if key in tail else did_you_mean(key, known)
-        raise UsageError(f"{source}: unknown key '{key}'{suggestion}")
+        raise UnknownKey(f"{source}: unknown key '{key}'{suggestion}")
 
 
 def _set(values: dict[str, Any], key: str, value: Any, source: str) -> None:

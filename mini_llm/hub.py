@@ -20,6 +20,10 @@ SCHEME = re.compile(r"hf:/+")  # Path("hf://a/b") is hf:/a/b
 NAME = re.compile(r"(?P<id>[\w][\w.-]*(/[\w][\w.-]*)?)(@(?P<revision>[\w][\w./-]*))?")
 
 
+class Unreachable(UserError):
+    """The hub cannot be reached, and what is wanted of it is not on this machine."""
+
+
 class HubName(NamedTuple):
     """A repository on the hub, and the branch, tag or commit of it; None: the newest."""
 
@@ -52,19 +56,26 @@ def fetch(
     into: Path | None = None,
     *,
     repo_type: Literal["model", "dataset"] = "model",
+    only_here: bool = False,
 ) -> Path:
     """Return the folder of a name's files, downloaded where the hub's cache lacks them, or to the folder `into`.
 
     Raises:
         UsageError: it is no name.
-        UserError: it does not exist, is not open to this user, or cannot be reached.
+        UserError: it does not exist or is not open to this user.
+        Unreachable: it is not on this machine, and the hub cannot be reached or is not to be asked (`only_here`).
     """
     id, revision = parse_name(name)
     with in_words(id if repo_type == "model" else f"datasets/{id}", revision):
         from huggingface_hub import snapshot_download
 
         folder = snapshot_download(
-            id, repo_type=repo_type, revision=revision, allow_patterns=list(files), local_dir=into
+            id,
+            repo_type=repo_type,
+            revision=revision,
+            allow_patterns=list(files),
+            local_dir=into,
+            local_files_only=only_here,
         )
     return Path(folder)
 
@@ -97,7 +108,7 @@ def in_words(id: str, revision: str | None = None) -> Iterator[None]:
             "no token for the hub" if is_token else f"the hub refuses {id}: {_line(problem)}", hint
         ) from None
     except (hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError) as problem:
-        raise UserError(
+        raise Unreachable(
             f"{id} is not on this machine, and the hub cannot be reached ({_line(problem)})",
             "connect, and unset HF_HUB_OFFLINE; or give a folder",
         ) from None
@@ -114,7 +125,7 @@ def in_words(id: str, revision: str | None = None) -> Iterator[None]:
     except Exception as problem:
         if type(problem).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
             raise
-        raise UserError(f"the hub cannot be reached: {_line(problem)}", "the same command goes on") from None
+        raise Unreachable(f"the hub cannot be reached: {_line(problem)}", "the same command goes on") from None
 
 
 def _line(problem: BaseException) -> str:

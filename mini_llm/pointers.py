@@ -14,7 +14,7 @@ from mini_llm.errors import UserError
 from mini_llm.files import free_name, write_text
 from mini_llm.hub import fetch, is_hub_name
 from mini_llm.temporary import remove_leftovers, temporary_name
-from mini_llm.user_files import kind_of, shown
+from mini_llm.user_files import above, kind_of, shown
 
 CHECKPOINT_NAME = re.compile(r"step-([0-9]{8,})")
 LONGEST_POINTER = 200  # characters; ours have 25
@@ -35,7 +35,7 @@ def resolve_checkpoint(path: Path | str) -> Path:
         _refuse_file(path)
     if kind == "nothing" and not path.is_symlink():  # RUN/latest may lead to nothing
         hint = "train a model first: mini-llm demo, or mini-llm train --config ..."
-        raise UserError(f"no such folder: {shown(path)}", hint)
+        raise UserError(f"no such folder: {shown(path)}", above(path, hint))
     for candidate in (path, path / "latest", path / "run" / "latest"):  # the demo's folder holds the run's
         # Followed once: `latest` may move on between the reading of two files.
         leads_on = candidate.is_file() or candidate.is_symlink()

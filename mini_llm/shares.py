@@ -107,7 +107,7 @@ class ShareReader:
                 for name in file.keys():  # noqa: SIM118
                     size = tuple(file.get_slice(name).get_shape())
                     self._places.setdefault(name, []).append((path, Box(self.shapes[name], tuple(places[name]), size)))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as problem:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
             raise DamagedCheckpoint(f"{path} is missing, truncated or no share of a checkpoint ({problem})") from None
 
 

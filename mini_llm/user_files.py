@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -76,6 +76,18 @@ def kind_of(path: Path | str) -> Literal["nothing", "file", "folder", "other"]:
     except (OSError, ValueError) as problem:
         raise UserError(f"cannot look at {shown(path)}: {reason(problem)}") from None
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
+
+
+def above(path: Path | str, otherwise: str | None = None) -> str | None:
+    """Return the hint for a path that is missing: where it would be from a folder above this one, or `otherwise`."""
+    relative = Path(path)
+    with suppress(OSError, ValueError):  # the folder that one is in may be gone
+        here = Path.cwd()
+        for folder in () if relative.is_absolute() or not relative.parts else here.parents:
+            if (folder / relative).exists():
+                there = os.path.relpath(folder / relative)
+                return f"paths count from the folder that you are in: give {shown(there)}, or go to {shown(folder)}"
+    return otherwise
 
 
 def what_is(path: Path | str) -> str:

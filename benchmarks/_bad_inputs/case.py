@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from _bad_inputs.hints import wrong_hint
+
 GOOD = ("right", "refused", "told")
-BAD = ("traceback", "hang", "abort", "silent", "lost", "escape", "wordless", "litter", "overkill")
+BAD = ("traceback", "hang", "abort", "silent", "lost", "escape", "wordless", "litter", "overkill", "misleading")
 FAULTS = re.compile(r"Traceback \(most recent|Exception ignored in|Fatal Python error|panicked at|terminate called")
 # What a terminal would obey: control characters and the C1 codes, but neither line ends, tabs and carriage returns
 # nor the sequences that rich writes itself (colours, cursor movements).
@@ -106,6 +108,8 @@ def judge(case: Case, outcome: Outcome) -> tuple[str, str]:
         return "wordless", f"exit {outcome.code}: {words[-1][:200] if words else 'not a word'}"
     if not case.refuse:
         return "overkill", words[0][:300] if words else "refused"
+    if not case.script and (wrong := wrong_hint(case.words, outcome.stderr.decode("utf-8", "replace"))):
+        return "misleading", wrong
     return "refused", words[0][:200] if words else ""
 
 

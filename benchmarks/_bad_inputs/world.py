@@ -204,7 +204,7 @@ def write_raw(home: Path) -> None:
     write_lines(home / "pairs.jsonl", [
         {"prompt": chat[:1], "chosen": chat[1:], "rejected": other[1:]} for chat, other in itertools.pairwise(chats)
     ])  # fmt: skip
-    asked = [{"messages": chat[:1], "answer": chat[1]["content"], "check": "words"} for chat in chats[:12]]
+    asked = [{"messages": chat[:1], "answer": chat[1]["content"], "check": "n_words"} for chat in chats[:12]]
     write_lines(home / "asked.jsonl", asked)
     pages = [" ".join(dice.choice(WORDS.split()) for _ in range(60)) + "." for _ in range(12)]
     write_lines(home / "web.jsonl", [{"text": page, "url": f"https://example.org/{n}"} for n, page in enumerate(pages)])

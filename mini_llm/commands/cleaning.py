@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +64,10 @@ def clean(
         return None
     output.line(json.dumps(report.as_json()) if json_output else report.markdown())
     log.info(f"what was dropped, and why each: {out / 'dropped'}")
-    log.info(f"next: mini-llm prepare {out / 'kept'} --tokenizer DIR --out data/tokens")
+    if not report.kept:
+        log.warn(f"nothing was kept: the rule that dropped most is {report.strictest()}; null leaves a rule out")
+        return None
+    log.info(f"next: mini-llm prepare {shlex.quote(str(out / 'kept'))} --tokenizer DIR --out data/tokens")
     return None
 
 
@@ -95,4 +100,9 @@ def _pairs(text: str | None) -> dict[str, str]:
     known = {"partition", "time", "cpus", "mem", "qos", "again"}
     if text is not None and (not pairs or pairs.keys() - known):
         raise UsageError(f"--slurm {text}: not understood", f"known keys: {', '.join(sorted(known))}, as KEY=VALUE,...")
+    for key in {"cpus", "mem"} & pairs.keys():
+        if not re.fullmatch("[1-9][0-9]{0,5}", pairs[key]):
+            raise UsageError(
+                f"--slurm {key}={pairs[key]}: must be a whole number from 1 on", "for example cpus=1,mem=4"
+            )
     return pairs

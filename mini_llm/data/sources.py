@@ -20,7 +20,7 @@ from mini_llm.data.reading import Reading, looks_like_utf16
 from mini_llm.data.remote import File, at_hand, find_remote, is_address, name_of, size_of
 from mini_llm.data.walking import matching, walk
 from mini_llm.errors import UserError, did_you_mean
-from mini_llm.user_files import kind_of, open_file, shown, what_is
+from mini_llm.user_files import above, kind_of, open_file, shown, what_is
 
 
 class Piece(NamedTuple):
@@ -173,7 +173,7 @@ def _find(source: str, count: Reading) -> list[Path]:
     if kind == "other":
         raise UserError(f"{source} is {what_is(path)}, not a regular file")
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise UserError(f"no file, folder or glob '{shown(source)}'{did_you_mean(path.name, names)}")
+    raise UserError(f"no file, folder or glob '{shown(source)}'{did_you_mean(path.name, names)}", above(path))
 
 
 def _of_datasets(files: list[Path], folder: Path, count: Reading) -> list[Path]:

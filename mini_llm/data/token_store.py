@@ -24,7 +24,7 @@ from mini_llm import log
 from mini_llm.data.tokenizer_files import check_tokenizer_files
 from mini_llm.errors import UserError
 from mini_llm.files import sha256_of
-from mini_llm.user_files import kind_of, read_file
+from mini_llm.user_files import above, kind_of, read_file
 
 FORMAT_VERSION = 1
 ITEM_BYTES = {"uint16": 2, "uint32": 4}
@@ -273,8 +273,9 @@ def _read_mapped(path: Path, offset: int, count: int) -> bytes:
 def _read_manifest(folder: Path) -> Manifest:
     path, hint = folder / "manifest.json", PREPARE.format(folder)
     if kind_of(path) == "nothing":
-        what = "there is no such folder" if kind_of(folder) == "nothing" else "it has no manifest.json"
-        raise UserError(f"{folder} is not a token store: {what}", hint)
+        is_there = kind_of(folder) != "nothing"
+        what = "it has no manifest.json" if is_there else "there is no such folder"
+        raise UserError(f"{folder} is not a token store: {what}", hint if is_there else above(folder, hint))
     text = read_file(path, hint)
     try:
         values: Any = json.loads(text)
@@ -289,6 +290,8 @@ def _read_manifest(folder: Path) -> Manifest:
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"a newer Mini-LLM has written {path}: it has {where}", f"update, or {hint}") from None
         raise UserError(
             f"{path}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}", hint
         ) from None

@@ -109,16 +109,21 @@ def folder_of(wishes: ChatWishes) -> Path | None:
 
 
 def ask_all(generator: Generator, asked: Sequence[Item]) -> list[Answered]:
-    """Let the model answer all items, many at once, each greedily and in at most 256 tokens."""
-    greedy, answers = SamplingParams(temperature=0), []
+    """Let the model answer all items, many at once, each greedily and in at most 256 tokens.
+
+    What is longer than its context is asked like the rest, so that two models are asked the same: it has no answer.
+    """
+    greedy, answers, context = SamplingParams(temperature=0), [], generator.model.config.max_seq_len
     texts = [
-        generator.continue_ids(ids, sampling=greedy, max_new_tokens=MAX_NEW_TOKENS)
+        generator.continue_ids(ids, sampling=greedy, max_new_tokens=MAX_NEW_TOKENS) if len(ids) < context else None
         for ids in (encode_chat(generator.tokenizer, item.messages) for item in asked)
     ]
+    if too_long := texts.count(None):
+        log.warn(f"{too_long:,} of {len(asked):,} questions do not fit into the model's context of {context:,} tokens")
     with progress("answering", len(asked)) as more:
         for item, text in zip(asked, texts, strict=True):
-            answer = "".join(text)
-            answers.append(Answered(item, answer, text.finish_reason == "stop"))
+            answer = "".join(text or ())
+            answers.append(Answered(item, answer, text is not None and text.finish_reason == "stop"))
             more(1)
     return answers
 
@@ -174,7 +179,11 @@ def _of_answers(generator: Generator, wishes: ChatWishes, material: Material) ->
         builder.add(conversation, *fitting[:2])
     rows = PackedRows(builder.build(), block_size=config.max_seq_len, pad_id=generator.tokenizer.pad_id or 0, seed=0)
     if not rows.n_rows:
-        raise UserError(f"no conversation in {', '.join(wishes.conversations)} fits into the model's context")
+        what = f"conversation in {', '.join(wishes.conversations)}" if wishes.conversations else "question"
+        raise UserError(
+            f"no {what} fits into the model's context of {config.max_seq_len} tokens",
+            "evaluate a model that was trained with a larger model.max_seq_len",
+        )
     evaluator = AnswerEvaluator(rows, batch_size=4, eval_iters=rows.n_rows, text=None)
     dtype = generator.model.lm_head.weight.dtype
     loss = evaluator.run(lambda batch: answer_loss_sum(generator.model, batch, dtype), generator.device)

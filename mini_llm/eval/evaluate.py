@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from mini_llm.eval.language_model import MAX_NEW_TOKENS, LanguageModel, pairs_of
 from mini_llm.eval.scorer import Score
 from mini_llm.eval.sets import find_rows
 from mini_llm.eval.task import Task
+from mini_llm.hub import Unreachable
 
 Values = dict[str, list[Any]]  # "metric,filter" -> one value an item
 
@@ -73,18 +75,20 @@ def prepare_questions(
     limit: int | None = None,
     draw: int | None = None,
     seed: int = 0,
+    only_here: bool = False,
 ) -> Questions:
     """Find a task's rows and make its items: the first `limit`, or `draw` of them by a seed, always the same.
 
     Raises:
         UserError: the rows are nowhere, damaged, or do not fit the task.
     """
-    found = find_rows(task, task.split, folders, files)
+    find = functools.partial(find_rows, task, folders=folders, files=files, only_here=only_here)
+    found = find(task.split)
     shots = task.num_fewshot if shots is None else shots
     shot_rows: list[dict[str, Any]] = []
     if shots:
         split = task.fewshot_split or task.training_split or task.validation_split or task.split
-        shot_rows = found.rows if split == found.split else find_rows(task, split, folders, files).rows
+        shot_rows = found.rows if split == found.split else find(split).rows
     prompts = Prompts(task, shots, shot_rows, found.where)
     numbers = range(len(found.rows) if limit is None else min(limit, len(found.rows)))
     chosen = list(numbers)
@@ -99,17 +103,22 @@ def prepare_all(
 ) -> list[Questions]:
     """Return the questions of tasks; of a family, those members whose rows are there, but at least one.
 
+    A hub that cannot be reached for one member is not asked for the others: each would wait as long.
+
     Raises:
         UserError: as `prepare_questions`.
     """
     made: list[Questions] = []
     missing: dict[str, list[UserError]] = {}
     for task in tasks:
+        is_cut_off = any(isinstance(problem, Unreachable) for problems in missing.values() for problem in problems)
         try:
-            made.append(prepare_questions(task, folders, files, **options))
+            made.append(prepare_questions(task, folders, files, only_here=is_cut_off, **options))
         except UserError as problem:
             if task.group is None:
                 raise
+            if isinstance(problem, Unreachable) and not is_cut_off:
+                log.warn(f"the hub cannot be reached: of {task.group} only those members are asked that lie here")
             missing.setdefault(task.group, []).append(problem)
     for group, problems in missing.items():
         n = sum(one.task.group == group for one in made)

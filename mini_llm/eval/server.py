@@ -5,7 +5,6 @@ POST /tokenize (vLLM's shape) makes the ids, unless a tokenizer folder is given;
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import urllib.error
@@ -19,6 +18,7 @@ from mini_llm.errors import UserError
 from mini_llm.eval.language_model import first_id_of
 from mini_llm.eval.scorer import Score
 from mini_llm.eval.trees import Pair
+from mini_llm.inference.remote import BROKEN, NO_FORM, body_of, open_here
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
 SECONDS = 300  # for one answer
@@ -38,9 +38,9 @@ class ServerModel:
         """
         self.url = url.rstrip("/").removesuffix("/v1")
         self.name = url
-        listed = self._ask("/v1/models")["data"]
-        if not isinstance(listed, list) or not listed:
-            raise UserError(f"{self.url} offers no model")
+        listed = self._ask("/v1/models").get("data")
+        if not (isinstance(listed, list) and listed and isinstance(listed[0], dict) and "id" in listed[0]):
+            raise UserError(f"{self.url}/v1/models lists no model")
         self.model_id, length = str(listed[0]["id"]), listed[0].get("max_model_len")
         self._local = Tokenizer.load(tokenizer) if tokenizer else None
         if self._local:
@@ -77,7 +77,10 @@ class ServerModel:
         def one(work: tuple[list[int], list[str]]) -> str:
             words = {"prompt": work[0][-room:], "stop": work[1] or None, "max_tokens": max_new_tokens, "temperature": 0}
             answer = self._ask("/v1/completions", {"model": self.model_id, **words})
-            return str(answer["choices"][0]["text"])
+            try:
+                return str(answer["choices"][0]["text"])
+            except NO_FORM:
+                raise UserError(f"{self.url} gives no completion in OpenAI's form") from None
 
         return self._map(one, list(zip(contexts, stops, strict=True)))
 
@@ -92,7 +95,7 @@ class ServerModel:
             own = range(len(ids) - min(len(continuation), len(ids) - 1), len(ids))
             total = sum(float(logprobs[i]) for i in own)
             greedy = all(logprobs[i] >= max(likeliest[i].values()) for i in own)
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        except NO_FORM:
             raise UserError(
                 f"{self.url} does not give the log-probabilities of a prompt (echo with logprobs)",
                 "serve the model with mini-llm serve, or evaluate its folder",
@@ -102,7 +105,8 @@ class ServerModel:
     def _tokenize(self, text: str, *, special: bool) -> dict[str, Any]:
         words = {"model": self.model_id, "prompt": text, "add_special_tokens": special}
         answer = self._ask("/tokenize", words)
-        if not isinstance(answer.get("tokens"), list):
+        tokens = answer.get("tokens")
+        if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
             raise UserError(f"{self.url}/tokenize gives no tokens", "give the tokenizer's folder: --tokenizer DIR")
         return dict(answer)
 
@@ -122,13 +126,13 @@ class ServerModel:
         data = None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(self.url + path, data=data, headers=headers)
-            with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            with open_here(request, SECONDS) as answer:
                 found = json.loads(answer.read(MOST_BYTES))
         except urllib.error.HTTPError as problem:
-            said = problem.read(500).decode("utf-8", "replace")
-            plain = "".join(c if c.isprintable() else " " for c in said)
-            raise UserError(f"{self.url}{path} answers {problem.code}: {plain}") from None
-        except (OSError, ValueError, http.client.HTTPException) as problem:
+            raise UserError(f"{self.url}{path} answers {problem.code}: {body_of(problem)}") from None
+        except RecursionError:
+            raise UserError(f"{self.url}{path} answers JSON that is nested too deeply") from None
+        except BROKEN as problem:
             raise UserError(
                 f"cannot ask {self.url}{path}: {problem}", "is the server running? mini-llm serve RUN"
             ) from None

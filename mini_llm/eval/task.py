@@ -121,7 +121,7 @@ def _find(name: str, include: list[Path], run_code: bool) -> list[Task]:
             raise UsageError(f"--include {folder} is no folder")
     raise UsageError(
         f"no task '{name}'{did_you_mean(name, [*known, *ALIASES])}",
-        f"there are: {', '.join(sorted({*known}))}; any other by its YAML file: --tasks FILE.yaml",
+        f"there are: {', '.join(sorted({*known}))}; any other by the path of its YAML file",
     )
 
 
@@ -228,7 +228,7 @@ def _task(values: dict[str, Any], path: Path, run_code: bool) -> Task:
         first = next(iter(functions.values()))
         raise UserError(
             f"{path} runs Python of its own: {first.path} in {first.folder}",
-            "read it, then give --run-task-code to allow it",
+            "read it; eval runs it by --run-task-code",
         )
     return task.model_copy(update={key: _import(function) for key, function in functions.items()})
 

@@ -228,7 +228,7 @@ def _lines(path: Path, up_to: int | None) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             values = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
+        except (ValueError, RecursionError):  # the last line of a run that was killed
             continue
         if isinstance(values, dict) and isinstance(values.get("step"), int) and values["step"] <= (up_to or 10**18):
             found.append(values)

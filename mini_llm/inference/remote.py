@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -18,6 +19,8 @@ from mini_llm.tokenizer.chat import Message
 SECONDS = 600  # of silence; a long prompt is read before the first word comes
 MOST_BYTES = 1 << 20  # of one line, or of an error
 KEYS = ("MINI_LLM_API_KEY", "OPENAI_API_KEY")
+BROKEN = (OSError, ValueError, http.client.HTTPException)  # ValueError: of http.client, at a chunk without a size
+NO_FORM = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # JSON, but not what was asked for
 USUAL = ("temperature", "top_p", "presence_penalty", "frequency_penalty")  # what every server knows
 
 
@@ -51,7 +54,7 @@ class RemoteAnswer(Iterator[str]):
     def _line(self) -> str:
         try:
             found: bytes = b"" if self._response.closed else self._response.readline(MOST_BYTES)
-        except (OSError, http.client.HTTPException) as problem:
+        except BROKEN as problem:
             raise UserError(f"the connection broke: {problem}", "look whether the server is up, then /retry") from None
         return found.decode("utf-8", "replace")
 
@@ -63,7 +66,7 @@ class RemoteAnswer(Iterator[str]):
             choice = (found.get("choices") or [{}])[0]
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
             return str((choice.get("delta") or {}).get("content") or "")
-        except (ValueError, AttributeError, IndexError, TypeError):
+        except NO_FORM:
             raise UserError(f"the server sends no answer in OpenAI's form: {data[:200]}") from None
 
 
@@ -111,7 +114,7 @@ class RemoteConversation(Messages):
         with self._open("models") as response:
             try:
                 return str(json.loads(response.read(MOST_BYTES))["data"][0]["id"])
-            except (ValueError, LookupError, TypeError):
+            except (*NO_FORM, *BROKEN):
                 raise UserError(f"{self.url}/models lists no model", "name one: --model NAME") from None
 
     def _open(self, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -122,13 +125,22 @@ class RemoteConversation(Messages):
         data = None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(f"{self.url}/{path}", data, headers)
-            return urllib.request.build_opener(_StayHere).open(request, timeout=SECONDS)
+            return open_here(request, SECONDS)
         except urllib.error.HTTPError as problem:
             hint = f"set {KEYS[0]} to the server's key" if problem.code in (401, 403) else None
-            raise UserError(f"{self.url} says {problem.code}: {_body(problem)}", hint) from None
-        except (OSError, ValueError, http.client.HTTPException) as problem:
+            raise UserError(f"{self.url} says {problem.code}: {body_of(problem)}", hint) from None
+        except BROKEN as problem:
             why = getattr(problem, "reason", problem)
             raise UserError(f"nobody answers at {self.url}: {why}", "start one with: mini-llm serve RUN") from None
+
+
+def open_here(request: urllib.request.Request, seconds: float) -> Any:
+    """Return the answer to a request, which may carry a key: nobody is followed elsewhere.
+
+    Raises:
+        OSError, ValueError, HTTPException: `BROKEN`, of which HTTPError is an answer that refuses or leads away.
+    """
+    return urllib.request.build_opener(_StayHere).open(request, timeout=seconds)
 
 
 class _StayHere(urllib.request.HTTPRedirectHandler):
@@ -138,12 +150,13 @@ class _StayHere(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _body(problem: urllib.error.HTTPError) -> str:
-    text = problem.read(MOST_BYTES).decode("utf-8", "replace")
-    try:
+def body_of(problem: urllib.error.HTTPError) -> str:
+    """Return what an answer that refuses says, of which at most 500 characters."""
+    text = ""
+    with contextlib.suppress(*BROKEN, *NO_FORM):
+        text = problem.read(MOST_BYTES).decode("utf-8", "replace")
         return _message(json.loads(text).get("error", text))
-    except (ValueError, AttributeError):
-        return text[:300] or str(problem.reason)
+    return text[:300] or str(problem.reason)
 
 
 def _message(problem: Any) -> str:

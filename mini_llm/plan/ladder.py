@@ -211,7 +211,7 @@ class _Kept:
             first, *lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
             steps, about = int(first.pop("steps")), first
             done = [Rung(**line) for line in lines]
-        except (ValueError, TypeError, KeyError, AttributeError, OSError):
+        except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError):
             raise UserError(f"{self.path} cannot be read as a ladder", "give another folder: --out DIR") from None
         if about != json.loads(json.dumps(self.about)):
             raise UserError(f"{self.path} is of another ladder", "give another folder: --out DIR")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mini_llm.errors import UserError
-from mini_llm.user_files import refuse_special
+from mini_llm.user_files import above, refuse_special
 
 MOST = 1e30  # of a step or a value
 HOW_TO_TRAIN = "give a run folder, as `mini-llm train` and `mini-llm demo` write them"
@@ -98,7 +98,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 def _run_folder(path: Path) -> Path:
     if not path.exists():
-        raise UserError(f"no such run: {path}", HOW_TO_TRAIN)
+        raise UserError(f"no such run: {path}", above(path, HOW_TO_TRAIN))
     # The run itself; the demo's folder, which holds it; a checkpoint inside.
     for folder in (path, path / "run", path.resolve().parent.parent):
         if (folder / "metrics.jsonl").is_file():

@@ -29,6 +29,7 @@ from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.budget import RECORD
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.run_folder import read_settings
+from mini_llm.user_files import above
 
 PROMPTS = ("", "The people of", "In the year", "The capital of France is", "Once upon a time", "Water boils when")
 SETTINGS = ("config.yaml", "run-config.yaml")  # the second lies beside a model that has left its run
@@ -85,7 +86,8 @@ def find_folder(run: Path) -> Path:
     places = (run, run / "run")
     folder = next((path for path in places if any((path / name).is_file() for name in SETTINGS)), run)
     if not folder.is_dir():
-        raise UserError(f"no such run: {run}", "give a run folder, as `mini-llm train` and `mini-llm demo` write them")
+        hint = "give a run folder, as `mini-llm train` and `mini-llm demo` write them"
+        raise UserError(f"no such run: {run}", above(run, hint))
     return folder
 
 

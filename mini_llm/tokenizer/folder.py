@@ -14,7 +14,7 @@ from mini_llm.errors import UserError
 from mini_llm.tokenizer import spm
 from mini_llm.tokenizer.convert import config_values
 from mini_llm.tokenizer.spm import NoModel
-from mini_llm.user_files import kind_of, read_file
+from mini_llm.user_files import above, kind_of, read_file
 
 MOST_BYTES = 200 * 10**6  # the largest published tokenizers have 40 MB
 HOW_TO_TRAIN = "make one with: mini-llm tokenizer train SOURCES --out DIR"
@@ -42,7 +42,7 @@ def read_definition(folder: Path) -> Definition:
         UserError: it has none, or a file is unreadable, too long, damaged or of a kind that is not known.
     """
     if kind_of(folder) == "nothing":
-        raise UserError(f"no tokenizer folder at {folder}", HOW_TO_TRAIN)
+        raise UserError(f"no tokenizer folder at {folder}", above(folder, HOW_TO_TRAIN))
     path, older = folder / "tokenizer.json", folder / "tokenizer.model"
     config = read_object(folder / "tokenizer_config.json")
     if kind_of(path) != "nothing":
@@ -66,7 +66,7 @@ def what_helps(folder: Path) -> str | None:
     if (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file():
         return DAMAGED
     if (folder / "config.json").is_file():
-        return "this model came without its tokenizer: give one with --tokenizer DIR, or put its tokenizer.json there"
+        return "this model came without its tokenizer: put it there; generate and eval take another by --tokenizer DIR"
     return None
 
 

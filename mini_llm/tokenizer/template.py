@@ -175,7 +175,7 @@ def _special_names(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     if path.is_file():
         try:
             older = json.loads(_read_text(path))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(f"{path} is not valid JSON", "delete it, or use another model") from None
         found |= older if isinstance(older, dict) else {}
     extra = config.get("extra_special_tokens")

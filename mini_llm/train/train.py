@@ -35,6 +35,7 @@ from mini_llm.train.run.run_folder import keep_batch, open_run
 from mini_llm.train.run.saver import Saver
 from mini_llm.train.sample import write_sample
 from mini_llm.train.step import NotFinite, Stepper, StepResult
+from mini_llm.user_files import reason
 
 AfterEvaluation = Callable[[int, Transformer], None]
 MakeObjective = Callable[[TrainConfig], Objective]
@@ -94,10 +95,8 @@ def _train(
             finally:
                 trainer.close()
     except OSError as problem:
-        raise UserError(
-            f"cannot write {problem.filename or config.out_dir}: {problem.strerror or problem}",
-            what_is_kept(Path(config.out_dir), config.resume),
-        ) from None
+        what = f"cannot write {problem.filename or config.out_dir}: {reason(problem)}"
+        raise UserError(what, what_is_kept(Path(config.out_dir), config.resume)) from None
     return run
 
 

@@ -164,7 +164,7 @@ def turns_of(value: Any, place: str) -> list[dict[str, Any]]:
     if isinstance(value, str):  # minimind keeps lists as JSON in a string
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list) or not value or not all(isinstance(turn, dict) for turn in value):
         raise UserError(f"{place}: the conversation is not a list of messages")
@@ -181,8 +181,11 @@ def message_of(turn: dict[str, Any], role_key: str, text_key: str, place: str) -
     if not isinstance(role, str) or role.lower() not in ROLES:
         hint = did_you_mean(role, sorted(ROLES)) if isinstance(role, str) else ""
         raise UserError(f"{place}: unknown role {role!r}{hint}", f"known: {', '.join(ROLES)}")
+    calls = turn.get("tool_calls") or []
+    if text_key not in turn and not calls:  # also a null, which records leave out
+        raise UserError(f"{place}: a message of the {ROLES[role.lower()]} has no {text_key}")
     text = text_of(turn.get(text_key, ""), place)
-    for call in turn.get("tool_calls") or []:
+    for call in calls:
         function = call.get("function", call) if isinstance(call, dict) else {}
         arguments = function.get("arguments", {})
         plain = {"name": function.get("name", ""), "arguments": _loads(arguments)}
@@ -194,7 +197,7 @@ def message_of(turn: dict[str, Any], role_key: str, text_key: str, place: str) -
 def _loads(arguments: Any) -> Any:
     try:
         return json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
 
 
@@ -207,7 +210,7 @@ def text_of(value: Any, place: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
-        return "".join(str(part.get("text", "")) for part in value)
+        return "".join(text_of(part.get("text"), place) for part in value)
     if isinstance(value, list) and all(isinstance(part, dict) for part in value):
         kinds = sorted({str(part.get("type")) for part in value})
         raise UserError(f"{place}: contents of type {', '.join(kinds)}: only text is learned")
@@ -224,7 +227,10 @@ def checked(turns: list[tuple[Message, bool]], place: str, merge_turns: bool) ->
     for message, learned in turns:
         if kept and kept[-1][0].role == message.role:
             if not merge_turns:
-                raise UserError(f"{place}: two turns of the {message.role} in a row", "join them: --merge-turns")
+                raise UserError(
+                    f"{place}: two turns of the {message.role} in a row",
+                    "sft and dpo join them by --merge-turns, rl by merge_turns=true",
+                )
             before, was = kept.pop()
             message, learned = Message(message.role, f"{before.content}\n{message.content}"), learned and was
         kept.append((message, learned))

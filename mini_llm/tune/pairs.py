@@ -153,7 +153,7 @@ class Partial:
                 for line in lines[:-1]:  # behind the last line break stands nothing, or what a kill has cut
                     try:
                         rows.append(_row(line))
-                    except ValueError:  # damaged: from there on it is asked again
+                    except (ValueError, RecursionError):  # damaged: from there on it is asked again
                         break
         self.path.write_text("".join(f"{line}\n" for line in [self.head, *map(_json, rows)]), encoding="utf-8")
         return rows

@@ -253,6 +253,22 @@ print("Submitted batch job", number)
     assert kept(tmp_path / "out") == passages[:6]
 
 
+def test_nothing_that_stays_is_no_text_to_go_on_with(tmp_path: Path, passages: list[str], run_cli: Any) -> None:
+    write(tmp_path / "a.jsonl", passages[:3])
+    words = (
+        "clean",
+        tmp_path / "a.jsonl",
+        "--out",
+        tmp_path / "out",
+        "minhash=null",
+        "gopher_quality.min_doc_words=9999",
+    )
+    run = run_cli(*words, "gopher_quality.max_doc_words=99999")
+    assert run.returncode == 0, run.stderr
+    assert "nothing was kept: the rule that dropped most is gopher_quality" in run.stderr
+    assert "next:" not in run.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -261,9 +277,10 @@ print("Submitted batch job", number)
         (("good.jsonl", "gopher_qualty.min_doc_words=3"), 1, ["no file, folder or glob"]),
         (("good.jsonl", "gopher_quality.min_doc_wrds=3"), 2, ["did you mean"]),
         (("good.jsonl", "--slurm", "queue=x"), 2, ["known keys"]),
+        (("good.jsonl", "--slurm", "cpus=x"), 2, ["cpus=x", "a whole number"]),
         (("good.jsonl", "--slurm", "partition=cpu"), 1, ["there is no sbatch here"]),
         (("good.jsonl", "--out", "mine"), 1, ["mine", "not replaced"]),
-        (("hf://datasets/a/b",), 1, ["hub"]),
+        (("hf://datasets/a/b",), 1, ["hf://datasets/a/b lies elsewhere"]),
     ],
 )
 def test_what_is_wrong_is_said(

@@ -124,6 +124,18 @@ def test_answers_are_those_that_each_question_gets_alone(folders: Path) -> None:
     assert [a.answer for a in together] == [ask_all(generator, [item])[0].answer for item in asked]
 
 
+def test_a_question_beyond_the_context_has_no_answer_and_the_others_have_theirs(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = Generator(folders / "run", device="cpu", dtype="float32")
+    generator.ready_to_chat()
+    short, long = (Item("x", [Message("user", text)]) for text in ("treaty", "treaty " * 900))
+    answers = ask_all(generator, [short, long])
+    assert answers[0] == ask_all(generator, [short])[0]
+    assert answers[1] == Answered(long, "", False)
+    assert "1 of 2 questions do not fit into the model's context of 512 tokens" in capsys.readouterr().err
+
+
 def test_repetition_and_variety() -> None:
     assert is_repetitive("so be it now " * 3)
     assert not is_repetitive("so be it now " * 2)

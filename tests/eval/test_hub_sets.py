@@ -75,3 +75,17 @@ def test_a_set_comes_from_the_hub_and_then_from_its_cache(
     assert other.returncode == 1
     assert "cannot get allenai/sciq from the hub" in other.stderr
     assert "--data DIR" in other.stderr
+
+
+def test_a_hub_that_is_away_is_asked_once_for_a_family(run_cli, model_folder: Path, sets: Path, tmp_path: Path) -> None:
+    """BLiMP has 67 sets: each was asked for in turn, and each waited as long."""
+    env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache")}
+    nothing = run_cli("eval", model_folder, "--tasks", "blimp", env=env)
+    assert nothing.returncode == 1
+    assert "the hub cannot be reached" in nothing.stderr
+    some = run_cli("eval", model_folder, "--tasks", "blimp", "--data", sets, "--limit", 1, env=env)
+    assert some.returncode == 0, some.stderr
+    assert "of its 67 members are there" in some.stderr
+    for result in (nothing, some):
+        assert result.stderr.count("from the hub\n") == 1
+        assert result.stderr.count("warning: the hub cannot be reached") == 1

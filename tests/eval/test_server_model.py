@@ -102,3 +102,50 @@ def test_an_address_that_is_none_is_said(address: str, run_cli: Any, tmp_path: P
     assert run.returncode == 1, run.stderr
     assert "cannot ask" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+class Odd(BaseHTTPRequestHandler):
+    """Answers everything as the first part of the path says."""
+
+    def do_GET(self) -> None:
+        kind = self.path.split("/")[1]
+        if kind == "away":
+            self.send_response(302)
+            self.send_header("Location", "/good/")
+        else:
+            self.send_response(200)
+        answers = {"deep": b"[" * 50_000, "other": b"{}", "ids": b'{"data": [3]}', "chunks": b"zz\r\nx"}
+        if kind == "chunks":
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(
+            answers.get(kind, b'{"data": [{"id": "a", "max_model_len": 64}], "tokens": [1], "choices": 3}')
+        )
+        asked.append((kind, self.headers["Authorization"]))
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+asked: list[tuple[str, str | None]] = []
+
+
+@pytest.mark.parametrize("verb", ["eval", "chat"])
+def test_what_a_server_gone_wrong_says_is_no_traceback(verb: str, run_cli: Any, tmp_path: Path) -> None:
+    """And the key is sent to nobody but the address that was given."""
+    asked.clear()
+    (tmp_path / "text.txt").write_text("some words")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for kind in ("deep", "other", "ids", "chunks", "away", "good"):
+        where = f"http://127.0.0.1:{server.server_port}/{kind}"
+        words = ("eval", where, "--text", tmp_path / "text.txt") if verb == "eval" else ("chat", "--url", where)
+        run = run_cli(*words, stdin="hello\n", env={"MINI_LLM_API_KEY": "secret"})
+        assert "error:" in run.stderr, (kind, run.stderr)
+        assert "Traceback" not in run.stderr
+        assert verb == "chat" or run.returncode == 1
+        assert kind == "good" or not any(name == "good" for name, _ in asked)
+    server.shutdown()
+    server.server_close()

@@ -88,7 +88,18 @@ def test_a_file_where_the_folder_should_be(inside: bool, make_config: MakeConfig
     assert (tmp_path / "file").read_text() == "x"
 
 
-@pytest.mark.parametrize("text", ["", "learning_rate: [", "\0\1", "no_such_key: 1"])
+def test_a_record_of_a_newer_version_is_no_damage(make_config: MakeConfig) -> None:
+    """To delete it, which helps against damage, would lose a setting that the run was made with."""
+    config = make_config(max_iters=1)
+    record = train(config) / "config.yaml"
+    record.write_text(record.read_text() + "later_key: 3\n")
+    with pytest.raises(UserError, match=r"a newer Mini-LLM.*unknown key 'later_key'") as problem:
+        train(config)
+    assert "update Mini-LLM" in str(problem.value.hint)
+    assert "delete" not in str(problem.value)
+
+
+@pytest.mark.parametrize("text", ["", "learning_rate: [", "\0\1"])
 def test_a_damaged_record_of_the_settings_is_named(text: str, make_config: MakeConfig) -> None:
     run = train(make_config(max_iters=1))
     (run / "config.yaml").write_text(text)

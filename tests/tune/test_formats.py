@@ -84,6 +84,7 @@ def test_history_input_weight_and_tools(write_rows: Write) -> None:
     assert tools.learned == [False, True, False, False]
 
 
+ANSWER = {"role": "assistant", "content": "b", "from": "gpt", "value": "b"}
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "preference": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "pairs of preferences"),
     "kto": ({"prompt": "a", "completion": "b", "label": True}, "KTO"),
@@ -96,6 +97,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "empty": ({"question": "a", "answer": " "}, "an empty answer"),
     "number": ({"question": "a", "answer": 3}, "not a string"),
     "picture": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
+    "null": ({"messages": [{"role": "user", "content": None}, ANSWER]}, "a message of the user has no content"),
+    "null part": ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}, ANSWER]}, "NoneType"),
+    "null value": ({"conversations": [{"from": "human", "value": None}, ANSWER]}, "a message of the user has no value"),
+    "deep": ({"messages": "[" * 50_000}, "not a list of messages"),
     "no list": ({"messages": "hello"}, "not a list of messages"),
 }
 

@@ -46,6 +46,10 @@ class Report:
         steps = [{"step": s.name, "read": s.read, "dropped": s.dropped, "reasons": dict(s.reasons)} for s in self.steps]
         return {"documents": self.documents, "characters": self.characters, "kept": self.kept, "steps": steps}
 
+    def strictest(self) -> str:
+        """Return the name of the step that dropped most."""
+        return max(self.steps, key=lambda step: step.dropped).name
+
     def markdown(self) -> str:
         """Return it as a table."""
         lines = ["| step | documents | dropped | why |", "|---|---|---|---|"]

@@ -17,7 +17,7 @@ from mini_llm import log
 from mini_llm.data.clean.config import CleanConfig
 from mini_llm.data.clean.plan import Plan, check_disk, group, key, needs
 from mini_llm.data.clean.report import Report, read_report
-from mini_llm.data.remote import name_of
+from mini_llm.data.remote import is_address
 from mini_llm.data.sources import Corpus
 from mini_llm.errors import UserError
 from mini_llm.files import Kind, check_replaceable, write_text
@@ -97,11 +97,11 @@ def local_files(sources: list[str], text_column: str) -> list[Path]:
     Raises:
         UserError: there are none, or some lie elsewhere.
     """
+    for source in sources:  # before anybody is asked: a server may be silent
+        if is_address(source):
+            raise UserError(f"{source} lies elsewhere", "fetch it first: hf download, or aws s3 sync")
     corpus = Corpus(sources, text_column)
     log.note(corpus.found.line()) if corpus.found.left_out else None
-    for file in corpus.files:
-        if not isinstance(file, Path):
-            raise UserError(f"{name_of(file)} lies elsewhere", "fetch it first: hf download, or aws s3 sync")
     return [file for file in corpus.files if isinstance(file, Path)]
 
 

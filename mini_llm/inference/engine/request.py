@@ -65,7 +65,7 @@ class Request:
             raise UserError(
                 f"the prompt has {len(self.prompt_ids)} tokens and the model's context is {config.max_seq_len}: "
                 "no room to go on",
-                "use a shorter prompt, or let the context slide: --context-overflow slide",
+                "use a shorter prompt; generate and chat can let the context slide: --context-overflow slide",
             )
         check_ids(self.sampling, vocab_size)
 

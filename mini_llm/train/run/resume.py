@@ -259,7 +259,7 @@ def _tokens_of(run: Path, step: int) -> int:
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [row for line in lines if '"tokens"' in line and 0 < (row := json.loads(line))["step"] <= step]
         return int(rows[-1]["tokens"] * step // rows[-1]["step"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return -1
 
 

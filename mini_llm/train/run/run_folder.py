@@ -16,7 +16,7 @@ from typing import Any
 
 from mini_llm import log
 from mini_llm.checkpoint import CHECKPOINT_FOLDER, CHECKSUMS
-from mini_llm.config import dump_config, load_config
+from mini_llm.config import UnknownKey, dump_config, load_config
 from mini_llm.errors import UsageError, UserError
 from mini_llm.files import foreign_entry, free_name, write_text
 from mini_llm.pointers import list_checkpoints
@@ -24,6 +24,7 @@ from mini_llm.temporary import remove_dead, temporary_name
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.out_of_memory import with_batch
 from mini_llm.train.run.resume import checkpoint_folder
+from mini_llm.train.run.state_check import NEWER
 from mini_llm.user_files import kind_of, reason, refuse_non_utf8, shown, what_is
 
 LINES = ("metrics.jsonl", "timing.jsonl", "samples.jsonl")
@@ -169,6 +170,8 @@ def _move_aside(run: Path) -> None:
 def _recorded(run: Path, kind: type[TrainConfig]) -> TrainConfig:
     try:
         return load_config(kind, run / "config.yaml")
+    except UnknownKey as problem:
+        raise UserError(f"a newer Mini-LLM, or a hand, has written this record: {problem.message}", NEWER) from None
     except UserError as problem:
         raise UserError(
             f"{run / 'config.yaml'}, the record of this run's settings, is damaged: {problem.message}",

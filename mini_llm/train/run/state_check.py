@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mini_llm.errors import UserError
 from mini_llm.train.config import MOST_STEPS
 from mini_llm.train.optim.optimizer import Muon
 from mini_llm.train.parallel.boxes import local
@@ -16,6 +17,9 @@ MOST = 2**62
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Step = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+NEWER = "update Mini-LLM: what is unknown here may change how training goes on"
 
 
 class _Strict(BaseModel):
@@ -45,8 +49,11 @@ def check_state(values: Any) -> dict[str, Any]:
     """Return what state.json holds.
 
     Raises:
-        ValueError: a key is missing or unknown, or a value of the wrong type or out of range.
+        UserError: it has a key that is unknown here.
+        ValueError: a key is missing, or a value of the wrong type or out of range.
     """
+    if unknown := sorted(values.keys() - _State.model_fields.keys()) if isinstance(values, dict) else []:
+        raise UserError(f"a newer Mini-LLM has written this checkpoint: its state has '{unknown[0]}'", NEWER)
     state = _checked(_State, values)
     if state.best_step is not None and state.best_step > state.step:
         raise ValueError(f"best_step={state.best_step} is above step={state.step}")

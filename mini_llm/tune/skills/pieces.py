@@ -46,7 +46,7 @@ def drill(skill: str, n: int, *, seed: int, pieces: Collection[str], held_out: C
     make, kind, each = DRILLS[skill]
     chosen = [piece for piece in pieces if kind.fullmatch(piece) and piece.strip() not in held_out]
     if not chosen:
-        raise UsageError(f"{skill} are drills of a vocabulary's pieces", "name it: --tokenizer MODEL")
+        raise UsageError(f"{skill} are drills of a vocabulary's pieces", "skills makes them by --tokenizer MODEL")
     endless = _in_turns(chosen, random.Random(f"{seed} {skill}"))
     for i in range(n):
         yield make([next(endless) for _ in range(each)], random.Random(f"{seed} {skill} {i}"))
