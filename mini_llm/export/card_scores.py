@@ -63,14 +63,16 @@ def _of_file(values: dict[str, Any]) -> list[TaskScores]:
                 sum(int(size["effective"]) for size in asked) if asked else None,
                 sum(int(size["original"]) for size in asked) if asked else None,
                 own[0]["shots"] if own else shots.get(task),
-                *(
-                    frozenset(str(one["metric"]) for one in own if one["above_chance"] is truth)
-                    for truth in (False, True)
-                ),
+                _measures(own, above=False),
+                _measures(own, above=True),
                 own[0]["overlap"]["found"] if own and own[0]["overlap"] else None,
             )
         )
     return found
+
+
+def _measures(lines: list[dict[str, Any]], *, above: bool) -> frozenset[str]:
+    return frozenset(str(line["metric"]) for line in lines if line["above_chance"] is above)
 
 
 def score_table(scores: Sequence[TaskScores]) -> str:
