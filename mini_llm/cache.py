@@ -8,8 +8,14 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Return `$XDG_CACHE_HOME/mini-llm`, or the one in the user's home; it need not be there."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mini-llm"
+    """Return `$XDG_CACHE_HOME/mini-llm`, or the one in the user's home; it need not be there.
+
+    A relative one does not count, as the XDG specification says: each folder that one works in would get its own. A
+    user without a home (`docker run --user 1234`) has a place where nothing can be kept.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    places = (given, os.path.expanduser("~/.cache"))
+    return Path(next((place for place in places if os.path.isabs(place)), os.devnull)) / "mini-llm"
 
 
 class Known:

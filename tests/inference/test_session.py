@@ -178,6 +178,15 @@ def test_a_server_elsewhere(run_cli: RunCli, server: str) -> None:
     assert "top_k" not in Server.asked[0]
 
 
+@pytest.mark.parametrize("key", ["sec\nret", "se\u2603cret"])
+def test_a_key_that_no_header_can_hold_is_not_shown(run_cli: RunCli, server: str, key: str) -> None:
+    for words in (["chat", "--url", server], ["eval", server, "--tasks", "piqa", "--data", "/"]):
+        result = run_cli(*words, stdin="hello\n", env={"MINI_LLM_API_KEY": key})
+        assert result.returncode == 1
+        assert words[0] == "eval" or "MINI_LLM_API_KEY is no key" in result.stderr
+        assert "cret" not in result.stderr
+
+
 def test_nobody_there_and_wrong_words(run_cli: RunCli) -> None:
     result = run_cli("chat", "--url", "http://127.0.0.1:9")
     assert result.returncode == 1
