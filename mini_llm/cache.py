@@ -8,13 +8,17 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Return `$XDG_CACHE_HOME/mini-llm`, or the one in the user's home; it need not be there.
+    """Return `$XDG_CACHE_HOME/mini-llm`, or the one in the user's home; it need not be there."""
+    return of_user("XDG_CACHE_HOME", "~/.cache")
 
-    A relative one does not count, as the XDG specification says: each folder that one works in would get its own. A
-    user without a home (`docker run --user 1234`) has a place where nothing can be kept.
+
+def of_user(variable: str, usual: str) -> Path:
+    """Return our folder in the one that a variable of the XDG specification names, or in the usual one.
+
+    A relative one does not count, as the specification says: each folder that one works in would get its own. A user
+    without a home (`docker run --user 1234`) has a place where nothing can be kept.
     """
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    places = (given, os.path.expanduser("~/.cache"))
+    places = (os.environ.get(variable, ""), os.path.expanduser(usual))
     return Path(next((place for place in places if os.path.isabs(place)), os.devnull)) / "mini-llm"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mini_llm.errors import UserError
@@ -11,7 +12,7 @@ HOW_TO_TRAIN = "train one first: mini-llm demo, or mini-llm train --config confi
 
 def run_name(folder: Path) -> str:
     """Return what a run is called: its folder's name; where that is `run`, as in the demo's, that of the one around."""
-    whole = folder.absolute()
+    whole = Path(os.path.abspath(folder))
     return (whole.parent.name if whole.name == "run" else whole.name) or "run"
 
 

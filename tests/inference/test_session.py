@@ -78,6 +78,7 @@ def test_a_saved_conversation_goes_on_and_nothing_else_is_replaced(session: Sess
     assert session.conversation.turns == turns
     assert session.conversation.system == [Message("system", "be brief")]
     talk(session, [f"/load {other}", f"/load {tmp_path / 'none.json'}", f"/save {tmp_path / 'talk.json'}"])
+    talk(session, [f"/save {'x' * 5000}", "/save a\0b", "/save ~nobody-of-this-name/x", "/load /dev/zero"])
     assert session.conversation.turns == turns
 
 
