@@ -150,7 +150,7 @@ def use_fast_products() -> bool:
     takes it on AMX alone, and one product shows that it does not here.
     """
     products: Any = getattr(torch.backends.mkldnn, "matmul", None)
-    if not _mkl_is_slow() or getattr(products, "fp32_precision", None) not in ("none", "bf16"):  # the user's choice
+    if not mkl_is_slow() or getattr(products, "fp32_precision", None) not in ("none", "bf16"):  # the user's choice
         return False
     before, products.fp32_precision = products.fp32_precision, "bf16"
     x = torch.linspace(1, 2, 128 * 128).view(128, 128)
@@ -160,7 +160,9 @@ def use_fast_products() -> bool:
     return False
 
 
-def _mkl_is_slow() -> bool:
+@torch.compiler.assume_constant_result
+def mkl_is_slow() -> bool:
+    """Tell whether this is an AMD processor with AVX-512."""
     is_amd = "amd" in str(torch.cpu.get_capabilities().get("cpu_name", "")).lower()
     return is_amd and torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 

@@ -68,7 +68,7 @@ def steps() -> list[Step]:
         Step("throughput 12x768", 80, *throughput(f"{WIDE} --batch 16", "", "--layers 2")),
         Step("profile", 40, [flagship, "profile"], [flagship, "profile", "--toy"], only_cuda="the GPU's kernels"),
         Step("decode profile", 30, *benchmark("decode_profile", "", "--quick --layers 2"), only_cuda=graphs),
-        Step("compile", 90, compiling, [*toy, "blocks alone,blocks as regions"]),
+        Step("compile", 90, compiling, [*toy, "blocks alone"]),
         Step("precision", 40, *benchmark("precision", "--compile", "--quick --rounds 1")),
     ]  # fmt: skip
 

@@ -67,7 +67,10 @@ def run_evaluation(wishes: Wishes, tell: Callable[[dict[str, Any]], None]) -> No
     stores = _stores(wishes, run)
     if not (tasks or wishes.texts or stores):
         raise UsageError("nothing to evaluate", "name tasks (--tasks piqa,arc_easy), a text (--text FILE) or a --store")
-    losses = [loss_of_documents(model, read_documents([text]), text).numbers() for text in wishes.texts]
+    losses = []
+    for text in wishes.texts:
+        documents = read_documents([text], description="foretelling the text")
+        losses.append(loss_of_documents(model, documents, text).numbers())
     for store in stores:
         has_held_out = "val" in store.manifest.splits
         wanted = has_held_out if tasks or len(stores) > 1 else wishes.store or not wishes.texts

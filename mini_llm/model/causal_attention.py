@@ -8,13 +8,31 @@ Letters: B batch, T tokens, H query heads, J key/value heads, K head width; N = 
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 64  # queries; their scores stay in the cache for the next product
-SHORTEST_ROW, LONGEST_ROW = 384, 1024  # outside, PyTorch's kernel is as fast or faster (docs/LOG.md)
+from mini_llm.device import mkl_is_slow
+
+
+class Blocks(NamedTuple):
+    """How many queries make a block, and in which rows; outside, PyTorch's kernel is as fast (docs/LOG.md)."""
+
+    queries: int  # their scores stay in the cache for the next product
+    shortest: int
+    longest: int
+    longest_low: int  # in bfloat16
+
+
+USUAL = Blocks(64, 384, 1024, 512)
+WITH_ONEDNN = Blocks(128, 64, 1024, 1024)  # whose batches of products are 3 times as fast as that kernel at 256 tokens
+
+
+def blocks() -> Blocks:
+    """Return the form for this machine."""
+    return WITH_ONEDNN if mkl_is_slow() else USUAL
 
 
 def causal_attention(q_BHTK: Tensor, k_BJTK: Tensor, v_BJTK: Tensor) -> Tensor:
@@ -34,24 +52,32 @@ def causal_attention(q_BHTK: Tensor, k_BJTK: Tensor, v_BJTK: Tensor) -> Tensor:
 
 def in_blocks(q_BHTK: Tensor, dtype: torch.dtype) -> bool:
     """Tell whether blocks of plain products in `dtype` are the faster form."""
-    longest = LONGEST_ROW if dtype == torch.float32 else LONGEST_ROW // 2
-    return q_BHTK.device.type == "cpu" and torch.is_grad_enabled() and SHORTEST_ROW <= q_BHTK.shape[2] <= longest
+    form = blocks()
+    longest = form.longest if dtype == torch.float32 else form.longest_low
+    return q_BHTK.device.type == "cpu" and torch.is_grad_enabled() and form.shortest <= q_BHTK.shape[2] <= longest
 
 
 @torch.library.custom_op("mini_llm::attention_in_blocks", mutates_args=())
-def attention_in_blocks(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+def attention_in_blocks(
+    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, documents_BT: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return attention's result (B, H, T, K) and its weights, block after block, for `attention_in_blocks_backward`.
 
-    An operation of its own, because torch.compile would turn it into the kernel that it replaces.
+    With `documents_BT`, a number for each token, none sees another document. An operation of its own, because
+    torch.compile would turn it into the kernel that it replaces.
     """
     q_NTK, k_NTK, v_NTK = (x.flatten(0, 1) for x in (q_BHTK, k_BHTK, v_BHTK))
     N, T, K = q_NTK.shape
     out_NTK, weights = torch.empty_like(q_NTK), q_NTK.new_empty(_weights_in_all(N, T))
-    room = q_NTK.new_empty(N * BLOCK * K)
-    future_CC = q_NTK.new_full((BLOCK, BLOCK), -math.inf).triu(1)
+    size = blocks().queries
+    room = q_NTK.new_empty(N * size * K)
+    future_CC = q_NTK.new_full((size, size), -math.inf).triu(1)
     for start, end, p_NCS in _blocks(weights, N, T):
         torch.baddbmm(p_NCS, q_NTK[:, start:end], k_NTK[:, :end].mT, beta=0, alpha=K**-0.5, out=p_NCS)
         p_NCS[:, :, start:] += future_CC[: end - start, : end - start]
+        if documents_BT is not None:
+            others_BCS = documents_BT[:, start:end, None] != documents_BT[:, None, :end]
+            p_NCS.unflatten(0, q_BHTK.shape[:2]).masked_fill_(others_BCS[:, None], -math.inf)
         torch.softmax(p_NCS, -1, out=p_NCS)
         _put(out_NTK[:, start:end], p_NCS, v_NTK[:, :end], room)
     return out_NTK.view(q_BHTK.shape), weights
@@ -65,7 +91,7 @@ def attention_in_blocks_backward(
     g_NTK, q_NTK, k_NTK, v_NTK = (x.flatten(0, 1) for x in (grad_BHTK, q_BHTK, k_BHTK, v_BHTK))
     N, T, K = q_NTK.shape
     q_grad, k_grad, v_grad = torch.empty_like(q_NTK), torch.zeros_like(k_NTK), torch.zeros_like(v_NTK)
-    room, scores_room = q_NTK.new_empty(N * T * K), q_NTK.new_empty(N * BLOCK * T)
+    room, scores_room = q_NTK.new_empty(N * T * K), q_NTK.new_empty(N * blocks().queries * T)
     for start, end, p_NCS in _blocks(weights, N, T):
         g_NCK = g_NTK[:, start:end]
         _add(v_grad[:, :end], p_NCS.mT, g_NCK, room)
@@ -95,19 +121,24 @@ def _add(place: Tensor, a: Tensor, b: Tensor, room: Tensor, factor: float = 1.0)
 def _blocks(weights: Tensor, N: int, T: int) -> Iterator[tuple[int, int, Tensor]]:
     """Yield each block's first and last query (exclusive), and its part (N, C, S) of `weights`."""
     offset = 0
-    for start in range(0, T, BLOCK):
-        end = min(start + BLOCK, T)
+    for start, end in _edges(T):
         size = N * (end - start) * end
         yield start, end, weights[offset : offset + size].view(N, end - start, end)
         offset += size
 
 
 def _weights_in_all(N: int, T: int) -> int:
-    return sum(N * (min(start + BLOCK, T) - start) * min(start + BLOCK, T) for start in range(0, T, BLOCK))
+    return sum(N * (end - start) * end for start, end in _edges(T))
+
+
+def _edges(T: int) -> Iterator[tuple[int, int]]:
+    queries = blocks().queries
+    for start in range(0, T, queries):
+        yield start, min(start + queries, T)
 
 
 @attention_in_blocks.register_fake
-def _(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+def _(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, documents_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
     B, H, T, _ = q_BHTK.shape
     return q_BHTK.new_empty(q_BHTK.shape), q_BHTK.new_empty(_weights_in_all(B * H, T))
 
@@ -120,11 +151,11 @@ def _(
 
 
 def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs, output[1])
+    ctx.save_for_backward(*inputs[:3], output[1])
 
 
 def _backward(ctx, grad_BHTK, _weights):  # type: ignore[no-untyped-def]
-    return attention_in_blocks_backward(grad_BHTK, *ctx.saved_tensors)
+    return *attention_in_blocks_backward(grad_BHTK, *ctx.saved_tensors), None
 
 
 attention_in_blocks.register_autograd(_backward, setup_context=_keep)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from mini_llm.model.accounting import count_block_matrices, count_block_parameters, count_parameters
-from mini_llm.model.causal_attention import LONGEST_ROW
+from mini_llm.model.causal_attention import blocks as attention_blocks
 from mini_llm.model.config import ModelConfig
 from mini_llm.plan.activations import HEAP_BLOCK, Saved, eager_activations
 from mini_llm.train.config import TrainConfig
@@ -132,9 +132,8 @@ def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool,
         rest = Saved(8 * tokens * model.dim, 8 * tokens * model.dim if largest < HEAP_BLOCK else 0)
     else:
         # A GPU's attention keeps no weights, whatever the rows' length: as a CPU's does in rows longer than its blocks.
-        shape = (
-            (c.batch_size, c.block_size) if on_cpu or c.block_size > LONGEST_ROW else (1, max(tokens, LONGEST_ROW + 1))
-        )
+        longest = attention_blocks().longest
+        shape = (c.batch_size, c.block_size) if on_cpu or c.block_size > longest else (1, max(tokens, longest + 1))
         block, rest = (saved.scaled(tokens / math.prod(shape)) for saved in eager_activations(model, *shape, dtype))
     blocks = block.scaled(model.n_layers)
     if checkpointing:  # the stream at each block's entrance is float32 also under autocast

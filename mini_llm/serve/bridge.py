@@ -1,5 +1,8 @@
-"""From the engine's thread to the event loop: one wake-up a step for all texts, and each takes its own tokens.
+"""From the engine's thread to the event loop: what begins or ends is told at once, what grows forty times a second.
 
+A step of a small model takes a millisecond on all cores, and whoever is woken takes one of them away: woken at each
+step, loop and client halved the engine's speed and more (docs/LOG.md). So the engine wakes the loop only where it
+rests; as long as texts grow, the loop looks by itself, no oftener than a reader can see.
 The engine knows nothing of clients; here a text that nobody reads any more is cancelled, and no more are let in than
 may wait.
 """
@@ -20,8 +23,12 @@ from mini_llm.inference.engine.request import FinishReason, Request
 from mini_llm.inference.engine.scores import Logprob
 from mini_llm.inference.generate import Generator
 from mini_llm.serve.metrics import Metrics
-from mini_llm.serve.problems import ApiError, shutting_down
+from mini_llm.serve.problems import ApiError, report, shutting_down
 from mini_llm.serve.settings import ServeSettings
+
+# Seconds from one look at texts that grow to the next, at least so many and so many for each text: forty times a second
+# flows for who reads it. A look costs loop and client 0.6 ms of a core, each further text 0.1 more.
+FRAME, FRAME_EACH = 0.025, 0.0015
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,8 @@ class Text:
         decoder = decoder_after(generator.tokenizer, request.prompt_ids)
         eos_ids = () if request.ignore_eos else generator.engine.eos_ids
         self._text = Assembler(decoder, StopStrings(stops), eos_ids)
-        self._changed, self._complete = asyncio.Event(), asyncio.Event()
+        self._changed = asyncio.Event()
+        self._seen_first = self._seen_last = False
         self._offset = 0
         self.handle = generator.engine.submit(request)
         self.began = self._taken = time.monotonic()
@@ -65,23 +73,17 @@ class Text:
         Raises:
             ApiError: the engine failed, or the text was dropped.
         """
-        while True:
+        while self.finish_reason is None:
+            if not self._changed.is_set() and not self.handle.done:  # what comes between two looks waits for the next
+                try:
+                    async with asyncio.timeout(timeout):  # `wait_for` would make a task for each chunk
+                        await self._changed.wait()
+                except TimeoutError:
+                    return []
             self._changed.clear()
             if found := self._take():
                 return found
-            if self.finish_reason is not None:
-                return []
-            try:
-                async with asyncio.timeout(timeout):  # `wait_for` would make a task for each chunk
-                    await self._changed.wait()
-            except TimeoutError:
-                return []
-
-    async def pause(self, seconds: float) -> None:
-        """Let tokens gather for so long, or until the last one has come."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._complete.wait()
+        return []
 
     def _take(self) -> list[Token]:
         if self.finish_reason is not None:
@@ -90,6 +92,7 @@ class Text:
             ids = self.handle.take()
         except Exception as problem:
             self._end("cancelled")
+            report(problem, "engine")
             raise _failure(problem) from None
         found = []
         for token_id in ids:
@@ -123,16 +126,23 @@ class Text:
         self.finish_reason = reason
         self.release()
 
+    @property
+    def turns(self) -> bool:
+        """Whether it has begun or ended since it was looked at."""
+        if self.handle.done:
+            return not self._seen_last
+        return not self._seen_first and self.handle.n_unread > 0
+
     def notice(self) -> None:
         """See whether there is more; let go of a text that is not read."""
-        n_unread = self.handle.n_unread
-        if n_unread or self.handle.done:
+        n_unread, done = self.handle.n_unread, self.handle.done
+        limits, unread_before = self._bridge.settings, self._changed.is_set()
+        self._seen_first |= n_unread > 0
+        self._seen_last |= done
+        if n_unread or done:
             self._changed.set()
-        if self.handle.done:
-            self._complete.set()
-        limits = self._bridge.settings
         stalled = n_unread and time.monotonic() - self._taken > limits.stall_seconds
-        if (n_unread > limits.unread_ids or stalled) and not self.dropped:
+        if ((unread_before and n_unread > limits.unread_ids) or stalled) and not self.dropped:
             self.drop("unread")
 
     def drop(self, why: str) -> None:
@@ -141,7 +151,6 @@ class Text:
         self.handle.cancel()
         self._bridge.metrics.cancelled(why)
         self._changed.set()
-        self._complete.set()
 
     def release(self) -> None:
         """Leave the engine, finished or not; harmless when done twice."""
@@ -170,7 +179,7 @@ class Bridge:
         self.used_at = time.monotonic()
         self._seconds: deque[float] = deque([1.0], maxlen=32)  # that the last texts took
         self._loop = asyncio.get_running_loop()
-        self._woken = False
+        self._called = self._looking = self._moved = False
         generator.engine.on_step = self._stepped
         generator.engine.start()
 
@@ -208,16 +217,34 @@ class Bridge:
         self.generator.engine.close()
 
     def _stepped(self) -> None:
-        """Wake the loop, from the engine's thread; once is enough until it has looked."""
-        if not self._woken:
-            self._woken = True
+        """Wake the loop, from the engine's thread, where it rests or a text begins or ends; once, until it has come."""
+        self._moved = True
+        if not self._called and (not self._looking or any(text.turns for text in list(self.texts))):
+            self._called = True
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._wake)
+                self._loop.call_soon_threadsafe(self._woken)
 
-    def _wake(self) -> None:
-        self._woken = False
+    def _woken(self) -> None:
+        self._called = False
+        if not self._looking:
+            self._look()
+            return
+        for text in list(self.texts):
+            if text.turns:
+                text.notice()
+
+    def _look(self) -> None:
+        """Look at all texts, and again in a while."""
+        self._looking, self._moved = True, False
         for text in list(self.texts):
             text.notice()
+        self._loop.call_later(max(FRAME, FRAME_EACH * len(self.texts)), self._look_again)
+
+    def _look_again(self) -> None:
+        """Go on as long as texts grow; a step that ends from here on wakes us, or has ended before we ask."""
+        self._looking = False
+        if self._moved:
+            self._look()
 
 
 def _failure(problem: Exception) -> ApiError:

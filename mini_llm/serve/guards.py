@@ -12,7 +12,6 @@ import ipaddress
 import re
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -21,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mini_llm.serve.metrics import Metrics
-from mini_llm.serve.problems import ApiError, broken, shutting_down
+from mini_llm.serve.problems import ApiError, broken, report, shutting_down
 from mini_llm.serve.settings import ServeSettings
 from mini_llm.serve.shapes import new_id
 from mini_llm.serve.streams import ClientGone
@@ -79,7 +78,7 @@ class Guard:
             if isinstance(problem, ClientGone):
                 status = 499
             else:
-                _report(problem, request_id)
+                report(problem, request_id)
                 if not status:
                     await broken().response()(scope, receive, send_with_headers)
         finally:
@@ -206,9 +205,3 @@ def _log(settings: ServeSettings, scope: Scope, request_id: str, route: str, sta
             said = tokenizer.decode([*text.request.prompt_ids, *text.handle._job.written])
             line += f" {said!r}"
     print("".join(c if c.isprintable() else "?" for c in line), file=sys.stderr, flush=True)
-
-
-def _report(problem: Exception, request_id: str) -> None:
-    """Say in the log what is broken, and where in our code; never the text that broke it."""
-    where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(problem.__traceback__)[-4:]]
-    print(f"{request_id} {type(problem).__name__} at {' > '.join(where)}", file=sys.stderr, flush=True)

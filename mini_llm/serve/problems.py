@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -64,3 +66,9 @@ def of_validation(problem: RequestValidationError) -> ApiError:
 
 def _is_branch(part: int | str) -> bool:
     return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part or part[:1].isupper())
+
+
+def report(problem: Exception, who: str) -> None:
+    """Say in the log what is broken, and where in our code; never the text that broke it."""
+    where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(problem.__traceback__)[-4:]]
+    print(f"{who} {type(problem).__name__} at {' > '.join(where)}", file=sys.stderr, flush=True)

@@ -106,7 +106,7 @@ class Answer:
         yield say("output_item.added", output_index=0, item=self.item("in_progress"))
         yield say("content_part.added", **place, part={**self.part(), "text": ""})
         try:
-            async for text, tokens in merged([self.text], heartbeat, lambda: 1):
+            async for text, tokens in merged([self.text], heartbeat):
                 if text is None:
                     yield f": queued {self.text.queue_place}\n\n".encode()
                 elif tokens and (piece := self._hear(tokens)):

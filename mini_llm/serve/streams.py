@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import TypeVar
 
 from starlette.responses import Response
@@ -18,9 +18,6 @@ from mini_llm.serve.bridge import Text, Token
 from mini_llm.serve.problems import ApiError
 from mini_llm.serve.shapes import event
 
-# Beside more texts than these, a stream sends a chunk in so many seconds at most, and in so many for each of the texts:
-# a chunk costs 0.1 ms of a core, and a step of eight texts of a 50M model 3.
-MANY, PAUSE, PAUSE_EACH = 3, 0.015, 0.001
 Result = TypeVar("Result")
 
 
@@ -54,9 +51,7 @@ async def until_gone(receive: Receive, texts: Sequence[Text], work: Awaitable[Re
             text.release()
 
 
-async def merged(
-    texts: Sequence[Text], heartbeat: float, n_others: Callable[[], int]
-) -> AsyncIterator[tuple[Text | None, list[Token]]]:
+async def merged(texts: Sequence[Text], heartbeat: float) -> AsyncIterator[tuple[Text | None, list[Token]]]:
     """Yield (text, its new tokens) as they come, the last time with none or with the text's `finish_reason` set.
 
     (None, []) comes while all of them wait in the queue, each `heartbeat` seconds.
@@ -69,8 +64,6 @@ async def merged(
                 yield text, tokens
             elif not text.handle.started:
                 yield None, []
-            if n_others() > MANY:
-                await text.pause(max(PAUSE, PAUSE_EACH * n_others()))
         return
     waits = {asyncio.ensure_future(text.tokens(heartbeat)): text for text in texts}
     try:
@@ -85,8 +78,6 @@ async def merged(
                     yield None, []
                 if text.finish_reason is None:
                     waits[asyncio.ensure_future(text.tokens(heartbeat))] = text
-            if n_others() > MANY:
-                await asyncio.sleep(max(PAUSE, PAUSE_EACH * n_others()))
     finally:
         for task in waits:
             task.cancel()

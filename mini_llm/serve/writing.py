@@ -195,19 +195,22 @@ async def _stream(
     for one in texts:
         for part in shape.first(one):
             yield chunk([{"index": one.number, **part}])
-    async for text, tokens in merged(texts, settings.heartbeat_seconds, lambda: len(served.bridge.texts)):
+    data = b""
+    async for text, tokens in merged(texts, settings.heartbeat_seconds):
         if text is None:
             place = min((t.queue_place for t in texts if t.finish_reason is None), default=0)
             yield f": queued {place}\n\n".encode()
             continue
         piece = "".join(token.piece for token in tokens) + (text.tail if text.finish_reason else "")
-        ended = text.finish_reason is not None
         if tokens or piece or not (text.sent or text.request.max_new_tokens):
             part = {**shape.part(text, tokens, piece), **_extras(shape, body, text, tokens, whole=False)}
             text.sent = True
-            yield chunk([{"index": text.number, **part}])
-        if ended:
-            yield chunk([{"index": text.number, **shape.last(text)}])
+            data += chunk([{"index": text.number, **part}])
+        if text.finish_reason is not None:
+            data += chunk([{"index": text.number, **shape.last(text)}])
+        if any(t.finish_reason is None for t in texts):  # else it goes out with the end: a chunk is dear, an event not
+            yield data
+            data = b""
     if with_usage:
-        yield chunk([], usage_of(texts))
-    yield b"data: [DONE]\n\n"
+        data += chunk([], usage_of(texts))
+    yield data + b"data: [DONE]\n\n"

@@ -13,10 +13,10 @@ from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 
 
-@pytest.fixture(autouse=True)
-def short_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let rows of a test's length take the blocks."""
-    monkeypatch.setattr(module, "SHORTEST_ROW", 65)
+@pytest.fixture(autouse=True, params=[64, 128])
+def short_rows_too(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let rows of a test's length take the blocks, in each machine's form."""
+    monkeypatch.setattr(module, "blocks", lambda: module.Blocks(request.param, 65, 1024, 512))
 
 
 def inputs(T: int, heads: int = 4, kv_heads: int = 2) -> list[Tensor]:
@@ -71,6 +71,11 @@ def test_short_rows_long_rows_and_no_gradient_take_pytorchs_kernel(monkeypatch: 
     def takes_blocks(T: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> bool:
         return module.in_blocks(torch.empty(1, 1, T, 8, device=device), dtype)
 
+    monkeypatch.setattr(module, "mkl_is_slow", lambda: True)
+    lengths = (32, 64, 1024, 1025)
+    assert [takes_blocks(T) for T in lengths] == [False, True, True, False]
+    assert [takes_blocks(T, torch.bfloat16) for T in lengths] == [False, True, True, False]
+    monkeypatch.setattr(module, "mkl_is_slow", lambda: False)
     lengths = (256, 384, 512, 1024, 1025)
     assert [takes_blocks(T) for T in lengths] == [False, True, True, True, False]
     assert [takes_blocks(T, torch.bfloat16) for T in lengths] == [False, True, True, False, False]
@@ -88,7 +93,7 @@ def test_a_models_loss_and_gradients_equal_the_other_paths(
     ids = torch.randint(0, 100, (2, 100))
 
     def loss(blocks: bool) -> tuple[float, Tensor]:
-        monkeypatch.setattr(module, "SHORTEST_ROW", 65 if blocks else 2**30)
+        monkeypatch.setattr(module, "in_blocks", lambda *_, blocks=blocks: blocks)
         model.zero_grad()
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             logits = model(ids)

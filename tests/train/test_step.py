@@ -271,7 +271,8 @@ def test_the_fast_paths_have_the_plain_paths_loss_curve(
     """Attention in blocks, head in chunks and Muon's Gram polynomial against none of them, for 20 steps."""
 
     def curve(fast: bool, steps: int = 20) -> list[float]:
-        monkeypatch.setattr(causal_attention, "SHORTEST_ROW", 65 if fast else 2**30)
+        form = causal_attention.Blocks(64, 65 if fast else 2**30, 2**30, 2**30)
+        monkeypatch.setattr(causal_attention, "blocks", lambda: form)
         monkeypatch.setitem(loss_module.MOST_SCORES_BYTES, "cpu", 0 if fast else 2**60)
         monkeypatch.setattr(head_loss, "CHUNK_BYTES", {"cpu": 128 * 4 * 512})
         monkeypatch.setattr(optimizer_module, "LONG", 2 if fast else math.inf)

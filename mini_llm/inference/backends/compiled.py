@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mini_llm.inference.backends.eager import Rows, blocks_of
 from mini_llm.inference.backends.native import load_native
+from mini_llm.inference.backends.pace import Pace
 from mini_llm.inference.backends.slot_cache import SlotCache
 from mini_llm.model.rope import rope_tables
 from mini_llm.model.transformer import Transformer
@@ -95,16 +96,17 @@ class CompiledBackend:
         self._c_model = self._describe(model)
         self._cos = self._sin = torch.empty(0)
         self._scratch = torch.empty(0)
+        self._pace = Pace(torch.get_num_threads())
 
     def run(self, rows: Rows) -> Tensor:
         """Compute the step; see `Backend.run`."""
-        n, cache, threads = len(rows.ids), self.cache, torch.get_num_threads()
+        n, cache, most = len(rows.ids), self.cache, torch.get_num_threads()
         if len(self._cos) < cache.n_places:
             self._cos, self._sin = (
                 table[0, 0].contiguous()
                 for table in rope_tables(torch.arange(cache.n_places)[None], self.config, torch.float32)
             )
-        size = self._library.scratch_size(self._c_model, n, cache.n_places, threads)
+        size = self._library.scratch_size(self._c_model, n, cache.n_places, most)
         if len(self._scratch) < size:
             self._scratch = torch.empty(size)
         logits_MV = torch.empty(len(rows.wanted), self.config.vocab_size)
@@ -117,7 +119,10 @@ class CompiledBackend:
             n, len(rows.wanted), *(addressof(values) for values in numbers),
             self._cos.data_ptr(), self._sin.data_ptr(), logits_MV.data_ptr(), self._scratch.data_ptr(),
         )  # fmt: skip
-        self._library.step(self._c_model, c_cache, c_rows, threads)
+        if self._pace.most != most:
+            self._pace = Pace(most)
+        self._library.step(self._c_model, c_cache, c_rows, self._pace.begin(n))
+        self._pace.end(n)
         return logits_MV
 
     def _describe(self, model: Transformer) -> _Model:
