@@ -87,8 +87,7 @@ class Stepper:
             if self.world.size == 1:
                 self.loss_sum = build_loss_sum(plain, model, example, compile=config.compile)
                 return
-            # Compiled blocks give a plain gradient back where torch 2.13's DTensor waits for one of shares.
-            compiled = config.compile and self.world.tensor == 1 and compiles(self.device)
+            compiled = config.compile and compiles(self.device, self.world.tensor)
             self.loss_sum = with_compiled_blocks(plain, model) if compiled else plain
             self.spread.try_together(lambda: self.loss_sum(example).backward())
 
