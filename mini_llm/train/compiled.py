@@ -1,18 +1,27 @@
-"""The loss as one compiled function where torch.compile works, and as it is where it does not."""
+"""The loss compiled where torch.compile works, and as it is where it does not: on a CPU block by block, on a GPU whole.
+
+All blocks of a model are alike, so the code that is made for the first one serves all, and the first step of sixteen
+comes as soon as that of one. What is around them (embedding, last norm, head) takes 1 % of a CPU's step beside its
+products, which no compiler makes faster. On a GPU the host starts what one graph holds in less time than what many do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mini_llm import log
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.run.out_of_memory import is_out_of_memory
 
 LossSum = Callable[[Any], Tensor]
+
+BY_BLOCK = {"cpu"}  # kinds of devices; a benchmark changes it to compare
+MOST_FORMS = 64  # of a block in one process: shapes, with and without gradients, in each model; torch's own limit is 8
 
 
 def build_loss_sum(loss_sum: LossSum, model: Transformer, example_rows: Any, *, compile: bool) -> LossSum:
@@ -23,18 +32,64 @@ def build_loss_sum(loss_sum: LossSum, model: Transformer, example_rows: Any, *, 
     if not compile:
         return loss_sum
     keep_traces()
-    compiled = torch.compile(loss_sum, dynamic=False)
+    by_block = model.lm_head.weight.device.type in BY_BLOCK
+    compiled = with_compiled_blocks(loss_sum, model) if by_block else torch.compile(loss_sum, dynamic=False)
     try:
         compiled(example_rows).backward()
     except Exception as problem:
         if is_out_of_memory(problem):
             raise
-        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        log.warn(f"torch.compile does not work here, training goes on without it, slower ({reason[:200]})")
+        _warn(problem)
         return loss_sum
     finally:
         model.zero_grad(set_to_none=True)
     return compiled
+
+
+def with_compiled_blocks(loss_sum: LossSum, model: Transformer) -> LossSum:
+    """Return `loss_sum` that runs with each block of `model` compiled alone.
+
+    And without when it is done: what is sampled between two steps comes in a new shape with each token.
+    """
+    torch._dynamo.config.recompile_limit = max(MOST_FORMS, torch._dynamo.config.recompile_limit)
+    blocks = list(model.model.layers)
+    compiled = [torch.compile(block.forward, dynamic=False) for block in blocks]
+
+    def run(rows: Any) -> Tensor:
+        with _forwards(blocks, compiled):
+            return loss_sum(rows)
+
+    return run
+
+
+@contextmanager
+def _forwards(modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    before = [vars(module).get("forward") for module in modules]  # not the class's own: activations are recomputed
+    for module, forward in zip(modules, forwards, strict=True):
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            if own is None:
+                del module.forward
+            else:
+                module.forward = own
+
+
+def compiles(device: torch.device) -> bool:
+    """Tell whether torch.compile works here, by a function of one line; processes that wait for each other ask."""
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
+    except Exception as problem:
+        _warn(problem)
+        return False
+    return True
+
+
+def _warn(problem: Exception) -> None:
+    reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    log.warn(f"torch.compile does not work here, training goes on without it, slower ({reason[:200]})")
 
 
 def keep_traces() -> None:

@@ -111,7 +111,7 @@ class TrainConfig(Config):
     async_save: bool = True  # write while training goes on; takes host memory for one more copy of the state
     keep_last: int = Field(3, ge=1, le=10**6)  # newest checkpoints that stay; the best one stays too
     always_save_checkpoint: bool = False  # also keep a checkpoint of every evaluation, not only of the best
-    milestones: bool = False  # keep weights alone, in bfloat16, of steps 1, 2, 4, 8 ...: the last ten powers of 2
+    milestones: bool = False  # keep bfloat16 weights of steps 1, 2, 4, 8 ...: the last ten, 20 bytes a parameter
     eval_tasks: list[Word] = Field(
         [], max_length=MOST_NAMES
     )  # tasks of `mini-llm eval` to ask meanwhile, such as [blimp, lambada, piqa, arc_easy]

@@ -26,6 +26,7 @@ from mini_llm.train.parallel.spread import keeps_shares
 from mini_llm.train.parallel.world import World, start_world
 from mini_llm.train.run.display import duration
 from mini_llm.train.run.kept import parameters_in_words
+from mini_llm.train.run.milestones import milestone_steps
 from mini_llm.train.run.out_of_memory import describe_batch, fit_memory
 from mini_llm.train.run.resume import Snapshot, optimizer_tensors
 from mini_llm.train.run.run_folder import check_run, keep_batch
@@ -139,7 +140,12 @@ def report(m: Measured) -> str:
         "checkpoints": f"{saves:,} of {_size(m.saved_bytes)}, of which at most {c.keep_last + 1} stay"
         + (" (and one of each evaluation)" if c.always_save_checkpoint else ""),
     }
-    _check_disk(run, needed=(c.keep_last + 2) * m.saved_bytes)  # one more while it is being written
+    needed = (c.keep_last + 2) * m.saved_bytes  # one more while it is being written
+    if c.milestones:
+        n, each = len(milestone_steps(c.max_iters)), m.weight_bytes // 2  # bfloat16
+        lines["milestones"] = f"{n} of {_size(each)}, all of which stay"
+        needed += n * each
+    _check_disk(run, needed)
     return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mini_llm.device import attention_kernels, pick_device, pick_dtype, reuse_freed_memory, use_fast_products
-from mini_llm.train.compiled import build_loss_sum
+from mini_llm.train.compiled import build_loss_sum, compiles, with_compiled_blocks
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.head_room import fit_head
 from mini_llm.train.objective import Objective, Pretraining, Rows
@@ -81,14 +81,15 @@ class Stepper:
 
     def compile(self) -> None:
         """Compile loss and gradient, trying them on a first micro-batch; called once before the first step."""
-        is_alone = self.world.size == 1
-        example = self.world.micro_batch(self.config, self.objective.example()).to(self.device)
+        config, model, plain = self.config, self.trainee.model, self._plain_loss_sum
+        example = self.world.micro_batch(config, self.objective.example()).to(self.device)
         with self._kernels():
-            self.loss_sum = build_loss_sum(
-                self._plain_loss_sum, self.trainee.model, example, compile=self.config.compile and is_alone
-            )
-            if not is_alone:
-                self.spread.try_together(lambda: self.loss_sum(example).backward())
+            if self.world.size == 1:
+                self.loss_sum = build_loss_sum(plain, model, example, compile=config.compile)
+                return
+            compiled = config.compile and compiles(self.device)
+            self.loss_sum = with_compiled_blocks(plain, model) if compiled else plain
+            self.spread.try_together(lambda: self.loss_sum(example).backward())
 
     def _plain_loss_sum(self, rows: Any) -> Tensor:
         return whole(self.spread.use(lambda model: self.objective.loss_sum(model, rows, self.dtype)))

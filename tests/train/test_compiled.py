@@ -47,8 +47,8 @@ def test_without_a_compiler_training_goes_on_with_a_message(settings, tmp_path: 
 
 @pytest.mark.needs_torch_compile
 def test_compiled_fast_paths_equal_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention in blocks and head in chunks, inside the one compiled graph, against eager code without either."""
-    model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=4, n_kv_heads=2, vocab_size=64))
+    """Attention in blocks and head in chunks, with compiled blocks, against eager code without either."""
+    model = Transformer(ModelConfig(dim=32, n_layers=3, n_heads=4, n_kv_heads=2, vocab_size=64))
     model.init_weights(0)
     rows = torch.randint(0, 64, (2, 101))
     monkeypatch.setattr(log, "warn", pytest.fail)  # it would say that nothing was compiled
@@ -63,11 +63,58 @@ def test_compiled_fast_paths_equal_the_plain_path(monkeypatch: pytest.MonkeyPatc
         model.zero_grad()
         return total.item(), gradient
 
+    torch.compiler.reset()
     counters.clear()
     (fast_loss, fast), (plain_loss, plain) = loss_and_gradient(True), loss_and_gradient(False)
-    assert "autograd_cache_bypass" not in counters["aot_autograd"], "the next start would trace all layers anew"
+    assert counters["stats"]["unique_graphs"] == 1, "what is made for one block serves all"
+    assert "autograd_cache_bypass" not in counters["aot_autograd"], "the next start would trace it anew"
     assert fast_loss == pytest.approx(plain_loss, rel=1e-5)
     assert (fast - plain).norm() <= 1e-5 * plain.norm()
+
+
+@pytest.mark.needs_torch_compile
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_of_several_documents_a_gradient_less_evaluation_and_dropout(dtype: torch.dtype) -> None:
+    config = ModelConfig(dim=32, n_layers=2, n_heads=2, vocab_size=64, dropout=0.1)
+    plain, model = Transformer(config), Transformer(config)
+    ids, documents = torch.randint(0, 64, (2, 33)), torch.tensor([[0] * 10 + [1] * 23, [0] * 33])
+    for each in (plain, model):
+        each.init_weights(0)
+
+    def scores_of(model: Transformer) -> compiled.LossSum:
+        def scores(rows: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+                return model(rows, documents_BT=documents).float().square().sum()
+
+        return scores
+
+    loss_sum = build_loss_sum(scores_of(model), model, ids, compile=True)
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        loss = loss_sum(ids)
+        loss.backward()
+        drawn.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+        model.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True)), "dropout is a function of the seed"
+    plain.eval()
+    model.eval()
+    expected = scores_of(plain)(ids)
+    assert drawn[0][0].item() != pytest.approx(expected.item(), rel=1e-3), "nothing was dropped"
+    with torch.no_grad():
+        assert loss_sum(ids).item() == pytest.approx(expected.item(), rel=1e-5 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.needs_torch_compile
+def test_what_is_asked_of_the_model_elsewhere_compiles_nothing(model: Transformer) -> None:
+    """Sampling between two steps calls it in a new shape for each token."""
+    loss_sum = build_loss_sum(plain_loss_sum(model), model, ROWS, compile=True)
+    counters.clear()
+    for length in range(1, 9):
+        model(ROWS[:, :length])
+    assert not counters["stats"]
+    loss_sum(ROWS)
+    assert all("forward" not in vars(block) for block in model.model.layers)
 
 
 def test_a_failure_in_any_part_of_it_falls_back(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +122,7 @@ def test_a_failure_in_any_part_of_it_falls_back(model: Transformer, monkeypatch:
     monkeypatch.setattr(log, "warn", said.append)
 
     def refuse(function: Any, **_: Any) -> Any:
-        def fail(rows: torch.Tensor) -> torch.Tensor:
+        def fail(*_: Any) -> torch.Tensor:
             raise RuntimeError("no kernel\nfor this card")
 
         return fail
@@ -101,7 +148,7 @@ def test_no_memory_is_not_taken_for_a_missing_compiler(
     problem: Exception, model: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(function: Any, **_: Any) -> Any:
-        def fail(rows: torch.Tensor) -> torch.Tensor:
+        def fail(*_: Any) -> torch.Tensor:
             raise problem
 
         return fail

@@ -93,7 +93,10 @@ def test_a_disk_too_small_is_told_before(make_config: MakeConfig, monkeypatch: p
     monkeypatch.setattr(log, "warn", said.append)
     monkeypatch.setattr(dry_run_module.shutil, "disk_usage", lambda _: Usage(1_000_000))
     dry_run(make_config())
-    assert any("free, the checkpoints need about" in line for line in said)
+    assert "milestones   4 of " in dry_run(make_config(milestones=True))
+    told = [re.search(r"free, the checkpoints need about ([0-9.]+) MB", line) for line in said]
+    alone, with_milestones = (float(found[1]) for found in told if found)
+    assert with_milestones > alone  # 4 times 2 bytes a parameter more
 
 
 def test_it_refuses_the_folder_of_another_run(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from mini_llm import log
 from mini_llm.errors import UsageError
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.config import TrainConfig
@@ -154,9 +153,6 @@ def spread_out(work: nn.Module, config: TrainConfig, world: World, device: torch
         share_products(model, mesh["tensor"])
     if parallel.checkpoint_activations:
         keep_entrances_alone(model)
-    if world.size > 1 and config.compile and compiles(device):
-        for block in model.model.layers:
-            block.compile(dynamic=False)
     if mesh is not None and parallel.shard in ("full", "hybrid"):
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -173,14 +169,3 @@ def keep_entrances_alone(model: Transformer) -> None:
     """Let each block keep its input alone; going back it is computed again. The same bits, and a third more work."""
     for block in model.model.layers:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-
-
-def compiles(device: torch.device) -> bool:
-    """Tell whether torch.compile works on this machine, by a function of one line."""
-    try:
-        torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
-    except Exception as problem:
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        log.warn(f"torch.compile does not work here, training goes on without it, slower ({reason[:200]})")
-        return False
-    return True
