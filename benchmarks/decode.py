@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="turns of each contender; default 7, quick 2")
     parser.add_argument("--new", type=int, help="tokens that are written; default 48, quick 32")
     parser.add_argument("--llama-python", default=sys.executable, help="a Python that has llama-cpp-python")
+    parser.add_argument("--contenders", help="only these, comma-separated, and no result file")
     parser.add_argument("--as-on-a-gpu", action="store_true", help="leave out what is timed on a CPU only")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -163,8 +164,10 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
         "transformers dynamic cache": command("transformers", "dynamic", batches=[b for b in batches if b < 32]),
         "transformers static cache": command("transformers", "static", batches=[1]),
     }
+    if options.contenders:
+        commands = {name: commands[name] for name in ("memory", *options.contenders.split(","))}
     skipped, same = {}, {}
-    if on_a_cpu:
+    if on_a_cpu and not options.contenders:
         ggufs = {kind: folder / f"{kind}.gguf" for kind in ("F32", "BF16", "Q8_0")}
         try:
             for kind, path in ggufs.items():
@@ -181,7 +184,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     def result_of(answers: Answers, more: dict[str, str]) -> dict[str, Any]:
         return summary(options, {**answers}, skipped | more, n_bytes, same)
 
-    kept = {"device": options.device, "keep": not options.quick}
+    kept = {"device": options.device, "keep": not (options.quick or options.contenders)}
     answers, more = take_turns(
         commands,
         options.rounds,

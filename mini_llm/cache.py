@@ -9,7 +9,17 @@ from pathlib import Path
 
 def cache_folder() -> Path:
     """Return `$XDG_CACHE_HOME/mini-llm`, or the one in the user's home; it need not be there."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mini-llm"
+    return of_user("XDG_CACHE_HOME", "~/.cache")
+
+
+def of_user(variable: str, usual: str) -> Path:
+    """Return our folder in the one that a variable of the XDG specification names, or in the usual one.
+
+    A relative one does not count, as the specification says: each folder that one works in would get its own. A user
+    without a home (`docker run --user 1234`) has a place where nothing can be kept.
+    """
+    places = (os.environ.get(variable, ""), os.path.expanduser(usual))
+    return Path(next((place for place in places if os.path.isabs(place)), os.devnull)) / "mini-llm"
 
 
 class Known:

@@ -118,7 +118,14 @@ def run(words: Sequence[str]) -> None:
     """Run one command; a wrong word ends with the command's usage and exit code 2.
 
     typer would print the word as it is, with the terminal's codes in it: it is made visible here first.
+
+    Raises:
+        UserError: the folder that this process is in is gone; MKL, which looks for its parts from there, would abort.
     """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the folder that you are in was deleted", "go to another one: cd") from None
     if hasattr(signal, "SIGPIPE") and (not words or {"-h", "--help"} & {*words}):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # rich ends with 1 where the reader of a page has gone
     try:

@@ -129,6 +129,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             raise UserError(f"{path} is no config file: it is longer than {MAX_FILE_CHARS:,} characters")
         values = yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes only plain values
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        if path.is_dir() or path.is_symlink():
+            what = "a folder" if path.is_dir() else "a link that leads to nothing"
+            raise UserError(f"{path} is {what}, not a config file") from None
         hint = "the shipped ones are in configs/, e.g. --config configs/mini-50m.yaml"
         raise UserError(f"no config file at {path}", above(path, hint)) from None
     except UnicodeDecodeError:

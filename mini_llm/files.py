@@ -26,7 +26,7 @@ from mini_llm.temporary import leftovers, lock, remove_leftovers, temporary_name
 from mini_llm.user_files import behind_link, kind_of, open_file, reason, shown, what_is
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
-NOT_OURS = "choose another --out, or move what is there"
+NOT_OURS = "choose another place, or move what is there"
 MADE_HERE = "made by Mini-LLM"  # stands in each page and picture that may be replaced by the next
 LARGEST_PAGE = 2**26  # bytes
 
@@ -183,7 +183,7 @@ def new_folder(path: Path, kind: Kind | None = None, temporary: Path | None = No
     try:
         path = path.resolve()
     except (OSError, RuntimeError, ValueError) as problem:
-        raise UserError(f"cannot write {shown(path)}: {reason(problem)}", "choose another --out") from None
+        raise UserError(f"cannot write {shown(path)}: {reason(problem)}", "choose another place") from None
     put_back(path)
     check_replaceable(path, kind)
     path.parent.mkdir(parents=True, exist_ok=True)

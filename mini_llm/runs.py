@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mini_llm.errors import UserError
 
 HOW_TO_TRAIN = "train one first: mini-llm demo, or mini-llm train --config configs/mini-50m.yaml"
+
+
+def run_name(folder: Path) -> str:
+    """Return what a run is called: its folder's name; where that is `run`, as in the demo's, that of the one around."""
+    whole = Path(os.path.abspath(folder))
+    return (whole.parent.name if whole.name == "run" else whole.name) or "run"
 
 
 def newest_run(holds: str, root: Path = Path("runs")) -> Path:

@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mini_llm.errors import UserError
+
 try:
     import fcntl
 except ImportError:  # Windows: what a killed run leaves behind stays until someone removes it
@@ -88,6 +90,28 @@ def lock(path: Path) -> int | None:
         except OSError:
             os.close(descriptor)
     return None
+
+
+@contextlib.contextmanager
+def alone(path: Path, refusal: UserError) -> Iterator[None]:
+    """Hold the folder at `path`, which is there, while the block runs; without effect where the disk knows no locks.
+
+    Raises:
+        UserError: `refusal`, where another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise refusal from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _stem(path: Path) -> str:

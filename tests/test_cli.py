@@ -148,3 +148,12 @@ def test_no_memory_is_no_traceback() -> None:
     code = "from mini_llm.cli import exit_codes\nwith exit_codes():\n    raise MemoryError"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     says(result, "memory of this machine is not enough", code=1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not delete the folder that somebody is in")
+def test_a_folder_that_was_deleted_is_told(tmp_path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = f"cd {tmp_path / 'gone'} && rmdir ../gone && {sys.executable} -m mini_llm generate x --prompt a"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "the folder that you are in was deleted" in result.stderr

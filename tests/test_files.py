@@ -227,5 +227,5 @@ def test_a_page_is_replaced_only_by_the_next_of_its_kind(tmp_path: Path) -> None
     for path in (ours, empty, tmp_path / "none.md"):
         check_page(path)
     for path in (theirs, pipe, tmp_path):
-        with pytest.raises(UserError, match=r"not replaced\nchoose another --out"):
+        with pytest.raises(UserError, match=r"not replaced\nchoose another place"):
             check_page(path)

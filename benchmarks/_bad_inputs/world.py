@@ -105,6 +105,8 @@ def _every_verb() -> list[Verb]:
              ("run/metrics.jsonl", "run/latest/model.safetensors"), changes=RUN),
         Verb("plot", ["plot", "run", "--terminal"], ("run",), says=True),
         Verb("plot --out", ["plot", "run", "--out", "out.svg"], ("run",), says=True, changes=("out.svg",), seconds=3),
+        Verb("ladder", ["ladder", "--config", "train.yaml", "max_iters=60", "--sizes", "0.01M,0.03M", "--minutes", "1",
+                        "--out", "out"], ("train.yaml", "tokens"), seconds=6),
         Verb("generate", ["generate", "run", "--prompt", "river stone", *GREEDY], ("run",), says=True),
         Verb("generate -", ["generate", "run", "--prompt", "-", *GREEDY], ("run",), says=True, stdin="typed",
              typed=b"river stone", reads_stdin=True),

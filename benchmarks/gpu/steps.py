@@ -28,6 +28,9 @@ def benchmark(name: str, real: str, toy: str) -> tuple[list[str], list[str]]:
 
 TINY = "--layers 1 --dim 64 --heads 2 --ff 128 --vocab 512 --block 64 --batch 2 --rounds 1 --dtype float32"
 QUICK, WIDE = "--quick --layers 1", "--layers 12 --dim 768 --heads 12 --ff 3072"
+EACH_WAY = (
+    "Mini-LLM bf16,Mini-LLM eager fp32,Mini-LLM uncached fp32,transformers dynamic cache,transformers static cache"
+)
 PEERS = ("--contenders", "mini-llm,transformers compiled,nanogpt,matmuls")
 
 
@@ -52,7 +55,7 @@ def steps() -> list[Step]:
     # Compiling is most of it, and whoever is free helps; at toy size their start takes longer than the tests.
     processes = ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"]
     flagship = "benchmarks/gpu/flagship.py"
-    writing = benchmark("decode", "--rounds 3", f"{QUICK} --rounds 1 --new 4 --as-on-a-gpu")
+    writing, once = benchmark("decode", "--rounds 3", f"{QUICK} --rounds 1 --new 4 --as-on-a-gpu --threads 1")
     compiling, toy = benchmark("compile", "--batch 16 --layers 16 --cold", f"{QUICK} --vocab 512 --modes")
     graphs = "the recording of graphs, memory of the card"
     return [
@@ -61,7 +64,7 @@ def steps() -> list[Step]:
         Step("throughput 16x384", 95, *throughput("--batch 32", "", "")),
         Step("forms 16x384", 90, *forms(), only_cuda="recorded as graphs, the head's kernel"),
         Step("flagship", 240, [flagship, "train"], [flagship, "train", "--toy"], after="text"),
-        Step("decode", 75, *writing, only_cuda=graphs),
+        Step("decode", 75, writing, [*once, "--contenders", EACH_WAY], only_cuda=graphs),
         Step("throughput 12x768", 80, *throughput(f"{WIDE} --batch 16", "", "--layers 2")),
         Step("profile", 40, [flagship, "profile"], [flagship, "profile", "--toy"], only_cuda="the GPU's kernels"),
         Step("decode profile", 30, *benchmark("decode_profile", "", "--quick --layers 2"), only_cuda=graphs),

@@ -102,8 +102,7 @@ def evaluate(
         dtype=dtype,
         run_task_code=run_task_code,
     )
-    found = run_evaluation(wishes)
-    output.line(json.dumps(found, default=str) if as_json else show(found))
+    run_evaluation(wishes, lambda found: output.line(json.dumps(found, default=str) if as_json else show(found)))
 
 
 def _evaluate_chat(model: str, wishes: dict[str, Any], samples: bool, as_json: bool) -> None:
@@ -114,10 +113,10 @@ def _evaluate_chat(model: str, wishes: dict[str, Any], samples: bool, as_json: b
     asked = ChatWishes(model, **wishes)
     found, answers = evaluate_chat(asked)
     values = chat_report.as_json(found, answers)
+    output.line(json.dumps(values, default=str) if as_json else chat_report.markdown(found, answers))
     if folder := folder_of(asked):
         with writing_to(folder):
             log.info(f"kept: {chat_report.keep(folder, values, answers, samples=samples)}")
-    output.line(json.dumps(values, default=str) if as_json else chat_report.markdown(found, answers))
 
 
 def report(

@@ -32,8 +32,9 @@ def export(
         bool, typer.Option("--merge", help="An adapter (LoRA) becomes a plain folder; the same as --to hf.")
     ] = False,
     kind: Annotated[
-        str, typer.Option("--type", help="Of a GGUF file's weights: f32, f16, bf16, q8_0 or q4_0.")
-    ] = "f16",
+        str | None,
+        typer.Option("--type", help="Of a GGUF file's weights: f32, f16, bf16, q8_0 or q4_0. [default: f16]"),
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Of a folder's weights: float32, bfloat16 or float16; default: as they are.")
     ] = None,
@@ -59,6 +60,7 @@ def export(
 
     if to is None and not (merge or whole):
         raise UsageError("export to what?", "--to gguf, ollama or hf; --merge for an adapter's model as a plain folder")
+    _check_options(to or Target.hf, kind, dtype, chat)
     folder, name = resolve_checkpoint(model), model_name(model)
     if whole:
         from mini_llm.export.consolidate import consolidate
@@ -73,6 +75,7 @@ def export(
         out = out or Path(f"{name}-hf")
         log.info(f"{out}: {str(export_hf(folder, out, dtype)).removeprefix('torch.')}")
         return
+    kind = kind or "f16"
     if to == Target.ollama:
         out = out or Path(f"{name}-ollama")
         export_ollama(folder, out, kind, name=name, chat=chat)
@@ -86,6 +89,16 @@ def export(
         log.note(f"smaller: llama-quantize {out} {name}-q4_k_m.gguf Q4_K_M")
         if warning := rows_for_k_quants(read_model_config(folder)):
             log.note(warning)
+
+
+def _check_options(to: Target, kind: str | None, dtype: str | None, chat: bool | None) -> None:
+    """Raise UsageError where an option would be passed over in silence."""
+    if kind is not None and to == Target.hf:
+        raise UsageError("--type is of a GGUF file", "a folder's weights: --to hf --dtype bfloat16")
+    if dtype is not None and to != Target.hf:
+        raise UsageError("--dtype is of a folder's weights", f"a GGUF file's: --to {to} --type bf16")
+    if chat is not None and to != Target.ollama:
+        raise UsageError("--chat and --no-chat are of Ollama's Modelfile", "--to ollama")
 
 
 def push(

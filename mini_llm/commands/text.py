@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +49,7 @@ def tokenizer_train(
     documents = (piece.text for piece in corpus.pieces("reading"))
     train_tokenizer(documents, out, vocab_size=vocab_size, model_type=model_type, sample_bytes=sample_bytes, seed=seed)
     log.info(corpus.reading.line())
-    log.info(f"next: mini-llm prepare {' '.join(sources)} --tokenizer {out} --out data/tokens")
+    log.info(f"next: mini-llm prepare {shlex.join(sources)} --tokenizer {shlex.quote(str(out))} --out data/tokens")
 
 
 def tokenizer_report(
@@ -135,4 +136,5 @@ def prepare(
     store = run(sources, tokenizer, out, leaves_out=leaves_out, **options)  # type: ignore[arg-type]
     if val_fraction and (held_out := store.split("val").n_tokens) <= 1024:  # the block_size of mini-50m.yaml
         log.warn(f"{held_out} held-out tokens make no row of 1,024: raise --val-fraction or prepare more text")
-    log.info(f"next: mini-llm train --config configs/mini-50m.yaml data_dir={out}")
+        return
+    log.info(f"next: mini-llm train --config configs/mini-50m.yaml {shlex.quote(f'data_dir={out}')}")

@@ -51,11 +51,11 @@ class Wishes:
     run_task_code: bool = False
 
 
-def run_evaluation(wishes: Wishes) -> dict[str, Any]:
-    """Evaluate and return the results in lm-eval's shape; they are kept in `--out`, or in the run's folder `eval/`.
+def run_evaluation(wishes: Wishes, tell: Callable[[dict[str, Any]], None]) -> None:
+    """Evaluate and tell the results in lm-eval's shape; then they are kept in `--out`, or in the run's folder `eval/`.
 
     Raises:
-        UserError: the model, a set or a text cannot be read.
+        UserError: the model, a set or a text cannot be read, or the results cannot be written.
         UsageError: no such task.
     """
     started = time.time()
@@ -67,7 +67,10 @@ def run_evaluation(wishes: Wishes) -> dict[str, Any]:
     stores = _stores(wishes, run)
     if not (tasks or wishes.texts or stores):
         raise UsageError("nothing to evaluate", "name tasks (--tasks piqa,arc_easy), a text (--text FILE) or a --store")
-    losses = [loss_of_documents(model, read_documents([text]), text).numbers() for text in wishes.texts]
+    losses = []
+    for text in wishes.texts:
+        documents = read_documents([text], description="foretelling the text")
+        losses.append(loss_of_documents(model, documents, text).numbers())
     for store in stores:
         has_held_out = "val" in store.manifest.splits
         wanted = has_held_out if tasks or len(stores) > 1 else wishes.store or not wishes.texts
@@ -83,10 +86,10 @@ def run_evaluation(wishes: Wishes) -> dict[str, Any]:
     if isinstance(model, LoadedModel):
         found["mini_llm"]["checkpoint"] = model.folder.name
     folder = wishes.out or (run / "eval" if run else None)
+    tell(found)  # before it is kept: a disk that is full or read-only costs the file, and not the hours
     if folder:
         with writing_to(folder):
             log.info(f"kept: {write(folder, found, results, samples=wishes.samples)}")
-    return found
 
 
 def load(wishes: Wishes) -> LanguageModel:

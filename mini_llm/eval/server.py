@@ -6,7 +6,6 @@ POST /tokenize (vLLM's shape) makes the ids, unless a tokenizer folder is given;
 from __future__ import annotations
 
 import json
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -15,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mini_llm.errors import UserError
-from mini_llm.eval.language_model import first_id_of
+from mini_llm.eval.language_model import first_id_of, room_beside
 from mini_llm.eval.scorer import Score
 from mini_llm.eval.trees import Pair
-from mini_llm.inference.remote import BROKEN, NO_FORM, body_of, open_here
+from mini_llm.inference.remote import BROKEN, KEYS, NO_FORM, body_of, key_of, open_here
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
 SECONDS = 300  # for one answer
@@ -72,7 +71,7 @@ class ServerModel:
 
     def write(self, contexts: Sequence[list[int]], stops: Sequence[list[str]], max_new_tokens: int) -> list[str]:
         """Return the likeliest continuation of each context, up to its first stop string."""
-        room = self.max_length - max_new_tokens
+        room = room_beside(max_new_tokens, self.max_length + 1)
 
         def one(work: tuple[list[int], list[str]]) -> str:
             words = {"prompt": work[0][-room:], "stop": work[1] or None, "max_tokens": max_new_tokens, "temperature": 0}
@@ -121,7 +120,7 @@ class ServerModel:
             return results
 
     def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        key = os.environ.get("MINI_LLM_API_KEY")
+        key = key_of(KEYS[0])
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         data = None if body is None else json.dumps(body).encode()
         try:

@@ -6,6 +6,7 @@ unpacked, or simply hold a file with the task's name.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ def parse_data(words: Sequence[str]) -> tuple[list[Path], dict[str, Path]]:
     folders, files = [], {}
     for word in words:
         name, is_file, path = word.partition("=")
-        where = Path(path if is_file and not Path(word).exists() else word).expanduser()
+        where = Path(os.path.expanduser(path if is_file and not Path(word).exists() else word))
         if not where.exists():
             raise UserError(f"no such file or folder: {where}", above(where, "sets are folders, or TASK=FILE"))
         if is_file and not Path(word).exists():

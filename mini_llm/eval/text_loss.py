@@ -6,11 +6,15 @@ itself is not foretold, as lm-eval's hf backend does where the tokenizer adds it
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from mini_llm import log
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UserError
 from mini_llm.eval.evaluate import rolling_loglikelihoods
@@ -100,8 +104,15 @@ def loss_of_store(model: LocalModel, store: TokenStore, max_rows: int | None) ->
         token_bytes=model.tokenizer.token_bytes(),
     )
     evaluator.before_batch = model.before_batch
-    weight = model.model.lm_head.weight
-    found = evaluator.run(lambda rows: rows_loss_sum(model.model, rows, weight.dtype), weight.device)
+    weight, done = model.model.lm_head.weight, itertools.count(1)
+    with log.count_progress("foretelling held-out text", evaluator.n_batches, "batches") as update:
+
+        def loss_sum(rows: Tensor) -> Tensor:
+            total = rows_loss_sum(model.model, rows, weight.dtype)
+            update(next(done))
+            return total
+
+        found = evaluator.run(loss_sum, weight.device)
     return {
         "text": f"{store.folder} (held out)",
         "tokens": found.tokens,

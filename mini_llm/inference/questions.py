@@ -7,9 +7,9 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from mini_llm import log
+from mini_llm.cache import of_user
 from mini_llm.errors import UserError
 
 PROMPT = "you> "
@@ -33,8 +33,7 @@ def kept_history() -> Iterator[None]:
         yield
         return
     log.note("/help shows the commands, Ctrl-D leaves")
-    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
-    path = state / "mini-llm" / "chat_history"
+    path = of_user("XDG_STATE_HOME", "~/.local/state") / "chat_history"
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_CREAT | os.O_RDONLY, 0o600))

@@ -119,8 +119,7 @@ class RemoteConversation(Messages):
 
     def _open(self, path: str, body: dict[str, Any] | None = None) -> Any:
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream" if body else "application/json"}
-        key = next((value for name in KEYS if (value := os.environ.get(name))), None)
-        if key:
+        if key := key_of(*KEYS):
             headers["Authorization"] = f"Bearer {key}"
         data = None if body is None else json.dumps(body).encode()
         try:
@@ -132,6 +131,20 @@ class RemoteConversation(Messages):
         except BROKEN as problem:
             why = getattr(problem, "reason", problem)
             raise UserError(f"nobody answers at {self.url}: {why}", "start one with: mini-llm serve RUN") from None
+
+
+def key_of(*names: str) -> str | None:
+    """Return the key in the first of these variables that is set.
+
+    Raises:
+        UserError: no header can hold it; it is not shown, as urllib would.
+    """
+    for name in names:
+        if key := os.environ.get(name, "").strip():
+            if not (key.isascii() and key.isprintable()):
+                raise UserError(f"{name} is no key: it holds a line break, or letters beyond ASCII", "set it again")
+            return key
+    return None
 
 
 def open_here(request: urllib.request.Request, seconds: float) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mini_llm.inference.questions import kept_history, typed_lines, with_signs
 from mini_llm.inference.remote import RemoteConversation
 from mini_llm.inference.sampling.params import knobs
 from mini_llm.tokenizer.chat import Message
-from mini_llm.user_files import writing_to
+from mini_llm.user_files import kind_of, read_file, writing_to
 
 HELP = """\
 /set NAME=VALUE  change temperature, top_p, max_new_tokens and the like; alone: show them
@@ -279,17 +280,18 @@ def talk(session: Session, lines: Iterable[str] | None = None) -> None:
 def _path(name: str) -> Path:
     if not name:
         raise UsageError("name a file, as in /save talk.json")
-    return Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # Path's own raises where there is no such user
+    kind_of(path)  # a name that no file can have is refused here: what escaped would end the conversation
+    return path
 
 
 def _read_conversation(path: Path) -> list[Message]:
+    data = read_file(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != FORMAT:
+        found = json.loads(data)
+        messages = [Message(one["role"], one["content"]) for one in found["messages"]]
+        if found["format"] != FORMAT or not all(isinstance(one.role + one.content, str) for one in messages):
             raise ValueError("another format")
-        messages = [Message(str(one["role"]), str(one["content"])) for one in found["messages"]]
-    except OSError as problem:
-        raise UserError(f"cannot read {path}: {problem.strerror}") from None
     except (ValueError, LookupError, TypeError, RecursionError):
         raise UserError(f"{path} holds no conversation that /save has written", "name another file") from None
     return messages

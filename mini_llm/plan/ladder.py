@@ -167,15 +167,16 @@ def _steps_within(config: TrainConfig, models: dict[int, ModelConfig], minutes: 
     Raises:
         UsageError: they are too few.
     """
+    if config.max_iters // 3 < LEAST_STEPS:
+        raise UsageError(f"max_iters={config.max_iters} are too few steps", f"give {3 * LEAST_STEPS} or more")
     log.info("measuring this machine, rung by rung (compiling takes up to a minute each) ...")
     seconds = [seconds_per_step(config.model_copy(update={"model": model}), steps=3) for model in models.values()]
     every_step = sum(seconds) * 4 / 3 + seconds[0] * len(FACTORS[1:]) / 3
     steps = min(config.max_iters, int(60 * minutes * (1 - STARTS) / every_step))
     if steps // 3 < LEAST_STEPS:
         needed = 3 * LEAST_STEPS * every_step / 60 / (1 - STARTS)
-        raise UsageError(
-            f"{minutes:g} minutes are too few here for these sizes", f"give --minutes {math.ceil(needed)}, or fewer"
-        )
+        more = f"give --minutes {math.floor(needed) + 1}, or fewer --sizes"
+        raise UsageError(f"{minutes:g} minutes are too few here for these sizes", more)
     return steps
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mini_llm.errors import UserError
+from mini_llm.runs import run_name
 from mini_llm.user_files import above, refuse_special
 
 MOST = 1e30  # of a step or a value
@@ -90,7 +91,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         UserError: a folder is missing or holds no run, or its metrics are damaged; the line is named.
     """
     folders = [_run_folder(path) for path in paths]
-    names = [folder.parent.name if folder.name == "run" else folder.name for folder in folders]
+    names = [run_name(folder) for folder in folders]
     if len({*names}) < len(names):
         names = [str(path) for path in paths]
     return [_read_run(folder, name) for folder, name in zip(folders, names, strict=True)]

@@ -25,6 +25,7 @@ from mini_llm.plot.curves import Run, read_runs
 from mini_llm.pointers import resolve_checkpoint
 from mini_llm.report.baselines import ngram_bits_per_byte, xz_bits_per_byte
 from mini_llm.report.task_lines import is_finite, read_lines
+from mini_llm.runs import run_name
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.run.budget import RECORD
 from mini_llm.train.run.metrics import read_metrics
@@ -98,7 +99,7 @@ def gather(run: Path, *, price: float | None = None, samples: bool = True) -> Fa
         UserError: there is no such folder, or nothing of a run in it.
     """
     folder = find_folder(run)
-    facts = Facts(folder.parent.name if folder.name == "run" else folder.name, folder, price=price)
+    facts = Facts(run_name(folder), folder, price=price)
     facts.settings_name = next((name for name in SETTINGS if (folder / name).is_file()), SETTINGS[0])
     facts.config = _try(facts, "settings", lambda: read_settings(folder, facts.settings_name))
     facts.planned = _planned(folder, facts.config)

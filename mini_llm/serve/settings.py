@@ -14,6 +14,7 @@ from mini_llm.errors import UsageError, UserError
 from mini_llm.pointers import resolve_checkpoint
 
 KEY_VARIABLE = "MINI_LLM_API_KEY"
+LONGEST_KEY = 4096  # characters
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # What a request may ask for at most.
 MOST_CHOICES, MOST_PROMPTS, MOST_MESSAGES = 8, 128, 1000
@@ -91,13 +92,16 @@ def read_key(file: Path | None) -> str | None:
         return os.environ.get(KEY_VARIABLE, "").strip() or None
     try:
         mode = file.stat().st_mode
-        key = file.read_text(encoding="utf-8").strip()
+        with file.open(encoding="utf-8") as opened:
+            key = opened.read(LONGEST_KEY + 1).strip()
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"cannot read the key in {file}: {getattr(problem, 'strerror', None) or problem}") from None
     if os.name != "nt" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UserError(f"{file} holds the key and others may read it", f"chmod 600 {file}")
     if not key:
         raise UserError(f"{file} is empty", "write the key into it, in one line")
+    if not (key.isascii() and key.isprintable() and len(key) <= LONGEST_KEY):
+        raise UserError(f"{file} holds no key: it has several lines, or letters beyond ASCII", "write one line into it")
     return key
 
 

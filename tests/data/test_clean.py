@@ -22,6 +22,7 @@ from mini_llm.data.clean.plan import group, needs
 from mini_llm.data.clean.run import Where, clean
 from mini_llm.data.clean.steps import WORD, Words
 from mini_llm.errors import UserError
+from mini_llm.temporary import alone
 
 LIGHT = {
     "language": None,
@@ -251,6 +252,14 @@ print("Submitted batch job", number)
     second = run_cli(*words, env={"PATH": path})
     assert second.returncode == 0, second.stderr
     assert kept(tmp_path / "out") == passages[:6]
+
+
+def test_two_cleanings_into_one_folder_are_one_too_many(tmp_path: Path, passages: list[str]) -> None:
+    """The second removed the work of the first where its settings were others."""
+    source = write(tmp_path / "a.jsonl", passages[:3])
+    (tmp_path / "out").mkdir()
+    with alone(tmp_path / "out", UserError("x")), pytest.raises(UserError, match="another process is cleaning into"):
+        clean([str(source)], tmp_path / "out", CleanConfig.model_validate({"minhash": None}), Where())
 
 
 def test_nothing_that_stays_is_no_text_to_go_on_with(tmp_path: Path, passages: list[str], run_cli: Any) -> None:

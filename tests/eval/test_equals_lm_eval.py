@@ -1,6 +1,5 @@
 """Every log-likelihood, score and error is lm-eval's, of its own tasks on the same rows with its hf backend."""
 
-import importlib.util
 import json
 import math
 import os
@@ -17,10 +16,6 @@ from lm_eval_client import LmEvalClient, local_tokenizer, remote_tokenizer
 from mini_llm.eval.evaluate import TaskResult, ask, prepare_questions
 from mini_llm.eval.language_model import LocalModel
 from mini_llm.eval.task import find_tasks
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'mini-llm[eval]'"
-)
 
 # Task -> lm-eval's file and the rows: prompts are compared too, since each side reads its own.
 THEIRS = {

@@ -42,6 +42,17 @@ def test_json_is_the_whole_of_stdout(run_cli, model_folder: Path, sets: Path) ->
     assert found["mini_llm"]["lines"][0]["chance"] == 0.5
 
 
+def test_results_are_told_also_where_they_cannot_be_kept(run_cli, model_folder: Path, tiny_corpus, tmp_path) -> None:
+    text = tiny_corpus(tmp_path / "text.txt", documents=1)
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        result = run_cli("eval", model_folder, "--text", text, "--out", out)
+        assert result.returncode == 1
+        assert f"cannot write {out}" in result.stderr
+        assert "nats/token" in result.stdout
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_the_loss_of_a_text(run_cli, model_folder: Path, tiny_corpus, tmp_path: Path) -> None:
     corpus = tiny_corpus(tmp_path / "text.jsonl", 5)
     result = run_cli("eval", model_folder, "--text", corpus, "--json")

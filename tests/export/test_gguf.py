@@ -283,6 +283,23 @@ def test_what_cannot_be_written_is_said(
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--to", "hf", "--type", "q8_0"), "--to hf --dtype bfloat16"),
+        (("--merge", "--type", "q8_0"), "--to hf --dtype bfloat16"),
+        (("--to", "gguf", "--dtype", "bfloat16"), "--to gguf --type bf16"),
+        (("--to", "gguf", "--no-chat"), "--to ollama"),
+    ],
+)
+def test_an_option_of_another_target_is_not_passed_over(
+    words: tuple[str, ...], said: str, make_folder: MakeFolder, tmp_path: Path, run_cli
+) -> None:  # type: ignore[no-untyped-def]
+    result = run_cli("export", make_folder(), *words, cwd=tmp_path)
+    assert (result.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert said in result.stderr
+
+
 def test_a_folder_is_never_overwritten(make_folder: MakeFolder, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "notes.txt").write_text("mine")
     for target in ("hf", "ollama"):

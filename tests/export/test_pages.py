@@ -1,6 +1,5 @@
 """What README.md and docs/exchange.md say about other programs is run, word for word: each continues a text alike."""
 
-import importlib.util
 import re
 import shlex
 import subprocess
@@ -50,9 +49,6 @@ def test_one_folder_continues_a_text_alike_everywhere(home: Path) -> None:
         assert tokenizer.decode([*prompt, *llama.greedy(prompt, 32)]).strip() == text
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'mini-llm[eval]'"
-)
 def test_one_folder_has_the_same_scores_in_lm_eval(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.setenv(name, "1")

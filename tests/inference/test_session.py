@@ -78,6 +78,7 @@ def test_a_saved_conversation_goes_on_and_nothing_else_is_replaced(session: Sess
     assert session.conversation.turns == turns
     assert session.conversation.system == [Message("system", "be brief")]
     talk(session, [f"/load {other}", f"/load {tmp_path / 'none.json'}", f"/save {tmp_path / 'talk.json'}"])
+    talk(session, [f"/save {'x' * 5000}", "/save a\0b", "/save ~nobody-of-this-name/x", "/load /dev/zero"])
     assert session.conversation.turns == turns
 
 
@@ -176,6 +177,15 @@ def test_a_server_elsewhere(run_cli: RunCli, server: str) -> None:
     assert Server.asked[0]["seed"] == 5
     assert set(Server.keys) == {"Bearer secret"}
     assert "top_k" not in Server.asked[0]
+
+
+@pytest.mark.parametrize("key", ["sec\nret", "se\u2603cret"])
+def test_a_key_that_no_header_can_hold_is_not_shown(run_cli: RunCli, server: str, key: str) -> None:
+    for words in (["chat", "--url", server], ["eval", server, "--tasks", "piqa", "--data", "/"]):
+        result = run_cli(*words, stdin="hello\n", env={"MINI_LLM_API_KEY": key})
+        assert result.returncode == 1
+        assert words[0] == "eval" or "MINI_LLM_API_KEY is no key" in result.stderr
+        assert "cret" not in result.stderr
 
 
 def test_nobody_there_and_wrong_words(run_cli: RunCli) -> None:

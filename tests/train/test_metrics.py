@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,3 +133,17 @@ def test_wandb_without_a_key_is_told(settings, tmp_path: Path, run_cli) -> None:
     assert result.returncode == 1
     assert "error: Weights & Biases does not start: No API key configured\nwandb login" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_file_that_was_deleted_meanwhile_is_told_and_begins_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    metrics = MetricsLog(tmp_path / "run", TrainConfig(), 0)
+    metrics.write(1, {"loss": 1.0})
+    shutil.rmtree(tmp_path / "run")
+    metrics.sync()
+    metrics.write(2, {"loss": 0.5})
+    metrics.close()
+    assert "metrics.jsonl was deleted" in capsys.readouterr().err
+    assert read_metrics(tmp_path / "run") == [{"step": 2, "loss": 0.5}]

@@ -22,6 +22,7 @@ from mini_llm.data.sources import Corpus
 from mini_llm.errors import UserError
 from mini_llm.files import Kind, check_replaceable, write_text
 from mini_llm.signals import raise_on_signal
+from mini_llm.temporary import alone
 from mini_llm.user_files import json_object, shown, writing_to
 
 
@@ -67,6 +68,15 @@ def clean(
     """
     files = local_files(sources, text_column)
     check_replaceable(out, CLEAN_FOLDER)
+    with writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with alone(out, UserError(f"another process is cleaning into {shown(out)}", "wait for it, or give another --out")):
+        return _clean(files, out, config, where, text_column, items)
+
+
+def _clean(
+    files: list[Path], out: Path, config: CleanConfig, where: Where, text_column: str, items: tuple[str, ...]
+) -> Report | None:
     with writing_to(out):
         work = out / f"work-{key(config, files, text_column, list(items))}"
         if (out / "report.json").is_file() and not any(out.glob("work-*")):

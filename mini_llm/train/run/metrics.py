@@ -67,8 +67,14 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Wait until the disk has all lines: those of the steps before a checkpoint must not be lost after it."""
-        for file in self._files.values():
+        for name, file in self._files.items():
             os.fsync(file.fileno())
+            if not os.fstat(file.fileno()).st_nlink:  # what is written to it goes nowhere
+                path = self.run / f"{name}.jsonl"
+                log.warn(f"{path} was deleted: what it held is lost, and it begins anew")
+                self.run.mkdir(parents=True, exist_ok=True)
+                file.close()
+                self._files[name] = path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         """Finish all files."""
