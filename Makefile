@@ -59,8 +59,9 @@ clean:  ## remove the environment and caches, never runs/ or data/
 	find mini_llm tests -name __pycache__ -prune -exec rm -rf {} +
 
 # .venv/.EXTRA marks that the extra of that name is installed, as pyproject.toml and constraints.txt have it now.
+# Python compiles what it imports by itself; to compile all that is installed takes pip longer than to install it.
 .venv/.%: pyproject.toml constraints.txt | .venv/.made
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[$*]'
+	$(BIN)/python -m pip install --no-compile --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[$*]'
 	@touch $@
 
 .venv/.made:

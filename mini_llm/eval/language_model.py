@@ -122,9 +122,7 @@ class LoadedModel(LocalModel):
 
     def write(self, contexts: Sequence[list[int]], stops: Sequence[list[str]], max_new_tokens: int) -> list[str]:
         """Return the likeliest continuation of each context, up to its first stop string, many at once."""
-        room = self.max_length - max_new_tokens
-        if room < 1:
-            raise UserError(f"{max_new_tokens} new tokens leave no room for a prompt in a context of {self.max_length}")
+        room = room_beside(max_new_tokens, self.max_length)
         texts = [
             self.generator.continue_ids(
                 context[-room:], sampling=SamplingParams(temperature=0), stop=stop, max_new_tokens=max_new_tokens
@@ -132,6 +130,20 @@ class LoadedModel(LocalModel):
             for context, stop in zip(contexts, stops, strict=True)
         ]
         return ["".join(text) for text in texts]
+
+
+def room_beside(max_new_tokens: int, max_length: int) -> int:
+    """Return how many tokens of a prompt a context holds beside those that are to be written.
+
+    Raises:
+        UserError: none.
+    """
+    if max_new_tokens >= max_length:
+        raise UserError(
+            f"{max_new_tokens} new tokens leave no room for a prompt in a context of {max_length}",
+            "a task's max_gen_toks says how many (generation_kwargs in its YAML)",
+        )
+    return max_length - max_new_tokens
 
 
 def first_id_of(tokenizer: Tokenizer) -> int:

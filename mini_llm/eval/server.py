@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_llm.errors import UserError
-from mini_llm.eval.language_model import first_id_of
+from mini_llm.eval.language_model import first_id_of, room_beside
 from mini_llm.eval.scorer import Score
 from mini_llm.eval.trees import Pair
 from mini_llm.inference.remote import BROKEN, KEYS, NO_FORM, body_of, key_of, open_here
@@ -71,7 +71,7 @@ class ServerModel:
 
     def write(self, contexts: Sequence[list[int]], stops: Sequence[list[str]], max_new_tokens: int) -> list[str]:
         """Return the likeliest continuation of each context, up to its first stop string."""
-        room = self.max_length - max_new_tokens
+        room = room_beside(max_new_tokens, self.max_length + 1)
 
         def one(work: tuple[list[int], list[str]]) -> str:
             words = {"prompt": work[0][-room:], "stop": work[1] or None, "max_tokens": max_new_tokens, "temperature": 0}

@@ -16,6 +16,7 @@ import yaml
 
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UserError
+from mini_llm.export.card_scores import TaskScores, doubts, is_number, plain, read_scores, score_table
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.tokens_seen import tokens_seen
@@ -36,7 +37,7 @@ class RunRecord:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     step: int | None = None  # of the checkpoint
-    evaluation: dict[str, dict[str, Any]] = field(default_factory=dict)  # task -> metric -> value, as lm-eval writes
+    evaluation: list[TaskScores] = field(default_factory=list)
 
 
 def run_of(folder: Path) -> Path | None:
@@ -63,7 +64,7 @@ def read_record(folder: Path) -> RunRecord:
         metrics,
         samples,
         step,
-        _evaluated(run / "eval", folder.resolve().name),
+        read_scores(run / "eval", folder.resolve().name),
     )
 
 
@@ -79,7 +80,7 @@ def model_card(
         _data(record, tokens),
         _settings(record),
         _curve(record),
-        _scores(record),
+        score_table(record.evaluation),
         _samples(record),
         _caveats(config, record, tokens, license),
     ]
@@ -162,36 +163,11 @@ def _curve(record: RunRecord) -> str:
     return "\n".join([*head, *rows])
 
 
-def _scores(record: RunRecord) -> str:
-    rows = []
-    for task, values in sorted(record.evaluation.items()):
-        for key, value in values.items():
-            metric = key.partition(",")[0]
-            if _is_number(value) and "," in key and not metric.endswith("_stderr"):
-                error = values.get(key.replace(metric, f"{metric}_stderr", 1))
-                rows.append(f"| {_plain(task)} | {_plain(metric)} | {value:.4f} | {_number(error)} |")
-    head = ["## Evaluation\n", "By `mini-llm eval`.\n", "| task | metric | value | stderr |", "|---|---|---|---|"]
-    return "\n".join([*head, *rows]) if rows else ""
-
-
-def _evaluated(folder: Path, checkpoint: str) -> dict[str, dict[str, Any]]:
-    """Return the newest scores of each task in a run's eval/ folder, but none of another checkpoint."""
-    scores: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.rglob("results*.json"), key=lambda path: path.stat().st_mtime):
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values.get("mini_llm", {}).get("checkpoint", checkpoint) == checkpoint:
-                scores |= {str(task): one for task, one in values["results"].items() if isinstance(one, dict)}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            continue
-    return scores
-
-
 def _samples(record: RunRecord) -> str:
     if not record.samples:
         return ""
     sample = record.samples[-1]
-    text = "\n".join(f"> {_plain(line)}" for line in f"{sample.get('prompt', '')}{sample['text']}".splitlines())
+    text = "\n".join(f"> {plain(line)}" for line in f"{sample.get('prompt', '')}{sample['text']}".splitlines())
     return f"## A sample\n\nNot chosen: the run's last one, of step {sample['step']:,}.\n\n{text}"
 
 
@@ -205,13 +181,14 @@ def _caveats(config: ModelConfig, record: RunRecord, tokens: int | None, license
         found.append(f"The held-out loss was lowest at step {best[0]:,} ({best[1]:.4f}); later it rose.")
     if not points:
         found.append("There is no held-out loss on record.")
+    found += doubts(record.evaluation)
     if license is None:
         found.append("Its owner has named no licence, so by default all rights are reserved.")
     return "## What to doubt\n\n" + "\n".join(f"- {line}" for line in found)
 
 
 def _evaluations(record: RunRecord) -> list[tuple[int, float, float | None]]:
-    rows = (row for row in record.metrics if _is_number(row.get("val_loss")))
+    rows = (row for row in record.metrics if is_number(row.get("val_loss")))
     return [(row["step"], row["val_loss"], row.get("val_bits_per_byte")) for row in rows]
 
 
@@ -235,13 +212,5 @@ def _lines(path: Path, up_to: int | None) -> list[dict[str, Any]]:
     return found
 
 
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text).replace("<", "&lt;").replace("`", "'")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _number(value: float | None) -> str:
-    return f"{value:.4f}" if _is_number(value) and value is not None else ""
+    return f"{value:.4f}" if is_number(value) and value is not None else ""

@@ -77,8 +77,15 @@ def _forwards(modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any
                 module.forward = own
 
 
-def compiles(device: torch.device) -> bool:
-    """Tell whether torch.compile works here, by a function of one line; processes that wait for each other ask."""
+def compiles(device: torch.device, tensor: int) -> bool:
+    """Tell whether torch.compile works here, by a function of one line; processes that wait for each other ask.
+
+    It does not where `tensor` of them share each product: compiled blocks give a plain gradient back where torch
+    2.13's DTensor waits for one of shares.
+    """
+    if tensor > 1:
+        log.note("parallel.tensor: torch.compile is left out, it does not know products that are shared")
+        return False
     try:
         torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
     except Exception as problem:

@@ -87,7 +87,7 @@ class Stepper:
             if self.world.size == 1:
                 self.loss_sum = build_loss_sum(plain, model, example, compile=config.compile)
                 return
-            compiled = config.compile and compiles(self.device)
+            compiled = config.compile and compiles(self.device, self.world.tensor)
             self.loss_sum = with_compiled_blocks(plain, model) if compiled else plain
             self.spread.try_together(lambda: self.loss_sum(example).backward())
 

@@ -149,3 +149,15 @@ def test_what_a_server_gone_wrong_says_is_no_traceback(verb: str, run_cli: Any, 
         assert kind == "good" or not any(name == "good" for name, _ in asked)
     server.shutdown()
     server.server_close()
+
+
+def test_of_a_prompt_too_long_the_server_is_sent_what_the_folder_reads(
+    address: str, local_model: LocalModel, model_folder: Path
+) -> None:
+    server, folder = ServerModel(address), LocalModel.load(model_folder, device="cpu")
+    prompt = [local_model.first_id, *local_model.tokenizer.encode("The people of the world " * 40)]
+    assert len(prompt) > local_model.max_length
+    assert server.write([prompt], [[]], 8) == folder.write([prompt], [[]], 8)
+    for model in (server, folder):
+        with pytest.raises(UserError, match="no room for a prompt"):
+            model.write([prompt], [[]], local_model.max_length)
