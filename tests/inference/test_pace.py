@@ -60,13 +60,22 @@ def test_busy_from_the_first_step_on() -> None:
     assert machine.run(10)[1] < 0.05
 
 
-def test_steps_of_other_sizes_have_a_choice_of_their_own() -> None:
+def test_what_steps_of_one_size_have_learned_goes_for_all_until_they_know_better() -> None:
     machine = Machine()
+    machine.run(20, n_rows=100)
     machine.busy = True
     machine.run(2)
-    assert machine.pace.begin(100) == 2  # not known yet
-    machine.pace.end(100)
-    assert machine.pace.begin(1) == 1
+    for n_rows in (100, 10):  # one that was settled, and a new one
+        assert machine.pace.begin(n_rows) == 1
+        machine.pace.end(n_rows)
+    machine.seconds = lambda threads: 0.03 / threads  # type: ignore[method-assign]  # large steps are not held up
+    for _ in range(8):
+        assert machine.run(1, n_rows=100)[0] > 30
+        for _ in range(16):
+            threads = machine.pace.begin(1)
+            machine.now += {1: 0.002, 2: 0.05}[threads]
+            machine.pace.end(1)
+    assert (machine.pace.begin(100), machine.pace.begin(1)) == (2, 1)
 
 
 def test_numbers_in_between_are_tried_too() -> None:

@@ -15,15 +15,19 @@ LOST = 1.25  # so many times as slow, and a trial ends early
 WON = 0.9  # so much of the time, and a trial's number stays
 ALARM = 1.5  # a step takes so many times as long as when its number was chosen: time for a trial
 SOON, LATE = 0.05, 8.0  # seconds between two trials: the shortest, and the longest where nothing changes
+SETTLED = 0.5  # seconds between two trials: from here on a contest has found its number
 MEMORY = 1 / 16  # weight of the newest step in the mean
 
 
 class _Contest:
     """The numbers of threads for steps of about one size."""
 
-    def __init__(self, counts: list[int], now: float) -> None:
-        self.counts = counts
-        self.best = 0  # index of the number in use
+    def __init__(self, counts: list[int], best: int, now: float) -> None:
+        self.counts, self.best = counts, best  # `best`: index of the number in use
+        self.begin(now)
+
+    def begin(self, now: float) -> None:
+        """Know nothing yet of the steps' time."""
         self.mean = self.mean_then = 0.0  # seconds of a step with it: lately, and after the last trial
         self.trial: int | None = None
         self.n_tried, self.spent, self.down = 0, 0.0, True
@@ -68,17 +72,24 @@ class Pace:
         while self._counts[-1] > 1:
             self._counts.append(self._counts[-1] // 2)
         self._contests: dict[int, _Contest] = {}
-        self._began = 0.0
+        self._began, self._latest = 0.0, 0
 
     def begin(self, n_rows: int) -> int:
         """Return how many threads shall compute a step of `n_rows` rows; it begins."""
         self._began = now = self._clock()
         size = n_rows.bit_length()
         if size not in self._contests:
-            self._contests[size] = _Contest(self._counts, now)
+            self._contests[size] = _Contest(self._counts, self._latest, now)
         return self._contests[size].pick(now)
 
     def end(self, n_rows: int) -> None:
         """Note that the step has ended."""
-        now = self._clock()
-        self._contests[n_rows.bit_length()].note(now - self._began, now)
+        now, contest = self._clock(), self._contests[n_rows.bit_length()]
+        before = contest.best
+        contest.note(now - self._began, now)
+        self._latest = contest.best
+        if contest.best > before:  # what holds up steps of one size holds up all: else each size pays for learning it
+            for other in self._contests.values():
+                if other.best < contest.best and other.wait >= SETTLED:
+                    other.best = contest.best
+                    other.begin(now)
