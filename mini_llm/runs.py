@@ -11,9 +11,9 @@ HOW_TO_TRAIN = "train one first: mini-llm demo, or mini-llm train --config confi
 
 
 def run_name(folder: Path) -> str:
-    """Return what a run is called: its folder's name; where that is `run`, as in the demo's, that of the one around."""
-    whole = Path(os.path.abspath(folder))
-    return (whole.parent.name if whole.name == "run" else whole.name) or "run"
+    """Return what a run is called: its folder's name; of `runs/demo/run`, as the demo's is, that of the one around."""
+    around = folder.parent.name
+    return around if folder.name == "run" and around not in ("", "..") else Path(os.path.abspath(folder)).name
 
 
 def newest_run(holds: str, root: Path = Path("runs")) -> Path:
