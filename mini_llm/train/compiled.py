@@ -2,7 +2,8 @@
 
 All blocks of a model are alike, so the code that is made for the first one serves all, and the first step of sixteen
 comes as soon as that of one. What is around them (embedding, last norm, head) is mostly products on a CPU, which no
-compiler makes faster: steps of 4 layers take 1 to 3 % longer, of 16 no longer. On a GPU the host starts what one graph holds in less time than what many do.
+compiler makes faster: steps of 4 layers take 1 to 3 % longer, of 16 no longer. On a GPU the host starts what one graph
+holds in less time than what many do.
 """
 
 from __future__ import annotations
