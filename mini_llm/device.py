@@ -142,6 +142,14 @@ def reuse_freed_memory() -> bool:
     return bool(libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1))
 
 
+def give_back_freed_memory() -> None:
+    """Let glibc hand the system what `reuse_freed_memory` has kept, before an attempt that needs less."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 def use_fast_products() -> bool:
     """Let oneDNN compute the CPU's float32 matrix products where MKL is slow; tell whether it does.
 
@@ -160,7 +168,6 @@ def use_fast_products() -> bool:
     return False
 
 
-@torch.compiler.assume_constant_result
 def mkl_is_slow() -> bool:
     """Tell whether this is an AMD processor with AVX-512."""
     is_amd = "amd" in str(torch.cpu.get_capabilities().get("cpu_name", "")).lower()

@@ -198,10 +198,12 @@ def test_a_broken_file_is_refused_by_name(content, what, write, tmp_path, monkey
 
 
 def test_a_file_that_is_not_there(tmp_path) -> None:
-    for path in (tmp_path / "none.yaml", tmp_path, tmp_path / "none" / "x.yaml"):
+    for path in (tmp_path / "none.yaml", tmp_path / "none" / "x.yaml"):
         with pytest.raises(UserError, match="no config file at") as caught:
             load_config(Outer, path)
         assert "configs/" in (caught.value.hint or "")
+    with pytest.raises(UserError, match="is a folder, not a config file"):
+        load_config(Outer, tmp_path)
 
 
 @pytest.mark.parametrize(

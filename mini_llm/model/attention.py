@@ -7,7 +7,7 @@ Letters: B batch, T new tokens, S all keys, D width, H query heads, J key/value 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mini_llm.model.causal_attention import causal_attention
+from mini_llm.model.causal_attention import blocks, causal_attention
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.document_attention import document_attention
 from mini_llm.model.joined import products
@@ -31,6 +31,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        blocks()
         self.layer = layer
         self.head_dim = config.head_dim
         self.grouped = config.n_kv_heads != config.n_heads

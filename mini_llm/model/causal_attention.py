@@ -30,9 +30,15 @@ USUAL = Blocks(64, 384, 1024, 512)
 WITH_ONEDNN = Blocks(128, 64, 1024, 1024)  # whose batches of products are 3 times as fast as that kernel at 256 tokens
 
 
+_form: Blocks | None = None
+
+
 def blocks() -> Blocks:
-    """Return the form for this machine."""
-    return WITH_ONEDNN if mkl_is_slow() else USUAL
+    """Return the form for this machine; torch.compile cannot follow the question, so a model asks when it is made."""
+    global _form
+    if _form is None:
+        _form = WITH_ONEDNN if mkl_is_slow() else USUAL
+    return _form
 
 
 def causal_attention(q_BHTK: Tensor, k_BJTK: Tensor, v_BJTK: Tensor) -> Tensor:

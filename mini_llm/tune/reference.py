@@ -17,7 +17,7 @@ from torch import Tensor
 from mini_llm import log
 from mini_llm.adapter import fingerprint
 from mini_llm.checkpoint import load_model, write_tensors
-from mini_llm.device import attention_kernels, pick_device, pick_dtype
+from mini_llm.device import attention_kernels, pick_device, pick_dtype, use_fast_products
 from mini_llm.errors import UserError
 from mini_llm.files import new_file
 from mini_llm.pointers import list_checkpoints
@@ -68,6 +68,7 @@ def computed(config: DpoConfig, base: Path, packed: Sequence[PackedRows], places
     """Return the log p of the conversations in the planned rows at `places` of each set; that of others is NaN."""
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
+    use_fast_products()  # as the training will, so that the first loss is of equal models
     model = load_model(base, device=device, dtype=torch.float32)
     results = [torch.full((rows.conversations.n,), torch.nan) for rows in packed]
     total, done = sum(map(len, places)), 0

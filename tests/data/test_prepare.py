@@ -218,7 +218,7 @@ def test_a_held_out_split_too_short_for_the_suggested_config_is_told(
         (["photo.png"], 1, ["unknown format '.png'", "supported"]),
         (["empty.txt"], 1, ["no text"]),
         (["good.jsonl", "--text-column", "body"], 1, ["good.jsonl:1", "no key 'body'"]),
-        (["good.jsonl", "--tokenizer", "nowhere"], 1, ["nowhere", "mini-llm tokenizer train"]),
+        (["good.jsonl", "--tokenizer", "no-tokenizer"], 1, ["no-tokenizer", "mini-llm tokenizer train"]),
         (["good.jsonl", "--val-fraction", "0.9"], 2, ["--val-fraction"]),
         (["good.jsonl", "--workers", "0"], 2, ["--workers"]),
         ([], 2, ["SOURCES"]),

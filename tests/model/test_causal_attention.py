@@ -71,10 +71,12 @@ def test_short_rows_long_rows_and_no_gradient_take_pytorchs_kernel(monkeypatch: 
     def takes_blocks(T: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> bool:
         return module.in_blocks(torch.empty(1, 1, T, 8, device=device), dtype)
 
+    monkeypatch.setattr(module, "_form", None)
     monkeypatch.setattr(module, "mkl_is_slow", lambda: True)
     lengths = (32, 64, 1024, 1025)
     assert [takes_blocks(T) for T in lengths] == [False, True, True, False]
     assert [takes_blocks(T, torch.bfloat16) for T in lengths] == [False, True, True, False]
+    monkeypatch.setattr(module, "_form", None)
     monkeypatch.setattr(module, "mkl_is_slow", lambda: False)
     lengths = (256, 384, 512, 1024, 1025)
     assert [takes_blocks(T) for T in lengths] == [False, True, True, True, False]

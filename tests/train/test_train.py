@@ -392,7 +392,7 @@ def test_a_full_disk_that_the_metrics_meet_first(make_config: MakeConfig, monkey
             self._files["metrics"] = open("/dev/full", "a")  # noqa: SIM115
 
     monkeypatch.setattr(train_module, "MetricsLog", Full)
-    with pytest.raises(UserError, match="No space left on device") as problem:
+    with pytest.raises(UserError, match="the disk is full") as problem:
         train(make_config())
     assert "the same command begins anew" in (problem.value.hint or "")
 

@@ -69,7 +69,7 @@ def cases(world: World, dice: random.Random) -> list[Case]:
             {"PYTHONIOENCODING": "ascii"},
             {"FORCE_COLOR": "1"},
             {"OMP_NUM_THREADS": "abc"},
-            {"HOME": "/nowhere"},
+            {"HOME": "/proc/no-home"},
         ):
             add(f"environment {env}", env=env, refuse=False, check=None, fresh=False)
     wrong = [

@@ -16,7 +16,7 @@ import torch
 
 from mini_llm import log, ranks
 from mini_llm.config import dump_config
-from mini_llm.device import cpu_memory
+from mini_llm.device import cpu_memory, give_back_freed_memory
 from mini_llm.errors import UserError
 from mini_llm.files import write_text
 from mini_llm.model.accounting import count_parameters
@@ -48,6 +48,7 @@ def fit_memory(config: TrainConfig, attempt: Callable[[TrainConfig], Result]) ->
         ):  # what is compiled holds tensors, and each new shape counts against its limit
             torch.compiler.reset()
         gc.collect()  # the exception is gone, and now what its frames held: a message needs memory too
+        give_back_freed_memory()  # a library that makes its programs as it goes asks the system for their room
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         smaller = halve_batch(config)
@@ -85,7 +86,8 @@ def is_out_of_memory(problem: BaseException) -> bool:
     if isinstance(problem, MemoryError):
         return True
     return isinstance(problem, RuntimeError) and bool(
-        re.search("out of memory|allocate memory|bad_alloc|_STATUS_ALLOC_FAILED", str(problem))
+        # The last is oneDNN's, which has no room for the code of a product.
+        re.search("out of memory|allocate memory|bad_alloc|_STATUS_ALLOC_FAILED|not create a primitive", str(problem))
     )
 
 
