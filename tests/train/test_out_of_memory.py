@@ -20,7 +20,7 @@ MakeConfig = Callable[..., TrainConfig]
 
 # Address space for 200 MB more than what the process has now: a real limit, met by a real allocation. All threads share
 # one heap: one of its own for the thread that saves would want 64 MB of address space, and without it Rust aborts.
-# Some of it for the programs that oneDNN makes: they find no place between the pieces of a heap that attempts have left.
+# Some of it for the programs that oneDNN makes: they find no place between the pieces that attempts left of the heap.
 LITTLE_ROOM = """
 import contextlib, ctypes, re, resource
 with contextlib.suppress(AttributeError):
