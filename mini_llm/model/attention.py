@@ -31,9 +31,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        blocks()
-        self.layer = layer
-        self.head_dim = config.head_dim
+        blocks()  # see there
+        self.layer, self.head_dim = layer, config.head_dim
         self.grouped = config.n_kv_heads != config.n_heads
         self.q_proj = nn.Linear(config.dim, config.n_heads * config.head_dim, bias=False)
         self.k_proj = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
