@@ -28,10 +28,14 @@ def console() -> Console:
 
 
 @cache
+def _loud_console() -> Console:
+    return safe_console(stderr=True)
+
+
 def _alarm() -> tuple[Console, str]:
     """Return where warnings and errors go, and whose they are."""
     number = ranks.rank()
-    return (safe_console(stderr=True), f"process {number}: ") if number else (console(), "")
+    return (_loud_console(), f"process {number}: ") if number else (console(), "")
 
 
 def info(message: str) -> None:
