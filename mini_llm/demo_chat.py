@@ -96,15 +96,15 @@ def chat_config(run: Path, out: Path, data: list[str], minutes: float, seed: int
     return SftConfig.model_validate({**values, **here, "max_minutes": minutes, "warmup_iters": warmup, "seed": seed})
 
 
-def write_exercises(path: Path, corpus: list[str] | None, run: Path, seed: int, share: float = 1.0) -> None:
+def write_exercises(path: Path, corpus: list[str] | None, base: Path, seed: int, share: float = 1.0) -> None:
     """Write the exercises: of the corpus's words and sentences, and of its speeches where it is the built-in one.
 
     Args:
-        run: whose vocabulary the drills go through.
+        base: whose vocabulary the drills go through.
         share: of the mixture's numbers; a short tuning does not see them all.
     """
     sources = corpus or [str(built_in_corpus())]
-    material = material_of(sources, Material().name, str(run))
+    material = material_of(sources, Material().name, str(base))
     found = _all(material, corpus is None, seed, share)
     lines = [json.dumps(exercise.record(), ensure_ascii=False) for exercise in found]
     write_text(path, "\n".join(lines) + "\n")
