@@ -93,11 +93,18 @@ def open_page(page: Any, address: str) -> None:
     page.click("#tab-complete")
 
 
-def write(page: Any) -> None:
-    """Have an answer written."""
+@contextlib.contextmanager
+def writing(page: Any) -> Iterator[None]:
+    """Have an answer written, whose first token waits for what is done inside."""
+    held: list[Any] = []
+    page.route("**/v1/completions", lambda route: held.append(route), times=1)
     page.fill("#complete-field", "We the people")
     page.press("#complete-field", "Enter")
     page.wait_for_selector("#panel-complete .log[aria-busy]", state="attached")
+    while not held:
+        page.wait_for_timeout(10)
+    yield
+    held[0].continue_()
 
 
 def until_written(page: Any) -> None:
@@ -106,9 +113,9 @@ def until_written(page: Any) -> None:
 
 
 def test_a_stream_is_drawn_once_a_frame_and_nothing_is_drawn_twice(page: Any):
-    write(page)
-    page.evaluate(COUNT, "#panel-complete article.assistant .text")
-    page.evaluate("window.said = 0; new MutationObserver(() => { said += 1; }).observe(live, { childList: true })")
+    with writing(page):
+        page.evaluate(COUNT, "#panel-complete article.assistant .text")
+        page.evaluate("window.said = 0; new MutationObserver(() => { said += 1; }).observe(live, { childList: true })")
     until_written(page)
     work, found = page.evaluate("work"), page.evaluate(COUNT_TEXT)
     assert found["text"].count(" ") >= N
@@ -127,7 +134,8 @@ def test_a_stream_is_drawn_once_a_frame_and_nothing_is_drawn_twice(page: Any):
 def test_who_has_scrolled_up_is_left_there(page: Any, repository: Path):
     with serving(repository, 1500) as address:
         open_page(page, address)
-        write(page)
+        with writing(page):
+            pass
         page.wait_for_function(f"{LOG}.scrollHeight > 3000")
         assert page.evaluate(f"{LOG}.scrollHeight - {LOG}.scrollTop - {LOG}.clientHeight") < 40  # it follows
         page.evaluate(f"{LOG}.scrollTop = 500")
@@ -139,7 +147,8 @@ def test_who_has_scrolled_up_is_left_there(page: Any, repository: Path):
 
 
 def test_the_tokens_of_a_long_answer_come_a_few_a_frame(page: Any):
-    write(page)
+    with writing(page):
+        pass
     until_written(page)
     page.evaluate(COUNT, "#panel-look")
     page.click("#panel-complete >> text=Look inside")
@@ -161,7 +170,8 @@ def test_the_tokens_of_a_long_answer_come_a_few_a_frame(page: Any):
 
 def test_what_is_kept_of_long_answers_has_a_bound(page: Any):
     for _ in range(3):
-        write(page)
+        with writing(page):
+            pass
         until_written(page)
     page.wait_for_timeout(300)  # it is kept 200 ms after the last change
     kept = page.evaluate("localStorage.getItem('mini-llm-conversations-1')")
