@@ -23,7 +23,7 @@ def test_a_slice_of_the_campaign_finds_nothing(parts: Any, tmp_path: Path) -> No
     try:
         running.make_world()
         every = campaign.all_cases(running.world, seed=0)
-        cases = campaign.chosen([one for one in every if campaign.is_quick(one)], 60, seed=0)
+        cases = campaign.chosen([one for one in every if campaign.is_quick(one)], 40, seed=0)
         found = [
             (one.area, one.name, verdict, reason)
             for one, verdict, reason, _ in running.results(cases)
