@@ -103,11 +103,11 @@ def test_a_list_in_hand_ends_within_its_minutes(
 ) -> None:
     programs = {name: {"does": "import time; time.sleep(90)", "rehearsed": 60} for name in ("first", "second")}
     monkeypatch.setattr(gpu, "KEPT_FOR_THE_END", 1)
-    monkeypatch.setattr(gpu, "LEAST", 4)
+    monkeypatch.setattr(gpu, "LEAST", 2)
     monkeypatch.setattr(gpu, "report", lambda _device: ("", []))  # it imports torch, in seconds of its own
     start = time.monotonic()
-    assert run(gpu, monkeypatch, programs, "--minutes", "0.15") == 1
-    assert time.monotonic() - start < 0.15 * 60
+    assert run(gpu, monkeypatch, programs, "--minutes", "0.08") == 1
+    assert time.monotonic() - start < 0.08 * 60
     assert [row[0] for row in rows(capsys.readouterr().out).values()] == ["its time was over", "no time was left"]
 
 

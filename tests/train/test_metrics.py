@@ -96,14 +96,10 @@ def test_tensorboard_writes_the_same_numbers(make_config: MakeConfig) -> None:
 def test_wandb_gets_the_numbers_and_goes_on_in_the_same_curve(settings, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "wandb.py").write_text(FAKE_WANDB)
-    env = {
-        "PYTHONPATH": str(tmp_path / "modules"),
-        "WANDB_FAKE_OUT": str(tmp_path / "wandb.txt"),
-        "OMP_NUM_THREADS": "1",
-    }
+    env = {"WANDB_FAKE_OUT": str(tmp_path / "wandb.txt"), "OMP_NUM_THREADS": "1"}
     for end in (2, 4):
         changes = {"wandb_log": True, "wandb_project": "p", "max_iters": end, "eval_interval": 2}
-        result = run_cli("train", *settings(**changes), "wandb_run_name=a name", env=env)
+        result = run_cli("train", *settings(**changes), "wandb_run_name=a name", env=env, cwd=tmp_path / "modules")
         assert result.returncode == 0, result.stderr
     calls = [json.loads(line) for line in (tmp_path / "wandb.txt").read_text().splitlines()]
     first, second = (call[1] for call in calls if call[0] == "init")
@@ -129,7 +125,7 @@ def test_a_library_that_is_missing_is_named(key: str, make_config: MakeConfig, m
 def test_wandb_without_a_key_is_told(settings, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "wandb.py").write_text("def init(**_): raise RuntimeError('No API key configured')\n")
-    result = run_cli("train", *settings(wandb_log=True), env={"PYTHONPATH": str(tmp_path / "modules")})
+    result = run_cli("train", *settings(wandb_log=True), cwd=tmp_path / "modules")
     assert result.returncode == 1
     assert "error: Weights & Biases does not start: No API key configured\nwandb login" in result.stderr
     assert "Traceback" not in result.stderr
