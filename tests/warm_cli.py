@@ -57,9 +57,9 @@ class WarmCli:
         return WarmProcess(list(words), ends)
 
     def run(
-        self, words: Sequence[str], *, timeout: float, cwd: Path, env: Mapping[str, str], stdin: str
+        self, words: Sequence[str], *, timeout: float, cwd: Path, env: Mapping[str, str], stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run one command to its end.
+        """Run one command to its end; words that begin with a file of Python are that program's.
 
         Raises:
             TimeoutExpired: it took longer than `timeout` seconds, and was ended.
@@ -196,7 +196,7 @@ def import_libraries() -> None:
 
 
 def become(job: dict, streams: list[int]) -> None:
-    """Turn this process into `python -m mini_llm WORDS` as the system would start it, until its end."""
+    """Turn this process into `python -m mini_llm WORDS`, or `python FILE.py`, as the system would start it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(job["cwd"])
     os.environ.clear()
@@ -207,11 +207,15 @@ def become(job: dict, streams: list[int]) -> None:
     sys.stdin = sys.__stdin__ = _stream(0, "r")  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = _stream(1, "w")  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _stream(2, "w", errors="backslashreplace", buffering=1)  # type: ignore[misc]
-    sys.path[0] = job["cwd"]
-    sys.argv = ["mini-llm", *job["words"]]
+    program = job["words"][0] if job["words"] and job["words"][0].endswith(".py") else None
+    sys.path[0] = os.path.dirname(program) if program else job["cwd"]
+    sys.argv = [*([] if program else ["mini-llm"]), *job["words"]]
     code: object = 0
     try:
-        runpy.run_module("mini_llm", run_name="__main__", alter_sys=True)
+        if program:
+            runpy.run_path(program, run_name="__main__")
+        else:
+            runpy.run_module("mini_llm", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code or 0
     except BaseException:

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,9 @@ from typer.main import get_command
 from mini_llm.cli import app
 from mini_llm.config import load_config
 from mini_llm.train.config import TrainConfig
+from tests.warm_cli import WarmCli, needs_a_fresh_start
 
+Warm = Callable[[Mapping[str, str]], WarmCli]
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("docs", "mini_llm", "configs", "tests", "tools", "benchmarks")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
@@ -81,20 +83,18 @@ def script_of(page: str) -> str:
     return "\n".join(lines)
 
 
-def run_page(page: Path, folder: Path) -> dict[int, str]:
-    """Run the page's Python and return what each block printed, by its first line."""
+def run_page(page: Path, folder: Path, warm_cli: Warm) -> dict[int, str]:
+    """Run the page's Python in a process of its own and return what each block printed, by its first line."""
     script = folder / f"{page.parent.name}_{page.stem}.py"
     script.write_text(script_of(page.read_text(encoding="utf-8")), encoding="utf-8")
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    result = subprocess.run(
-        [sys.executable, script],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-    )
+    environment = dict(os.environ)
+    if needs_a_fresh_start(environment):
+        result = subprocess.run(
+            [sys.executable, script], cwd=ROOT, env={**environment, "PYTHONIOENCODING": "utf-8"},
+            capture_output=True, encoding="utf-8", timeout=300, check=False,
+        )  # fmt: skip
+    else:
+        result = warm_cli(environment).run([str(script)], timeout=300, cwd=ROOT, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     parts = result.stdout.split("\x1e")
     return {int(line): printed for printed, line in zip(parts[::2], parts[1::2], strict=False)}
@@ -136,12 +136,12 @@ def check_cli(words: list[str]) -> None:
 
 
 @every_page
-def test_python_blocks_run_and_print_what_the_page_shows(page: Path, tmp_path: Path) -> None:
+def test_python_blocks_run_and_print_what_the_page_shows(page: Path, tmp_path: Path, warm_cli: Warm) -> None:
     found = blocks(page.read_text(encoding="utf-8"))
     python = {block.line for block in found if block.language == "python"}
     if not python:
         return
-    printed = run_page(page, tmp_path)
+    printed = run_page(page, tmp_path, warm_cli)
     for block in found:
         if block.language == "text" and block.follows in python:
             assert printed[block.follows].rstrip("\n") == block.text.rstrip("\n"), f"line {block.line + 1}"
@@ -208,7 +208,7 @@ def test_commands_are_found_whole() -> None:
     ]
 
 
-def test_output_belongs_to_the_block_directly_before_it(tmp_path: Path) -> None:
+def test_output_belongs_to_the_block_directly_before_it(tmp_path: Path, warm_cli: Warm) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "1. In a list:\n\n   ```python\n   x = 1\n   print(x)\n   ```\n\n   ```text\n   1\n   ```\n\n"
@@ -222,7 +222,7 @@ def test_output_belongs_to_the_block_directly_before_it(tmp_path: Path) -> None:
         ("python", None),
         ("text", None),
     ]
-    assert run_page(page, tmp_path) == {3: "1\n", 12: "2\n"}
+    assert run_page(page, tmp_path, warm_cli) == {3: "1\n", 12: "2\n"}
 
 
 @pytest.mark.parametrize(
