@@ -1,7 +1,8 @@
 """Drills: every piece of a vocabulary is spelled and said again, so often that its letters are known and it is found.
 
 A piece's letters and its place among the answers are learned for each piece by itself. Exercises on words show common
-pieces a thousand times and rare ones never; a drill goes through all of them, in another order each time.
+pieces a thousand times and rare ones never; a drill goes through all of them, in another order each time: alone, and
+in words that are put together from two or three, for a word is spelled by knowing which of its pieces comes next.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from mini_llm.errors import UsageError
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.skills.copying import PHRASINGS
-from mini_llm.tune.skills.draw import Exercise, ask
+from mini_llm.tune.skills.draw import Exercise, ask, is_held_out
+from mini_llm.tune.skills.spelling import PHRASINGS as SPELL_ONE
 
 OF_WORDS = 3
+ONE = 0.3  # of the words put together are asked for alone
 SPELLED = re.compile(r" ?[a-z]{2,14}")
 SAID = re.compile(r" ?[^\s\"\ufffd\x00-\x1f\x7f]+")
 SPELL = ("Spell these: {}.", "Spell each of these: {}.", "How are these spelled? {}", "Spell them one by one: {}.")
@@ -66,6 +69,21 @@ def _letters(pieces: list[str], generator: random.Random) -> Exercise:
     return Exercise(ask(question), f"Here: {', '.join(spelled)}", "exact", "letters")
 
 
+def _joined(pieces: list[str], generator: random.Random) -> Exercise:
+    """Spell these: iverths, "monstral". -> i v e r t h s, m o n s t r a l."""
+    each = generator.choice((2, 2, 3))
+    joined = ["".join(pieces[i : i + each]).replace(" ", "") for i in range(0, len(pieces), each)]
+    words = [word for word in joined if not is_held_out(word)]
+    if not words:
+        return _letters(pieces, generator)
+    if generator.random() < ONE:
+        question = generator.choice(SPELL_ONE.train).format(words[0])
+        return Exercise(ask(question), " ".join(words[0]), "letters", "joined")
+    shown = [word if generator.random() < 0.5 else f'"{word}"' for word in words]  # which are cut into other pieces
+    question = generator.choice(SPELL).format(", ".join(shown))
+    return Exercise(ask(question), ", ".join(" ".join(word) for word in words), "letters", "joined")
+
+
 def _echo(pieces: list[str], generator: random.Random) -> Exercise:
     """Repeat: iverths of -> iverths of."""
     text = "".join(pieces).strip()
@@ -75,5 +93,6 @@ def _echo(pieces: list[str], generator: random.Random) -> Exercise:
 # For each: how an exercise is made, of which pieces, and of how many.
 DRILLS: dict[str, tuple[Callable[[list[str], random.Random], Exercise], re.Pattern[str], int]] = {
     "letters": (_letters, SPELLED, 6),
+    "joined": (_joined, SPELLED, 6),
     "echo": (_echo, SAID, 16),
 }
