@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,21 @@ def give_back_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+@contextlib.contextmanager
+def passing_threads() -> Iterator[None]:
+    """Let GNU OpenMP end the threads that have computed for this one meanwhile, for this one stays and rests.
+
+    Where it keeps more threads than there are cores, those of everybody wait for each other asleep instead of awake:
+    beside the resting threads that had loaded the weights, a step of a millisecond took 3.6 (docs/LOG.md).
+    """
+    try:
+        yield
+    finally:
+        if sys.platform.startswith("linux"):
+            with contextlib.suppress(OSError, AttributeError):  # another OpenMP, or one of before 2019
+                ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW).omp_pause_resource_all(1)
 
 
 def use_fast_products() -> bool:

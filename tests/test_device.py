@@ -1,6 +1,7 @@
 """`auto` takes what the machine really has; what it lacks is refused by name."""
 
 import builtins
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -197,6 +198,35 @@ print(int(kept), without, faults(16_000_000))
     kept, without, now = map(int, result.stdout.split())
     assert kept
     assert now < 100 < without
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU OpenMP's threads, counted by Linux")
+def test_a_thread_that_rests_keeps_no_others() -> None:
+    code = """
+import os, threading
+import torch
+from mini_llm.device import passing_threads
+n_threads, loaded, seen = lambda: len(os.listdir("/proc/self/task")), threading.Event(), threading.Event()
+def load():
+    with passing_threads():
+        torch.ones(300, 300) @ torch.ones(300, 300)
+        torch.ones(10**6).exp()
+        print(n_threads() - before, end=" ")
+    loaded.set()
+    seen.wait()
+torch.ones(10**6).exp()
+before = n_threads()
+thread = threading.Thread(target=load)
+thread.start()
+loaded.wait()
+print(n_threads() - before)
+seen.set()
+thread.join()
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "3"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    most, left = map(int, result.stdout.split())
+    assert most > left == 1
 
 
 @pytest.fixture

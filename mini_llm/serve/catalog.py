@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mini_llm.checkpoint import read_model_config
+from mini_llm.device import passing_threads
 from mini_llm.errors import UserError
 from mini_llm.inference.generate import Generator
 from mini_llm.pointers import ADAPTER_CONFIG, read_pointer, resolve_checkpoint
@@ -193,6 +194,7 @@ class Catalog:
         return sum(len(served.bridge.texts) for served in self.loaded.values())
 
 
+@passing_threads()
 def _ready(folder: Path, s: ServeSettings) -> Generator:
     generator = Generator(folder, None, s.device, s.dtype, backend=s.backend, max_slots=s.max_slots)
     with contextlib.suppress(UserError):  # no template, or a damaged one: those who want to chat are told

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mini_llm.device import passing_threads
 from mini_llm.inference.lens import Lens, look_inside
 from mini_llm.serve import asking
 from mini_llm.serve.catalog import Catalog, Served
@@ -37,6 +38,7 @@ async def inspect(catalog: Catalog, body: InspectBody) -> dict[str, Any]:
         )
 
 
+@passing_threads()
 def _describe(served: Served, ids: list[int], chosen: int | None, top: int, *, attention: bool) -> dict[str, Any]:
     lens, names = look_inside(served.generator.model, ids), TokenNames(served)
     layers = _layers(lens, names, chosen, top, served.vocab_size)
