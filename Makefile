@@ -9,6 +9,10 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 ARGS ?=
 
+# Containers often set this, and pip is told below to compile nothing: each process would compile all that it imports
+# anew, torch's and transformers' thousands of files too. Empty, as here, it is not set.
+export PYTHONDONTWRITEBYTECODE :=
+
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 .PHONY: help demo chat test check docs bench gpu luggage clean

@@ -50,7 +50,9 @@ def wrong_hint(words: Sequence[str], said: str) -> str | None:
         allowed = known.get(of or (command[1] if command else verb), known[verb])
         typed = {word.partition("=")[0] for word in words}
         for option in OPTION.findall(line):
-            if option in allowed | typed or any(option in known.get(m[1] or m[3], ()) for m in by_verb.finditer(line)):
+            if any(word.startswith(option) for word in typed):  # said again, and cut where the line was full
+                continue
+            if option in allowed or any(option in known.get(m[1] or m[3], ()) for m in by_verb.finditer(line)):
                 continue
             return f"{option} is advised, which `{verb}` does not have: {line.strip()[:200]}"
     return None

@@ -140,7 +140,8 @@ def _every_verb() -> list[Verb]:
         Verb("serve", ["serve", "model", "--port", "0", "--device", "cpu"], ("model",), seconds=6, ends_after=4.0),
         Verb("eval", ["eval", "model", "--text", "corpus/d00.txt", "--out", "out", "--device", "cpu"],
              ("model", "corpus")),
-        Verb("demo", ["demo", "--corpus", "corpus", "--out", "out", "--minutes", "0.05"], ("corpus",), seconds=20),
+        Verb("demo", ["demo", "--corpus", "corpus", "--out", "out", "--minutes", "0.05", "--chat-minutes", "0.05"],
+             ("corpus",), seconds=20),
     ]  # fmt: skip
 
 

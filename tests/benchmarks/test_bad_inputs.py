@@ -23,7 +23,7 @@ def test_a_slice_of_the_campaign_finds_nothing(parts: Any, tmp_path: Path) -> No
     try:
         running.make_world()
         every = campaign.all_cases(running.world, seed=0)
-        cases = campaign.chosen([one for one in every if campaign.is_quick(one)], 60, seed=0)
+        cases = campaign.chosen([one for one in every if campaign.is_quick(one)], 40, seed=0)
         found = [
             (one.area, one.name, verdict, reason)
             for one, verdict, reason, _ in running.results(cases)
@@ -51,3 +51,12 @@ def test_a_verdict(parts: Any, tmp_path: Path, code: int, stderr: bytes, verdict
     _, case = parts
     outcome = case.Outcome(code, 0.1, False, b"", stderr, tmp_path)
     assert case.judge(case.Case("x", "y", [], lambda _: None, accept=False), outcome)[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("said", "misleads"),
+    [("try --dry-run", False), ("try --no-such", True), (f"no such option: │ --{'x' * 70}", False)],
+)
+def test_an_option_is_advised_that_the_command_has(parts: Any, said: str, misleads: bool) -> None:
+    words = ["train", "--config", "train.yaml", f"--{'x' * 5000}"]
+    assert (importlib.import_module("_bad_inputs.hints").wrong_hint(words, said) is not None) is misleads
