@@ -26,7 +26,7 @@ from mini_llm.tune.skills.addresses import address_exercises, read_addresses
 from mini_llm.tune.skills.write import Wish, material_of, mixed
 
 # How many exercises of each skill: what small models learn slowly, and what people ask first, stands there most often.
-# `letters` and `echo` go through the vocabulary: a piece that no exercise has shown is neither spelled nor copied.
+# The first three go through the vocabulary: a piece that no exercise has shown is neither spelled nor copied.
 MIXTURE = {
     "letters": 4_000,
     "joined": 10_000,

@@ -74,9 +74,7 @@ def _joined(pieces: list[str], generator: random.Random) -> Exercise:
     """Spell these: iverths, "monstral". -> i v e r t h s, m o n s t r a l."""
     each = generator.choice((2, 2, 3))
     joined = ["".join(pieces[i : i + each]).replace(" ", "") for i in range(0, len(pieces), each)]
-    words = [word for word in joined if not is_held_out(word)]
-    if not words:
-        return _letters(pieces, generator)
+    words = [word for word in joined if not is_held_out(word)] or [piece.strip() for piece in pieces]
     if generator.random() < ONE:
         question = generator.choice(SPELL_ONE.train).format(words[0])
         return Exercise(ask(question), " ".join(words[0]), "letters", "joined")
