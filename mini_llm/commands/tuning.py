@@ -32,7 +32,7 @@ def skills(
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="The model to tune: its vocabulary, for the drills letters, joined and echo."
+            metavar="MODEL", help="The model to tune: its vocabulary, for letters, joined and echo."
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="What the model calls itself.")] = "Mini-LLM",
