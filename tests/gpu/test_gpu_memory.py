@@ -26,7 +26,7 @@ SHAPES = {
     "model.n_kv_heads=4 compile=true",
 }
 TOY = (
-    "batch_size=8 block_size=256 model.dim=128 model.n_layers=6 model.n_heads=4 model.vocab_size=8000 "
+    "batch_size=2 block_size=64 model.dim=64 model.n_layers=2 model.n_heads=4 model.vocab_size=512 "
     "compile=false dtype=float32"
 )
 

@@ -4,9 +4,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mini_llm.train.run.metrics import read_metrics
+from tests.warm_cli import WarmCli, WarmProcess
+
+Process = subprocess.Popen[bytes] | WarmProcess
+WarmOf = Callable[[Mapping[str, str]], WarmCli]
 
 SETTINGS = {
     "batch_size": 8, "gradient_accumulation_steps": 2, "block_size": 64, "max_iters": 60, "warmup_iters": 5,
@@ -17,21 +22,32 @@ SETTINGS = {
 
 
 class Run:
-    def __init__(self, store: Path, folder: Path, device: str, **more: object) -> None:
-        self.folder = folder
+    """A run in a process of its own: started anew on a GPU; on a CPU, where no start is at stake, forked."""
+
+    def __init__(self, store: Path, folder: Path, device: str, warm_cli: WarmOf, **more: object) -> None:
+        self.folder, self.device, self.warm_cli = folder, device, warm_cli
         values = {**SETTINGS, "data_dir": store, "out_dir": folder, "device": device, **more}
-        self.words = [f"{key}={value}" for key, value in values.items()]
+        self.words = ["train", *(f"{key}={value}" for key, value in values.items())]
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mini_llm", "train", *self.words]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-        self.process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        with self.said.open("w") as errors, open(os.devnull, "r+") as nothing:
+            if self.device == "cpu":
+                streams = nothing.fileno(), nothing.fileno(), errors.fileno()
+                self.process: Process = self.warm_cli(env).start(self.words, Path.cwd(), env, *streams)
+            else:
+                command = [sys.executable, "-m", "mini_llm", *self.words]
+                self.process = subprocess.Popen(command, env=env, stdout=nothing, stderr=errors)
+
+    @property
+    def said(self) -> Path:
+        return self.folder.with_suffix(".txt")
 
     def wait(self) -> str:
-        stderr = self.process.communicate(timeout=120)[1]
-        assert self.process.returncode == 0, stderr
-        return stderr
+        code = self.process.wait(timeout=120)
+        assert code == 0, self.said.read_text()
+        return self.said.read_text()
 
     def kill_after(self, step: int) -> None:
         path, end = self.folder / "metrics.jsonl", time.monotonic() + 100
@@ -39,7 +55,7 @@ class Run:
             assert time.monotonic() < end
             time.sleep(0.002)
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
 
 def same_bits(a: Path, b: Path) -> None:
@@ -49,7 +65,7 @@ def same_bits(a: Path, b: Path) -> None:
         assert (a / "latest" / name).read_bytes() == (b / "latest" / name).read_bytes(), name
 
 
-def test_killed_and_resumed_the_bits_are_the_same(device: str, store: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_the_bits_are_the_same(device: str, store: Path, tmp_path: Path, warm_cli: WarmOf) -> None:
     kinds = {
         "plain": {"compile": "false"},
         "compiled": {"compile": "true"},
@@ -58,7 +74,7 @@ def test_killed_and_resumed_the_bits_are_the_same(device: str, store: Path, tmp_
     if device == "cpu":  # float16 is not for CPUs, and one run shows that the test works
         kinds = {"plain": {"compile": "false", "dtype": "float32", "max_iters": 36, "batch_size": 2, "model.dim": 32}}
     pairs = {
-        kind: [Run(store, tmp_path / f"{kind}-{n}", device, async_save="true", **more) for n in range(2)]
+        kind: [Run(store, tmp_path / f"{kind}-{n}", device, warm_cli, async_save="true", **more) for n in range(2)]
         for kind, more in kinds.items()
     }  # all at once: most of a run is its start
     for _, again in pairs.values():
