@@ -31,7 +31,7 @@ def skills(
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="The model to tune: its vocabulary, for the drills letters and echo."),
+        typer.Option(metavar="MODEL", help="The model to tune: its vocabulary, for letters, joined and echo."),
     ] = None,
     name: Annotated[str, typer.Option(help="What the model calls itself.")] = "Mini-LLM",
     seed: Annotated[int, typer.Option(help="Same seed, same exercises.", min=0)] = 0,

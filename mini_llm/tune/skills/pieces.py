@@ -1,7 +1,8 @@
 """Drills: every piece of a vocabulary is spelled and said again, so often that its letters are known and it is found.
 
 A piece's letters and its place among the answers are learned for each piece by itself. Exercises on words show common
-pieces a thousand times and rare ones never; a drill goes through all of them, in another order each time.
+pieces a thousand times and rare ones never; a drill goes through all of them, in another order each time: alone, and
+in words that are put together from two or three, for a word is spelled by knowing which of its pieces comes next.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from mini_llm.errors import UsageError
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.skills.copying import PHRASINGS
-from mini_llm.tune.skills.draw import Exercise, ask
+from mini_llm.tune.skills.draw import Exercise, ask, is_held_out
+from mini_llm.tune.skills.spelling import PHRASINGS as SPELL_ONE
 
 OF_WORDS = 3
+ONE = 0.3  # of the words put together are asked for alone
 SPELLED = re.compile(r" ?[a-z]{2,14}")
 SAID = re.compile(r" ?[^\s\"\ufffd\x00-\x1f\x7f]+")
 SPELL = ("Spell these: {}.", "Spell each of these: {}.", "How are these spelled? {}", "Spell them one by one: {}.")
@@ -49,7 +52,8 @@ def drill(skill: str, n: int, *, seed: int, pieces: Collection[str], held_out: C
         raise UsageError(f"{skill} are drills of a vocabulary's pieces", "skills makes them by --tokenizer MODEL")
     endless = _in_turns(chosen, random.Random(f"{seed} {skill}"))
     for i in range(n):
-        yield make([next(endless) for _ in range(each)], random.Random(f"{seed} {skill} {i}"))
+        generator = random.Random(f"{seed} {skill} {i}")
+        yield make([next(endless) for _ in range(generator.choice(each))], generator)
 
 
 def _in_turns(pieces: list[str], generator: random.Random) -> Iterator[str]:
@@ -66,14 +70,28 @@ def _letters(pieces: list[str], generator: random.Random) -> Exercise:
     return Exercise(ask(question), f"Here: {', '.join(spelled)}", "exact", "letters")
 
 
+def _joined(pieces: list[str], generator: random.Random) -> Exercise:
+    """Spell these: iverths, "monstral". -> i v e r t h s, m o n s t r a l."""
+    each = generator.choice((2, 2, 3))
+    joined = ["".join(pieces[i : i + each]).replace(" ", "") for i in range(0, len(pieces), each)]
+    words = [word for word in joined if not is_held_out(word)] or [piece.strip() for piece in pieces]
+    if generator.random() < ONE:
+        question = generator.choice(SPELL_ONE.train).format(words[0])
+        return Exercise(ask(question), " ".join(words[0]), "letters", "joined")
+    shown = [word if generator.random() < 0.5 else f'"{word}"' for word in words]  # which are cut into other pieces
+    question = generator.choice(SPELL).format(", ".join(shown))
+    return Exercise(ask(question), ", ".join(" ".join(word) for word in words), "letters", "joined")
+
+
 def _echo(pieces: list[str], generator: random.Random) -> Exercise:
     """Repeat: iverths of -> iverths of."""
     text = "".join(pieces).strip()
     return Exercise(ask(generator.choice(PHRASINGS.train).format(text)), text, "exact", "echo")
 
 
-# For each: how an exercise is made, of which pieces, and of how many.
-DRILLS: dict[str, tuple[Callable[[list[str], random.Random], Exercise], re.Pattern[str], int]] = {
-    "letters": (_letters, SPELLED, 6),
-    "echo": (_echo, SAID, 16),
+# For each: how an exercise is made, of which pieces, and of how many, one of these numbers.
+DRILLS: dict[str, tuple[Callable[[list[str], random.Random], Exercise], re.Pattern[str], tuple[int, ...]]] = {
+    "letters": (_letters, SPELLED, (6,)),
+    "joined": (_joined, SPELLED, (6,)),
+    "echo": (_echo, SAID, (1, 1, 2, 2, 3, 4, 8, 16)),  # the first one is found in another way than those after it
 }

@@ -160,6 +160,10 @@ def test_drills_go_through_a_whole_vocabulary_and_leave_out_held_out_words(chat_
             name, *letters = part.split(" ")
             assert name.strip('"') == "".join(letters)
     assert all(e.answer in e.messages[0].content for e in drawn("echo", 50, material=Material(pieces=pieces)))
+    for exercise in drawn("joined", 200, material=Material(pieces=pieces)):
+        asked, words = exercise.messages[0].content, exercise.answer.split(", ")
+        assert all(not letters[1::2].strip() and letters[::2] in asked for letters in words)
+        assert not any(is_held_out(letters[::2]) for letters in words)
     words = [f"x{i}" for i in range(6000)] + ["".join(w) for w in itertools.product("bcdfgh", "aeiou", "lmnpr")]
     rare = Material(words=tuple(words), pieces=tuple(f" {word}" for word in words[6000:]))
     said = {
