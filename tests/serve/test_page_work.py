@@ -107,6 +107,12 @@ def writing(page: Any) -> Iterator[None]:
     held[0].continue_()
 
 
+def write(page: Any) -> None:
+    """Have an answer written."""
+    with writing(page):
+        pass
+
+
 def until_written(page: Any) -> None:
     page.wait_for_selector("#panel-complete .log:not([aria-busy])")
     page.wait_for_selector("#panel-complete article.assistant >> text=Look inside")
@@ -134,8 +140,7 @@ def test_a_stream_is_drawn_once_a_frame_and_nothing_is_drawn_twice(page: Any):
 def test_who_has_scrolled_up_is_left_there(page: Any, repository: Path):
     with serving(repository, 1500) as address:
         open_page(page, address)
-        with writing(page):
-            pass
+        write(page)
         page.wait_for_function(f"{LOG}.scrollHeight > 3000")
         assert page.evaluate(f"{LOG}.scrollHeight - {LOG}.scrollTop - {LOG}.clientHeight") < 40  # it follows
         page.evaluate(f"{LOG}.scrollTop = 500")
@@ -147,8 +152,7 @@ def test_who_has_scrolled_up_is_left_there(page: Any, repository: Path):
 
 
 def test_the_tokens_of_a_long_answer_come_a_few_a_frame(page: Any):
-    with writing(page):
-        pass
+    write(page)
     until_written(page)
     page.evaluate(COUNT, "#panel-look")
     page.click("#panel-complete >> text=Look inside")
@@ -170,8 +174,7 @@ def test_the_tokens_of_a_long_answer_come_a_few_a_frame(page: Any):
 
 def test_what_is_kept_of_long_answers_has_a_bound(page: Any):
     for _ in range(3):
-        with writing(page):
-            pass
+        write(page)
         until_written(page)
     page.wait_for_timeout(300)  # it is kept 200 ms after the last change
     kept = page.evaluate("localStorage.getItem('mini-llm-conversations-1')")

@@ -186,7 +186,7 @@ def test_a_skill_is_a_task(answering: Path, tmp_path: Path, run_cli) -> None:  #
         fresh=True,
     )
     assert result.returncode == 0, result.stderr
-    assert re.search(r"(7[5-9]|80) questions, 16 more held out", result.stderr)  # long ones do not fit
+    assert re.search(r"(78|79|80) questions, 16 more held out", result.stderr)  # by the words of the machine's corpus
     assert "loss near 0 is as it should be" in result.stderr
     assert (out / "latest" / "model.safetensors").exists()
     shown = run_cli("generate", out, "--prompt", "Spell cat.", "--max-new-tokens", "4")
