@@ -23,7 +23,7 @@ from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining
 from mini_llm.train.parallel.world import World, start_world
 from mini_llm.train.probe import MakeProbe, SignalCame, ask_safely
-from mini_llm.train.run import budget
+from mini_llm.train.run.budget import Budget, decided
 from mini_llm.train.run.display import Clock, Display, Reading
 from mini_llm.train.run.diverged import diverged
 from mini_llm.train.run.kept import parameters_in_words
@@ -83,7 +83,7 @@ def _train(
 ) -> Path:
     try:
         with world.led(open_run(config), Path(config.out_dir)) as run:
-            config = budget.decided(config)
+            config = decided(config)
             objective = world.checked(make_objective(config))
             trainer = Trainer(config, run, objective, started, after_evaluation, make_probe, world)
             try:
@@ -116,6 +116,7 @@ class Trainer:
         self.config, self.folder, self.after_evaluation = config, run, after_evaluation
         self.world = world or World()
         self.ends_at = math.inf if config.max_minutes is None else started + 60 * config.max_minutes
+        self.budget = Budget(config, run)
         self.tokenizer, self.evaluator = objective.tokenizer, objective.evaluator
         self.probe = make_probe(config, self.tokenizer) if make_probe else None
         self.stepper = Stepper(config, objective, self.world)
@@ -143,7 +144,7 @@ class Trainer:
         self.clock.restart()
         try:
             while True:
-                budget.fit(self)
+                self.budget.fit(self)
                 self._save_and_evaluate()
                 if self.progress.step >= self.config.max_iters:
                     break
