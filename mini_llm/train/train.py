@@ -116,7 +116,6 @@ class Trainer:
         self.config, self.folder, self.after_evaluation = config, run, after_evaluation
         self.world = world or World()
         self.ends_at = math.inf if config.max_minutes is None else started + 60 * config.max_minutes
-        self.budget = Budget(config, run)
         self.tokenizer, self.evaluator = objective.tokenizer, objective.evaluator
         self.probe = make_probe(config, self.tokenizer) if make_probe else None
         self.stepper = Stepper(config, objective, self.world)
@@ -129,7 +128,7 @@ class Trainer:
             log.info(f"resuming {run} at {go_on_with_data(self.progress, objective, config.tokens_per_step)}")
             self.saver.repair_pointers(self.progress)
         self.profiler = StepProfiler(run, self.stepper.device) if config.profile and self.world.is_first else None
-        self.display, self.clock = Display(), Clock()
+        self.display, self.clock, self.budget = Display(), Clock(), Budget(config, run)
         self.saved_step = self.progress.step
         self.stop_signal: int | None = None
         self.stepper.before_batch = self.evaluator.before_batch = self._heed_signal
