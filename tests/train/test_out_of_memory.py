@@ -18,9 +18,9 @@ from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]
 
-# Address space for 240 MB more than what the process has now: a real limit, met by a real allocation. 512 rows want 380,
-# and from 160 on smaller batches do; between them is room for what differs from start to start. All threads share one
-# heap: one of its own for the thread that saves would want 64 MB of address space, and without it Rust aborts.
+# Address space for 240 MB more than what the process has now: a real limit, met by a real allocation. 512 rows want
+# 380, and 128 rows 160: between them is room for what differs from start to start. All threads share one heap: one of
+# its own for the thread that saves would want 64 MB of address space, and without it Rust aborts.
 LITTLE_ROOM = """
 import contextlib, ctypes, re, resource
 with contextlib.suppress(AttributeError):
