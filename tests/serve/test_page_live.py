@@ -22,7 +22,7 @@ HELD_OUT = "#panel-learn figure >> nth=0 >> text=held out {loss} at step {step}"
 def context(browser: Any) -> Iterator[Any]:
     """Return a browser of one person."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(40_000)
     yield context
     context.close()
 
@@ -63,7 +63,7 @@ def test_two_tabs_keep_what_both_wrote_and_forget_what_one_deleted(context: Any,
     write(second, "And again")
     third = opened(context, server)
     assert titles(third) == ["The one"]
-    assert third.locator("#panel-complete article.user").all_inner_texts()[-1].count("And again")
+    third.wait_for_selector("#panel-complete article.user .text >> text=And again", state="attached")
 
 
 @pytest.fixture

@@ -99,6 +99,7 @@ window.addEventListener("pagehide", () => { if (waiting) write(); });
 export function include(conversation) {
   if (conversations.includes(conversation)) return;
   if (list(GONE).includes(conversation.id)) conversation.id = newConversation().id; // deleted in another tab, and written on here
+  conversation.created = Date.now();
   conversations.unshift(conversation);
 }
 
