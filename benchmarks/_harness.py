@@ -361,6 +361,12 @@ def median(values: Iterable[float]) -> float:
     return statistics.median(values)
 
 
+def mean_and_spread(values: list[float]) -> dict[str, Any]:
+    """Return the mean, the standard deviation (0 of a single value) and the values."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "spread": spread, "each": values}
+
+
 def pair_ratio(ours: list[float], theirs: list[float]) -> float:
     """Return the median of ours / theirs, round by round: both saw the same seconds of the machine."""
     return median(a / b for a, b in zip(ours, theirs, strict=True))

@@ -1,7 +1,8 @@
 """One run of time_to_loss.py, in a process of its own: a contender, a rate, a seed, a number of steps.
 
-The job comes as one JSON object; rows and held-out rows are arrays on the disk, the same ones for all. litgpt runs in
-an environment that has no Mini-LLM: nothing of it is imported before a contender needs it.
+The job comes as one JSON object; rows and held-out rows are arrays on the disk, the same ones for all. A job with
+`pace` is timed: it does so many steps at each `go`, and no look at held-out rows; all others are run to the end, by no
+clock. litgpt runs in an environment that has no Mini-LLM: nothing of it is imported before a contender needs it.
 
 What of the others is their own code, and what had to be written anew, because it lies in a script that trains when it
 is imported:
@@ -43,7 +44,7 @@ class Contender:
 
 
 class Watch:
-    """Counts the seconds of steps, and looks at held-out rows between them, while it stands still."""
+    """Looks at held-out rows between steps: how far the run has come."""
 
     def __init__(self, job: Namespace, contender: Contender) -> None:
         import numpy as np
@@ -53,19 +54,28 @@ class Watch:
         self.rows = torch.from_numpy(np.load(job.held_out)).long()
         self.few = self.rows[:: max(1, len(self.rows) // job.curve_rows)]  # of the curve
         self.points = {round(job.steps * part / job.points) for part in range(1, job.points)}
-        self.seconds: list[float] = []
+        self.steps = 0
         self.curve: list[tuple[int, float]] = []
-        self.mark = time.perf_counter()
 
     def lap(self) -> None:
-        """A step is over; what lies between two calls is its time."""
-        wait_for(self.job.device)
-        self.seconds.append(time.perf_counter() - self.mark)
-        if len(self.seconds) in self.points:
-            self.curve.append((len(self.seconds), self.held_out(self.few)))
-        self.mark = time.perf_counter()
+        """A step is over."""
+        self.steps += 1
+        if self.steps in self.points:
+            self.curve.append((self._tokens(), self._held_out(self.few)))
 
-    def held_out(self, rows: Any) -> float:
+    def answer(self) -> dict[str, Any]:
+        """Return what came out."""
+        return {
+            "loss": self._held_out(self.rows),
+            "tokens": self._tokens(),
+            "parameters": n_parameters(self.contender),
+            "curve": self.curve,
+        }
+
+    def _tokens(self) -> int:
+        return self.steps * self.job.batch * self.job.block
+
+    def _held_out(self, rows: Any) -> float:
         """Return the mean loss of rows, nats per token."""
         import torch
 
@@ -74,23 +84,49 @@ class Watch:
             sums = [float(self.contender.loss(part.to(self.job.device))) * len(part) for part in parts]
         return sum(sums) / len(rows)
 
-    def answer(self, building: float) -> dict[str, Any]:
-        """Return what came out. The first step compiles: it counts as the middle one, and apart."""
-        usual = statistics.median(self.seconds[1:] or self.seconds)
-        times = [usual, *self.seconds[1:]]
-        until = [building + sum(times[:n]) for n, _ in self.curve]
-        return {
-            "loss": self.held_out(self.rows),
-            "tokens": self.job.steps * self.job.batch * self.job.block,
-            "seconds": building + sum(times),
-            "building": building,
-            "compiling": self.seconds[0] - usual,
-            "parameters": sum(p.numel() for p in self.contender.model.parameters()),
-            "curve": [
-                [n * self.job.batch * self.job.block, seconds, loss]
-                for (n, loss), seconds in zip(self.curve, until, strict=True)
-            ],
-        }
+
+class Clock:
+    """Times steps: after `WARM` of them, which compile, and then after every `pace`, it answers and waits for `go`."""
+
+    WARM = 4  # nanochat's second step compiles again
+
+    def __init__(self, job: Namespace, contender: Contender, building: float) -> None:
+        self.job, self.contender, self.building = job, contender, building
+        self.warm: list[float] = []
+        self.seconds: list[float] = []
+        self.mark = time.perf_counter()
+
+    def lap(self) -> None:
+        """A step is over; what lies between two calls is its time.
+
+        Raises:
+            SystemExit: nobody asks for more.
+        """
+        wait_for(self.job.device)
+        seconds = time.perf_counter() - self.mark
+        if len(self.warm) < self.WARM:
+            self.warm.append(seconds)
+            if len(self.warm) == self.WARM:
+                tell({"ready": True})
+                self._await()
+        else:
+            self.seconds.append(seconds)
+            if len(self.seconds) == self.job.pace:
+                usual = statistics.median(self.seconds)
+                compiling = max(0.0, sum(self.warm) - self.WARM * usual)
+                tell({"building": self.building, "compiling": compiling, "seconds": self.seconds})
+                self.seconds = []
+                self._await()
+        self.mark = time.perf_counter()
+
+    def _await(self) -> None:
+        if sys.stdin.readline().strip() != "go":
+            raise SystemExit
+
+
+def n_parameters(contender: Contender) -> int:
+    """Return how many numbers are learned."""
+    return sum(p.numel() for p in contender.model.parameters())
 
 
 def rows_of(job: Namespace) -> Any:
@@ -101,7 +137,7 @@ def rows_of(job: Namespace) -> Any:
 
 
 def run(job: Namespace) -> dict[str, Any]:
-    """Train and answer; transformers' Trainer has a loop of its own."""
+    """Train to the end and answer; or, with `pace`, let itself be timed."""
     import torch
 
     torch.set_float32_matmul_precision("high")  # nanoGPT's setting; it changes nothing on a CPU
@@ -109,17 +145,26 @@ def run(job: Namespace) -> dict[str, Any]:
     build = CONTENDERS[job.contender](job)
     began = time.perf_counter()
     contender = build()
-    building = time.perf_counter() - began
+    if getattr(job, "pace", 0):
+        train(job, contender, Clock(job, contender, time.perf_counter() - began))
+        return {}
     watch = Watch(job, contender)
+    train(job, contender, watch)
+    return watch.answer()
+
+
+def train(job: Namespace, contender: Contender, watch: Watch | Clock) -> None:
+    """Do all steps, each followed by a lap; transformers' Trainer has a loop of its own."""
+    import torch
+
     rows = rows_of(job)
     if isinstance(contender, TheirLoop):
         contender.train(rows, watch)
-    else:
-        for step in range(job.steps):
-            part = torch.tensor(rows[step * job.batch : (step + 1) * job.batch], dtype=torch.long)
-            contender.step(step, part.to(job.device))
-            watch.lap()
-    return watch.answer(building)
+        return
+    for step in range(job.steps):
+        part = torch.tensor(rows[step * job.batch : (step + 1) * job.batch], dtype=torch.long)
+        contender.step(step, part.to(job.device))
+        watch.lap()
 
 
 # --- contenders ------------------------------------------------------------------------------------------------------
@@ -276,7 +321,7 @@ class TheirLoop(Contender):
         """Return the mean loss; transformers shifts the targets by itself."""
         return self.model(input_ids=rows, labels=rows).loss
 
-    def train(self, rows: Any, watch: Watch) -> None:
+    def train(self, rows: Any, watch: Watch | Clock) -> None:
         """Let it train on the rows in their order."""
         import torch
         from transformers import Trainer, TrainerCallback
@@ -301,7 +346,6 @@ class TheirLoop(Contender):
                 watch.lap()
                 model.train()
 
-        watch.mark = time.perf_counter()
         InOrder(model=model, args=self.arguments, train_dataset=Rows(), callbacks=[Laps()]).train()
         model.eval()
 

@@ -24,10 +24,11 @@ def draw(sizes: dict[str, Any], path: Path) -> None:
             axes.set_title(f"{size}: {found['budget'] / 1e6:g} million tokens of nanoGPT")
             axes.axhline(found["target"], color=GREY, linewidth=0.6, linestyle=":")
             for name, about in found["contenders"].items():
-                points = [mean_of(point) for point in zip(*about["curves"], strict=True)]
+                means = [mean_of(point) for point in zip(*about["curves"], strict=True)]
+                points = [(about["building"] + n / about["tokens_per_second"], loss) for n, loss in means]
                 colour = COLOURS[ORDER.index(name) % len(COLOURS)]
-                axes.plot([p[1] for p in points], [p[2] for p in points], color=colour, linewidth=1.2, label=name)
-                axes.plot(points[-1][1], points[-1][2], marker="o", markersize=3, color=colour)
+                axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, label=name)
+                axes.plot(*points[-1], marker="o", markersize=3, color=colour)
             axes.set_xlabel("seconds")
             axes.set_ylabel("held-out loss (nats)" if place == 0 else "")
             if place == len(sizes) - 1:
@@ -36,5 +37,5 @@ def draw(sizes: dict[str, Any], path: Path) -> None:
 
 
 def mean_of(points: tuple[list[float], ...]) -> list[float]:
-    """Return the mean of the same moment of several seeds: tokens, seconds, loss."""
+    """Return the mean of the same moment of several seeds: tokens, loss."""
     return [sum(values) / len(values) for values in zip(*points, strict=True)]

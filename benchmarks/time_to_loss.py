@@ -4,14 +4,17 @@ The target of each size is the held-out loss that nanoGPT ends with after its wh
 of a sweep. Every other contender is swept too, then given budgets until one misses the target and one 1.6 times as
 large reaches it; each run's own schedule ends with its budget, and nothing is read off the middle of a longer run.
 Between the two, the loss is taken as a straight line of the logarithm of tokens. All see the same rows in the same
-order, one run of each contender after the other, and stop their clocks while held-out rows are looked at. The seconds
-hold building the model (ours counts pairs of tokens meanwhile) and all steps; what the first step takes longer, to
+order. Losses do not depend on what else a machine does, and take hours; the time of a step does, and takes minutes. So
+the runs come first, by no clock, and then the pace (`_time_to_loss_pace.py`), in turns: the seconds are building the
+model (ours counts pairs of tokens meanwhile) and as many steps as the tokens need; what the first ones take longer, to
 compile, stands apart.
 Sizes are those of a Llama with a head of its own; the others get the same depth, width and heads, and have what they
 have. `_time_to_loss_contenders.py` says what of each is its own code and what is no Llama.
 
     git clone https://github.com/karpathy/nanoGPT; git clone https://github.com/karpathy/nanochat
     python benchmarks/time_to_loss.py --nanogpt nanoGPT --nanochat nanochat       # hours; it goes on where it was ended
+    python benchmarks/time_to_loss.py ... --no-pace      # the losses alone, on a machine that has other work too
+    python benchmarks/time_to_loss.py ...                # once more, when it is idle: minutes, for the losses are kept
     python benchmarks/time_to_loss.py --nanogpt nanoGPT --nanochat nanochat --sizes 2M --seeds 1
     python benchmarks/time_to_loss.py --quick            # a toy, minutes: what the table looks like
 """
@@ -31,8 +34,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import ROOT, KeptRuns, Skipped, Worker, finish, machine, note, table, write_result
+from _harness import ROOT, KeptRuns, Skipped, Worker, finish, machine, mean_and_spread, note, table, write_result
 from _time_to_loss_contenders import CONTENDERS
+from _time_to_loss_pace import add_seconds, paces
 from _time_to_loss_picture import draw
 from sample_efficiency import code_hash, open_store
 from train_throughput import litgpt_python
@@ -53,9 +57,10 @@ SIZES = {  # layers, width, heads, tokens of nanoGPT's budget; parameters with 8
 }
 BASELINE, FIRST_SHARE, WIDER = "nanogpt", 0.4, 1.6
 LEAST_SHARE, MOST_SHARE = 0.04, 4.0  # of the budget: outside, nobody is looked for
-SETTINGS = ("seeds", "sweep", "vocab", "batch", "block", "eval_rows", "set", "own_rows")
+SETTINGS = ("seeds", "sweep", "vocab", "batch", "block", "eval_rows", "set", "own_rows", "rounds", "pace")
 QUICK: dict[str, Any] = {
     "sizes": ["toy"], "seeds": 1, "sweep": [1.0], "vocab": 1024, "block": 64, "eval_rows": 64, "compile": False,
+    "rounds": 2, "pace": 8,
 }  # fmt: skip
 
 
@@ -69,52 +74,66 @@ class Runs:
     def __init__(self, args: argparse.Namespace, store: TokenStore, size: str) -> None:
         self.args, self.store, self.size, self.began = args, store, size, time.monotonic()
         self.layers, self.dim, self.heads, self.budget = SIZES[size]
-        self.kept = KeptRuns(args.work / "runs.jsonl")
-        self.skipped: dict[str, str] = {}
+        self.kept, self.kept_paces = KeptRuns(args.work / "runs.jsonl"), KeptRuns(args.work / "pace.jsonl")
 
     def steps(self, share: float) -> int:
         """Return the steps of a share of the budget."""
         return max(8, round(share * self.budget / (self.args.batch * self.args.block)))
 
     def run(self, name: str, share: float, factor: float, seed: int) -> dict[str, Any]:
-        """Return loss (nats), seconds, tokens and curve of one run.
+        """Return loss (nats), tokens, parameters and curve of one run.
 
         Raises:
             Skipped: the contender cannot run here.
             Paused: there is no time left to begin it.
         """
-        args, steps = self.args, self.steps(share)
-        shape = {"layers": self.layers, "dim": self.dim, "heads": self.heads, "vocab": self.store.manifest.vocab_size}
-        asked = {
-            "contender": name, **shape, "batch": args.batch, "block": args.block, "steps": steps, "seed": seed,
-            "factor": factor, "device": args.device, "points": 8, "curve_rows": max(args.batch, args.eval_rows // 4),
-            "own_rows": args.own_rows, "settings": args.set,
-        }  # fmt: skip
-        known = [asked, self.store.manifest.model_dump(), args.eval_rows, args.compile, self._code(name)]
+        args = self.args
 
         def answer() -> dict[str, Any]:
             if args.pause_after and time.monotonic() - args.began > 60 * args.pause_after:
                 raise Paused
-            job = asked | {
-                "rows": str(self._rows(seed, steps)), "held_out": str(self._held_out()),
-                "store": str(self.store.folder),
-                "config": args.config, "checkout": str(getattr(args, name, None) or ""),
-            }  # fmt: skip
-            return {"size": self.size, "share": share, **asked, **self._start(name, job)}
+            found = self._start(name, self.job(name, share, factor, seed))
+            return {"size": self.size, "share": share, **self._asked(name, share, factor, seed), **found}
 
-        run = self.kept.get(known, answer)
-        note(
-            f"  {self.size} {name}, {run['tokens']:,} tokens, {factor:g} x its rates, seed {seed}: "
-            f"loss {run['loss']:.4f} in {run['seconds']:.0f} s"
-        )
+        run = self.kept.get(self.known(name, share, factor, seed), answer)
+        about = f"{self.size} {name}, {run['tokens']:,} tokens, {factor:g} x its rates, seed {seed}"
+        note(f"  {about}: loss {run['loss']:.4f}")
         return run
 
-    def _start(self, name: str, job: dict[str, Any]) -> dict[str, Any]:
+    def _asked(self, name: str, share: float, factor: float, seed: int) -> dict[str, Any]:
+        args = self.args
+        shape = {"layers": self.layers, "dim": self.dim, "heads": self.heads, "vocab": self.store.manifest.vocab_size}
+        return {
+            "contender": name, **shape, "batch": args.batch, "block": args.block, "steps": self.steps(share),
+            "seed": seed, "factor": factor, "device": args.device, "points": 8,
+            "curve_rows": max(args.batch, args.eval_rows // 4), "own_rows": args.own_rows, "settings": args.set,
+        }  # fmt: skip
+
+    def known(self, name: str, share: float, factor: float, seed: int) -> list[Any]:
+        """Return all that a run depends on."""
+        asked, args = self._asked(name, share, factor, seed), self.args
+        return [asked, self.store.manifest.model_dump(), args.eval_rows, args.compile, self._code(name)]
+
+    def job(self, name: str, share: float, factor: float, seed: int) -> dict[str, Any]:
+        """Return what a run's process is told."""
+        return self._asked(name, share, factor, seed) | {
+            "rows": str(self.rows(seed, self.steps(share))), "held_out": str(self._held_out()),
+            "store": str(self.store.folder),
+            "config": self.args.config, "checkout": str(getattr(self.args, name, None) or ""),
+        }  # fmt: skip
+
+    def command(self, name: str, job: dict[str, Any]) -> list[str]:
+        """Return what starts a run's process."""
         python = litgpt_python(self.args.peer_python) if name == "litgpt" else sys.executable
         # ours and nanoGPT's folders have modules of common names; nanochat picks float32 by itself on a CPU
-        env = os.environ | ({} if self.args.compile else {"TORCHDYNAMO_DISABLE": "1"})
-        script = str(ROOT / "benchmarks" / "_time_to_loss_contenders.py")
-        worker = Worker(name, [python, script, json.dumps(job)], env)
+        return [python, str(ROOT / "benchmarks" / "_time_to_loss_contenders.py"), json.dumps(job)]
+
+    def environment(self) -> dict[str, str]:
+        """Return that process's environment."""
+        return dict(os.environ) | ({} if self.args.compile else {"TORCHDYNAMO_DISABLE": "1"})
+
+    def _start(self, name: str, job: dict[str, Any]) -> dict[str, Any]:
+        worker = Worker(name, self.command(name, job), self.environment())
         try:
             return worker.answer()
         finally:
@@ -125,7 +144,8 @@ class Runs:
             return code_hash() + Path(self.args.config).read_text(encoding="utf-8")
         return commit(getattr(self.args, name, None)) or ""
 
-    def _rows(self, seed: int, steps: int) -> Path:
+    def rows(self, seed: int, steps: int) -> Path:
+        """Return the file of the rows of so many steps."""
         path = self.args.work / f"rows-{self._here()}-{seed}-{steps}.npy"
         if not path.exists():
             np.save(path, rows_in_order(self.store, self.args, seed, steps))
@@ -196,26 +216,16 @@ def bracket(runs: Runs, name: str, factor: float, target: float) -> tuple[float,
     return (share, share) if reaches else None
 
 
-def until(few: dict[str, Any], many: dict[str, Any], target: float) -> tuple[float, float]:
-    """Return tokens and seconds at which the line through two runs (loss over log tokens) meets the target."""
+def until(few: dict[str, Any], many: dict[str, Any], target: float) -> float:
+    """Return the tokens at which the line through two runs (loss over log tokens) meets the target."""
     if few["tokens"] == many["tokens"]:
-        return many["tokens"], many["seconds"]
+        return float(many["tokens"])
     slope = (many["loss"] - few["loss"]) / math.log(many["tokens"] / few["tokens"])
-    tokens = few["tokens"] * math.exp((target - few["loss"]) / slope)
-    part = (tokens - few["tokens"]) / (many["tokens"] - few["tokens"])
-    return tokens, few["seconds"] + part * (many["seconds"] - few["seconds"])
-
-
-def mean_and_spread(values: list[float]) -> dict[str, Any]:
-    return {
-        "mean": statistics.fmean(values),
-        "spread": statistics.stdev(values) if len(values) > 1 else 0.0,
-        "each": values,
-    }
+    return float(few["tokens"] * math.exp((target - few["loss"]) / slope))
 
 
 def measure(runs: Runs, names: list[str], args: argparse.Namespace) -> dict[str, Any]:
-    """Return the target of a size, and when each contender meets it."""
+    """Return the target of a size, and with how many tokens each contender meets it."""
     seeds = range(1, args.seeds + 1)
     swept: dict[str, dict[float, float]] = {}
     skipped: dict[str, str] = {}
@@ -237,7 +247,7 @@ def measure(runs: Runs, names: list[str], args: argparse.Namespace) -> dict[str,
             if found:
                 few, many = (runs.run(name, share, best[name], seed) for share in found)
                 pairs[name].append((few, many))
-    result = {BASELINE: described(baseline, [(run["tokens"], run["seconds"]) for run in baseline])}
+    result = {BASELINE: described(baseline, [run["tokens"] for run in baseline])}
     for name, found in pairs.items():
         result[name] = described([many for _, many in found], [until(few, many, target) for few, many in found])
         result[name]["budgets"] = [run["tokens"] for run in found[0]]
@@ -251,39 +261,43 @@ def measure(runs: Runs, names: list[str], args: argparse.Namespace) -> dict[str,
     return {"target": target, "budget": baseline[0]["tokens"], "contenders": result, "skipped": skipped}
 
 
-def described(shown: list[dict[str, Any]], met: list[tuple[float, float]]) -> dict[str, Any]:
+def described(shown: list[dict[str, Any]], met: list[float]) -> dict[str, Any]:
     """Return what the table and the picture show of a contender."""
-    one = shown[0]
     return {
-        "tokens": mean_and_spread([tokens for tokens, _ in met]),
-        "seconds": mean_and_spread([seconds for _, seconds in met]),
-        "tokens_per_second": statistics.median(run["tokens"] / (run["seconds"] - run["building"]) for run in shown),
-        "building": statistics.median(run["building"] for run in shown),
-        "compiling": statistics.median(run["compiling"] for run in shown),
-        "parameters": one["parameters"],
+        "tokens": mean_and_spread(met),
+        "parameters": shown[0]["parameters"],
         "final_losses": [run["loss"] for run in shown],
-        "curves": [[*run["curve"], [run["tokens"], run["seconds"], run["loss"]]] for run in shown],
+        "curves": [[*run["curve"], [run["tokens"], run["loss"]]] for run in shown],
     }
 
 
 def show(size: str, found: dict[str, Any]) -> None:
-    """Print one size's table, the soonest first."""
-    base = found["contenders"][BASELINE]["seconds"]["mean"]
-    rows = [
-        [
+    """Print one size's table, the soonest first; without a pace, who needs the fewest tokens."""
+    contenders = found["contenders"]
+    is_timed, base = all("seconds" in about for about in contenders.values()), contenders[BASELINE]
+    head = ["contender", "parameters", "x its rates", "tokens", "fewer"]
+    if is_timed:
+        head += ["tokens/s", "building, s", "compiling, s", "seconds", "sooner"]
+    by, rows = "seconds" if is_timed else "tokens", []
+    for name, about in sorted(contenders.items(), key=lambda pair: pair[1][by]["mean"]):
+        most, tokens = "≤ " * about.get("is_at_most", False), about["tokens"]
+        row = [
             name,
             f"{about['parameters'] / 1e6:.1f}M",
             f"{about['factor']:g}",
-            "≤ " * about.get("is_at_most", False)
-            + f"{about['seconds']['mean']:.0f} ± {about['seconds']['spread']:.0f}",
-            f"{about['tokens']['mean'] / 1e3:,.0f} ± {about['tokens']['spread'] / 1e3:,.0f} thousand",
-            f"{about['tokens_per_second']:,.0f}",
-            f"{about['compiling']:.0f}",
-            f"{base / about['seconds']['mean']:.2f}x",
+            f"{most}{tokens['mean'] / 1e3:,.0f} ± {tokens['spread'] / 1e3:,.0f} thousand",
+            f"{base['tokens']['mean'] / tokens['mean']:.2f}x",
         ]
-        for name, about in sorted(found["contenders"].items(), key=lambda pair: pair[1]["seconds"]["mean"])
-    ]
-    head = ["contender", "parameters", "x its rates", "seconds", "tokens", "tokens/s", "compiling, s", "sooner"]
+        if is_timed:
+            seconds = about["seconds"]
+            row += [
+                f"{about['tokens_per_second']:,.0f}",
+                f"{about['building']:.1f}",
+                f"{about['compiling']:.0f}",
+                f"{most}{seconds['mean']:.0f} ± {seconds['spread']:.0f}",
+                f"{base['seconds']['mean'] / seconds['mean']:.2f}x",
+            ]
+        rows.append(row)
     print(f"\n{size}: until {found['target']:.4f} nats, nanoGPT's after {found['budget']:,} tokens\n")
     print(table(head, rows))
     for name, why in found["skipped"].items():
@@ -311,6 +325,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of our recipe")
     parser.add_argument("--own-rows", action="store_true", help="ours counts no more text than it trains on")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--no-pace", action="store_true", help="the losses alone: nothing is timed, nothing written")
+    parser.add_argument("--rounds", type=int, default=3, help="of the pace; default 3")
+    parser.add_argument("--pace", type=int, default=30, help="steps that each contender does a round; default 30")
     parser.add_argument("--pause-after", type=float, metavar="MINUTES", help="begin no run then; the same call goes on")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "time-to-loss", help="tokens, finished runs")
     parser.add_argument("--quick", action="store_true", help=f"a toy: {QUICK}")
@@ -347,9 +364,20 @@ def main() -> None:
         except Skipped as why:
             print(f"{size}: no target, since {BASELINE} cannot run ({why})")
             continue
-        show(size, sizes[size])
-    if not sizes:
+    if args.no_pace or not sizes:
+        for size, found in sizes.items():
+            show(size, found)
         return
+    for size, found in sizes.items():
+        timed = paces(Runs(args, store, size), list(found["contenders"]))
+        if BASELINE not in timed:
+            sys.exit(f"{size}: the pace of {BASELINE} could not be measured")
+        for name in found["contenders"].keys() - timed.keys():
+            found["skipped"][name] = "its pace could not be measured"
+            del found["contenders"][name]
+        for name, about in found["contenders"].items():
+            add_seconds(about, timed[name], args.batch * args.block)
+        show(size, found)
     result = {
         "benchmark": "time_to_loss",
         "machine": machine(args.device),
