@@ -57,7 +57,6 @@ class Session:
     def do(self, line: str) -> bool:
         """Obey a command, or ask a question; False: leave."""
         word, _, rest = line.strip().partition(" ")
-        rest = rest.strip()
         if not word:
             return True
         if word == "/exit":
@@ -70,7 +69,7 @@ class Session:
             known = [f"/{name.removeprefix('do_')}" for name in dir(self) if name.startswith("do_")]
             log.warn(f"no command {word}{did_you_mean(word, known)}; /help shows the commands")
         else:
-            command(rest)
+            command(rest.strip())
         return True
 
     def ask(self, question: str) -> None:
@@ -118,7 +117,6 @@ class Session:
     def do_set(self, words: str) -> None:
         r"""Change settings, all or none of them; without words, show them. `stop=` takes the rest of the line."""
         words, given, stop = words.partition("stop=") if words.startswith("stop=") else words.partition(" stop=")
-        stops = [with_signs(stop)] if stop else []
         sampling = self.options["sampling"]
         kinds: dict[str, Any] = {knob.name: type(knob.default) for knob in knobs()}
         new: dict[str, Any] = {}
@@ -135,7 +133,7 @@ class Session:
         if n_tokens < 1:
             raise UsageError(f"max_new_tokens={n_tokens} must be 1 or more")
         self.options |= {"sampling": dataclasses.replace(sampling, **new), "max_new_tokens": n_tokens}
-        self.options |= {"stop": stops} if given else {}
+        self.options |= {"stop": [with_signs(stop)] if stop else []} if given else {}
         values = {name: getattr(self.options["sampling"], name) for name in kinds}
         log.info(" ".join(f"{name}={value}" for name, value in {**values, "max_new_tokens": n_tokens}.items()))
         if self.options.get("stop"):
