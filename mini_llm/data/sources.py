@@ -134,7 +134,7 @@ def _ignore(_done: int) -> None: ...
 
 
 def find_files(sources: Sequence[str | Path]) -> list[Path]:
-    """Return the files behind `sources`: each once, those of a folder or glob in sorted order.
+    """Return the files behind `sources`: each once, those of a folder or glob in sorted order; tell what is left out.
 
     Raises:
         UserError: a source does not exist, holds no text file, or is of an unknown format.
@@ -142,7 +142,11 @@ def find_files(sources: Sequence[str | Path]) -> list[Path]:
     for source in sources:
         if is_address(str(source)):
             raise UserError(f"{source}: only files of this machine are read here", "fetch them first")
-    return [file for file in _find_all(sources, Reading()) if isinstance(file, Path)]
+    count = Reading()
+    found = [file for file in _find_all(sources, count) if isinstance(file, Path)]
+    if count.left_out:
+        log.info(f"left out: {count.left()}")
+    return found
 
 
 def _find_all(sources: Sequence[str | Path], count: Reading) -> list[File]:

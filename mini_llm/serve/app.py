@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
+from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 
 from mini_llm import __version__
@@ -122,14 +122,26 @@ def make_app(service: Service) -> Guard:
             "/api/chat": "; use /v1/chat/completions",
             "/api/generate": "; use /v1/completions",
         }
-        status = problem.status_code
-        if status == 405 and all(route.matches(http.scope)[0] == Match.NONE for route in app.routes[:-1]):
-            status = 404  # the page's files, last of the routes, only know that they cannot be posted to
-        what = {404: "there is nothing at this address", 405: "this address knows other methods"}
+        status, known = problem.status_code, _methods(app, http)
+        if status in (404, 405):  # said by the page's files, last of the routes, of all that the others do not take
+            status = 405 if known else 404
+        headers = {"Allow": ", ".join(known)} if known else {}
+        what = {404: "there is nothing at this address", 405: f"this address knows {' and '.join(known)} alone"}
         message = what.get(status, "the request cannot be read") + hints.get(http.url.path, "")
-        return ApiError(status, message, code="not_found", headers=dict(problem.headers or {})).response()
+        return ApiError(status, message, code="not_found", headers=headers).response()
 
     return Guard(app, service.settings, service.metrics, lambda: service.draining)
+
+
+def _methods(app: FastAPI, http: HttpRequest) -> list[str]:
+    """Return what may be asked of an address of the API; of the page's files nothing."""
+    found = {
+        method
+        for route in app.routes[:-1]
+        if isinstance(route, Route) and route.matches(http.scope)[0] != Match.NONE
+        for method in route.methods or ()
+    }
+    return sorted(found)
 
 
 def _writing_routes(app: FastAPI, service: Service) -> None:

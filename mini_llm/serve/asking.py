@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING
 
 from mini_llm.errors import UsageError, UserError
-from mini_llm.inference.engine.request import Guide, Request
+from mini_llm.inference.engine.request import Request
 from mini_llm.inference.sampling.darts import new_seed
 from mini_llm.inference.sampling.history import check_ids
 from mini_llm.inference.sampling.params import SamplingParams
@@ -14,6 +15,9 @@ from mini_llm.serve.catalog import Served
 from mini_llm.serve.problems import ApiError
 from mini_llm.serve.wire import ChatMessage, Writing
 from mini_llm.tokenizer.chat import Message, NoChatTemplate, encode_chat
+
+if TYPE_CHECKING:
+    from mini_llm.serve.structured import SchemaGuide
 
 LONG_TEXT = 20_000  # characters: encoded beside the event loop
 BANNED = -100.0  # a bias from here down rules a token out
@@ -56,7 +60,7 @@ def _sampling(body: Writing, biases: dict[int, float], banned: tuple[int, ...]) 
     )
 
 
-def requests_of(
+async def requests_of(
     served: Served,
     body: Writing,
     prompts: list[list[int]],
@@ -80,6 +84,7 @@ def requests_of(
     except UserError as problem:
         raise ApiError(400, problem.message, param="logit_bias") from None
     score = echo and logprobs is not None
+    guide = await guide_of(served, body, "text.format" if param == "input" else "response_format")
     requests = []
     for number, ids in enumerate(prompts):
         room = served.context - len(ids)
@@ -100,7 +105,7 @@ def requests_of(
                     inspect=10 if body.inspect else None,
                     score_from=1 if score or most == 0 else None,
                     ignore_eos=bool(body.ignore_eos),
-                    guide=guide_of(served, body),
+                    guide=guide and guide.copy(),
                 )
             )
     return requests
@@ -116,8 +121,8 @@ def check_prompt(served: Served, ids: list[int], param: str) -> None:
         raise ApiError(400, f"token ids go from 0 to {served.vocab_size - 1}", param=param)
 
 
-def guide_of(served: Served, body: Writing) -> Guide | None:
-    """Return what holds an answer to its `response_format`, or None.
+async def guide_of(served: Served, body: Writing, field: str) -> SchemaGuide | None:
+    """Return what holds an answer to its `response_format`, or None. A large schema takes seconds: beside the loop.
 
     Raises:
         ApiError: the schema is not understood, or the library is not installed.
@@ -130,14 +135,17 @@ def guide_of(served: Served, body: Writing) -> Guide | None:
     except ImportError:
         raise ApiError(
             400, "response_format needs the server's extra 'structured' (llguidance), which is not installed",
-            param="response_format", code="unsupported_parameter",
+            param=field, code="unsupported_parameter",
         ) from None  # fmt: skip
     schema: object = {"type": "object"}
     if wish.type == "json_schema":
         schema = wish.json_schema.json_schema if wish.json_schema else None
         if schema is None:
-            raise ApiError(400, "json_schema.schema is missing", param="response_format.json_schema.schema")
-    return SchemaGuide(served.guide_tokenizer, schema, served.vocab_size)
+            raise ApiError(400, "json_schema.schema is missing", param=f"{field}.json_schema.schema")
+    try:
+        return await asyncio.to_thread(lambda: SchemaGuide(served.guide_tokenizer, schema, served.vocab_size))
+    except ValueError as problem:
+        raise ApiError(400, str(problem), param=field) from None
 
 
 async def encode(served: Served, text: str) -> list[int]:

@@ -103,6 +103,7 @@ class Text:
             drawn = self.handle.drawn[n] if self.request.inspect is not None else None
             found.append(Token(token_id, piece, offset, logprob, drawn))
             if self._text.ended:
+                self._check_guide()
                 self._end("stop")
                 break
         if found:
@@ -119,8 +120,15 @@ class Text:
             if self.dropped == "unread":
                 raise ApiError(503, "the text was dropped: nobody read it", code="not_read")
             raise shutting_down()
+        self._check_guide()
         self.tail = self._text.finish()
         self._end("stop" if self._text.ended else reason)
+
+    def _check_guide(self) -> None:
+        problem = self.request.guide.problem if self.request.guide is not None else None
+        if problem is not None:
+            self._end("cancelled")
+            raise ApiError(400, f"the schema cannot be followed to its end: {problem}", code="schema_too_complex")
 
     def _end(self, reason: FinishReason) -> None:
         self.finish_reason = reason

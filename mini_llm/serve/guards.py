@@ -53,6 +53,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # what GET would say, without the body, which uvicorn leaves out
+            scope = {**scope, "method": "GET"}
         http, began = HttpRequest(scope), time.monotonic()
         given = http.headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else new_id("req")

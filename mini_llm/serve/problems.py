@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -54,14 +55,26 @@ def not_done(field: str, instead: str) -> ApiError:
 
 def of_validation(problem: RequestValidationError) -> ApiError:
     """Return the refusal of a body that is no JSON or does not fit, naming the first field."""
-    first = problem.errors()[0]
+    first = _most_telling(problem.errors())
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON", code="invalid_json")
+    if isinstance(problem.body, bytes):  # not read as JSON, because it is not said to be
+        return ApiError(400, "send the body as JSON, with the header content-type: application/json", code="no_json")
     # Branches of a union are no part of the field's name.
     where = [part for part in first["loc"] if part != "body" and not _is_branch(part)]
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
     what = str(first["msg"]).removeprefix("Value error, ")
     return ApiError(400, f"{name or 'the body'}: {what}", param=name or None, code="invalid_value")
+
+
+def _most_telling(errors: Sequence[Any]) -> Any:
+    """Return the first error; of a union's, one for each of its branches, that of the branch which was meant.
+
+    Of another type is what belongs to another branch: all other errors, and those farther inside, tell more.
+    """
+    field = errors[0]["loc"][:2]
+    rivals = [error for error in errors if error["loc"][:2] == field]
+    return min(rivals, key=lambda error: (error["type"].endswith(("_type", "_parsing")), -len(error["loc"])))
 
 
 def _is_branch(part: int | str) -> bool:

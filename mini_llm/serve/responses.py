@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from mini_llm.serve import asking
 from mini_llm.serve.bridge import Text, Token
 from mini_llm.serve.catalog import Catalog
-from mini_llm.serve.problems import ApiError
+from mini_llm.serve.problems import ApiError, not_done
 from mini_llm.serve.shapes import event, new_id, now, usage_of
 from mini_llm.serve.streams import EventStream, merged, until_gone
 from mini_llm.serve.wire import ChatMessage, ResponseBody, Writing
@@ -26,14 +26,28 @@ async def responses(catalog: Catalog, body: ResponseBody, http: HttpRequest) -> 
     system = [ChatMessage(role="system", content=body.instructions)] if body.instructions else []
     said = [ChatMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     ids = await asking.encode_messages(served, [*system, *said])
-    writing = Writing.model_validate({"temperature": body.temperature, "top_p": body.top_p})
-    requests = asking.requests_of(served, writing, [ids], most=body.max_output_tokens, logprobs=None, param="input")
+    if "message.output_text.logprobs" in (body.include or ()):
+        raise not_done("include", "/v1/chat/completions has logprobs")
+    writing = Writing.model_validate(
+        {"temperature": body.temperature, "top_p": body.top_p, "response_format": _format(body)}
+    )
+    requests = await asking.requests_of(
+        served, writing, [ids], most=body.max_output_tokens, logprobs=None, param="input"
+    )
     [text] = texts = served.bridge.submit(requests, [])
     http.state.texts = texts
     answer = Answer(text, body, body.model or catalog.name)
     if body.stream:
         return EventStream(answer.events(served.bridge.settings.heartbeat_seconds), texts)
     return JSONResponse(await until_gone(http.receive, texts, answer.whole()))
+
+
+def _format(body: ResponseBody) -> dict[str, Any] | None:
+    """Return what chat calls `response_format`."""
+    wish = body.text.format if body.text else None
+    if wish is None:
+        return None
+    return {"type": wish.type, "json_schema": {"schema": wish.json_schema}}
 
 
 class Answer:

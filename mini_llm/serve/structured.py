@@ -5,6 +5,7 @@ The masks are llguidance's (MIT). They come before penalties and filters; log-pr
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -13,34 +14,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mini_llm.serve.problems import ApiError
 from mini_llm.tokenizer.bounded import is_panic
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
 # By default a grammar lets spaces go on for ever, and a weak model writes nothing else.
 RULES = {"whitespace_flexible": False}
-FIELD = "response_format"
 
 
 def guide_tokenizer(tokenizer: Tokenizer) -> llguidance.LLTokenizer:
     """Return the tokenizer as llguidance reads it.
 
     Raises:
-        ApiError: it cannot.
+        ValueError: it cannot.
     """
     try:
         return llguidance.LLTokenizer(tokenizer.as_json(), eos_token=tokenizer.eos_id)
     except BaseException as problem:  # tokenizers with very long tokens make it panic, which is no Exception
         if not (isinstance(problem, Exception) or is_panic(problem)):
             raise
-        raise ApiError(400, "this model's tokenizer cannot be held to a schema", param=FIELD) from None
+        raise ValueError("this model's tokenizer cannot be held to a schema") from None
 
 
 class SchemaGuide:
     """Holds one text to a schema; the text may end when the JSON is whole, and must when nothing can follow.
 
     Raises:
-        ApiError: the schema is not understood.
+        ValueError: the schema is not understood, or not even its first token can be found.
     """
 
     def __init__(self, tokenizer: Any, schema: object, vocab_size: int) -> None:
@@ -48,12 +47,26 @@ class SchemaGuide:
         try:
             rules = {**schema, "x-guidance": RULES} if isinstance(schema, dict) else schema
             grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(rules))
-            self._matcher = llguidance.LLMatcher(tokenizer, grammar)
+            self._matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
+            if not self._matcher.get_error():
+                self._matcher.compute_bitmask()
             problem = self._matcher.get_error()
         except (ValueError, RecursionError) as refused:
             problem = str(refused)
         if problem:
-            raise ApiError(400, f"the schema is not understood: {problem.splitlines()[0][:200]}", param=FIELD)
+            raise ValueError(f"the schema is not understood: {problem.splitlines()[0][:200]}")
+
+    def copy(self) -> SchemaGuide:
+        """Return one that holds another text to the same schema."""
+        twin = copy.copy(self)
+        twin._matcher = self._matcher.deep_copy()
+        return twin
+
+    @property
+    def problem(self) -> str | None:
+        """Why the text had to end before its JSON was whole: a schema with too many ways to go on."""
+        found = self._matcher.get_error() if self._matcher.is_error() else ""
+        return found.splitlines()[0][:200] if found else None
 
     def allowed(self) -> Tensor:
         """Return which tokens may come next; only the end where none can."""

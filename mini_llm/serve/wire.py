@@ -6,7 +6,7 @@ refused by name. Source: OpenAI's API reference; the extras have vLLM's and llam
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -32,10 +32,28 @@ REFUSED = {
     "previous_response_id": "nothing is stored; send the whole conversation as input",
     "conversation": "nothing is stored; send the whole conversation as input",
     "background": "leave it out, and stream",
+    "prompt_logprobs": "use /v1/completions with echo: true and logprobs",
+    "min_tokens": "rule the token that ends texts out for all of it by ignore_eos: true",
+    "stop_token_ids": "use stop",
+    "bad_words": "use logit_bias",
+    "allowed_token_ids": "use logit_bias",
+    "structured_outputs": "use response_format",
+    "guided_choice": "use response_format with an enum",
+    "guided_grammar": "use response_format with a json_schema",
     "guided_json": "use response_format",
     "guided_regex": "use response_format with a json_schema",
     "grammar": "use response_format with a json_schema",
 }
+BESIDES = {  # what /v1/responses refuses as well
+    "prompt": "nothing is stored; send instructions and input",
+    "response_format": "use text.format",
+    **dict.fromkeys(("max_tokens", "max_completion_tokens"), "use max_output_tokens"),
+    **dict.fromkeys(
+        ("stop", "seed", "logit_bias", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "top_k",
+         "min_p", "typical_p", "repetition_penalty", "ignore_eos", "inspect", "return_token_ids"),
+        "/v1/chat/completions has it",
+    ),
+}  # fmt: skip
 HARMLESS: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"), "modalities": (["text"],), "use_beam_search": (False,), "truncation": ("disabled",)
 }  # fmt: skip
@@ -48,6 +66,7 @@ class Body(BaseModel):
     """Base of all bodies."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, strict=True, protected_namespaces=())
+    refused: ClassVar[dict[str, str]] = REFUSED
 
     model: str | None = Field(None, max_length=256)
 
@@ -58,8 +77,8 @@ class Body(BaseModel):
             raise ApiError(400, "the body holds half of a surrogate pair, which is no text", code="invalid_unicode")
         for field in values if isinstance(values, dict) else ():
             value = values[field]
-            if field in REFUSED and field not in cls.model_fields and value not in (None, [], {}, False, ""):
-                raise not_done(field, REFUSED[field])
+            if field in cls.refused and field not in cls.model_fields and value not in (None, [], {}, False, ""):
+                raise not_done(field, cls.refused[field])
             if field in HARMLESS and value is not None and value not in HARMLESS[field]:
                 raise not_done(field, f"only {' or '.join(map(str, HARMLESS[field]))}")
         return values
@@ -116,11 +135,17 @@ class Writing(Body):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: Annotated[dict[str, float], Field(max_length=MOST_BIASES)] | None = None
     max_tokens: int | None = Field(None, ge=0, lt=2**31)
+    max_completion_tokens: int | None = Field(None, ge=0, lt=2**31)
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     inspect: bool | None = None
+
+    @property
+    def most(self) -> int | None:
+        """So many tokens at most, by either name; None: as many as there is room for."""
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
     @property
     def stops(self) -> list[str]:
@@ -184,8 +209,28 @@ class InputMessage(ChatMessage):
     content: str | list[Part]
 
 
+class TextFormat(BaseModel):
+    """The form of a response: what chat has in `response_format`, one level higher."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: dict[str, Any] | bool | None = Field(None, alias="schema")
+
+
+class TextWish(BaseModel):
+    """How a response shall be written."""
+
+    format: TextFormat | None = None
+
+
 class ResponseBody(Body):
     """POST /v1/responses."""
+
+    refused: ClassVar[dict[str, str]] = {**REFUSED, **BESIDES}
+
+    text: TextWish | None = None
+    include: list[str] | None = None
 
     input: str | Annotated[list[InputMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
     instructions: str | None = None

@@ -30,6 +30,7 @@ from mini_llm.serve.shapes import (
 )
 from mini_llm.serve.streams import EventStream, merged, until_gone
 from mini_llm.serve.wire import ChatBody, CompletionBody, Writing
+from mini_llm.tokenizer.tokenizer import StreamDecoder
 
 
 class ChatShape:
@@ -77,11 +78,11 @@ class CompletionShape:
         return self.echoed[text.number // (self.body.n or 1)] if self.body.echo else ""
 
     def _prompt_tokens(self, text: Text) -> tuple[list[Logprob | int], list[int]]:
-        """Return the entries and places of the prompt's tokens."""
-        places, n = [], 0
+        """Return the entries and places of the prompt's tokens: how many whole characters come before each."""
+        places, n, decoder = [], 0, StreamDecoder(self.served.generator.tokenizer)
         for token_id in text.request.prompt_ids:
             places.append(n)
-            n += len(self.names.bytes_of(token_id).decode("utf-8", "ignore"))
+            n += len(decoder.push(token_id))
         return [text.request.prompt_ids[0], *text.handle.prompt_logprobs], places
 
     def _logprobs(self, text: Text, tokens: Sequence[Token], *, echo: bool) -> dict[str, Any] | None:
@@ -126,9 +127,8 @@ async def chat_completions(catalog: Catalog, body: ChatBody, http: HttpRequest) 
     ids = await asking.encode_messages(
         served, body.messages, opens=body.add_generation_prompt, continues=body.continue_final_message
     )
-    most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    requests = asking.requests_of(served, body, [ids], most=most, logprobs=logprobs, param="messages")
+    requests = await asking.requests_of(served, body, [ids], most=body.most, logprobs=logprobs, param="messages")
     texts = served.bridge.submit(requests, body.stops)
     return await _answer(catalog, served, body, ChatShape(body, served), texts, http)
 
@@ -137,13 +137,13 @@ async def completions(catalog: Catalog, body: CompletionBody, http: HttpRequest)
     """Go on from one prompt or several."""
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise not_done("best_of", "only the value of n")
-    if body.max_tokens == 0 and not body.echo:
+    if body.most == 0 and not body.echo:
         raise ApiError(400, "max_tokens: 0 needs echo: true", param="max_tokens")
     served = await catalog.get(body.model)
     prompts = body.prompts
     ids = [prompt if isinstance(prompt, list) else await asking.encode(served, prompt) for prompt in prompts]
-    requests = asking.requests_of(
-        served, body, ids, most=body.max_tokens, logprobs=body.logprobs, echo=bool(body.echo), param="prompt"
+    requests = await asking.requests_of(
+        served, body, ids, most=body.most, logprobs=body.logprobs, echo=bool(body.echo), param="prompt"
     )
     texts = served.bridge.submit(requests, body.stops)
     return await _answer(catalog, served, body, CompletionShape(body, served, prompts), texts, http)

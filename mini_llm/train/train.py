@@ -23,7 +23,7 @@ from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining
 from mini_llm.train.parallel.world import World, start_world
 from mini_llm.train.probe import MakeProbe, SignalCame, ask_safely
-from mini_llm.train.run import budget
+from mini_llm.train.run.budget import Budget, decided
 from mini_llm.train.run.display import Clock, Display, Reading
 from mini_llm.train.run.diverged import diverged
 from mini_llm.train.run.kept import parameters_in_words
@@ -83,7 +83,7 @@ def _train(
 ) -> Path:
     try:
         with world.led(open_run(config), Path(config.out_dir)) as run:
-            config = budget.decided(config)
+            config = decided(config)
             objective = world.checked(make_objective(config))
             trainer = Trainer(config, run, objective, started, after_evaluation, make_probe, world)
             try:
@@ -128,7 +128,7 @@ class Trainer:
             log.info(f"resuming {run} at {go_on_with_data(self.progress, objective, config.tokens_per_step)}")
             self.saver.repair_pointers(self.progress)
         self.profiler = StepProfiler(run, self.stepper.device) if config.profile and self.world.is_first else None
-        self.display, self.clock = Display(), Clock()
+        self.display, self.clock, self.budget = Display(), Clock(), Budget(config, run)
         self.saved_step = self.progress.step
         self.stop_signal: int | None = None
         self.stepper.before_batch = self.evaluator.before_batch = self._heed_signal
@@ -143,7 +143,7 @@ class Trainer:
         self.clock.restart()
         try:
             while True:
-                budget.fit(self)
+                self.budget.fit(self)
                 self._save_and_evaluate()
                 if self.progress.step >= self.config.max_iters:
                     break

@@ -105,6 +105,15 @@ def test_the_clock_leaves_out_what_comes_between_stretches(monkeypatch: pytest.M
     now[0] = 100.5
     clock.step()
     assert clock.seconds_per_step == 0.5
+    now[0] = 200.0
+    clock.restart()
+    for now[0] in (201.0, 202.0, 203.0):
+        clock.step()
+    now[0] = 300.0
+    assert clock.lap() == 3.5 / 4  # of both stretches after the first one, in which something was compiled
+    for now[0] in (302.0, 304.0):
+        clock.step()
+    assert clock.lap() == 2.0
 
 
 def test_a_message_during_the_live_table_does_not_show_its_markup(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,11 @@ def _adjusted(jobs: list[Job], logits_MV: Tensor) -> Tensor:
         return logits_MV
     rows = []
     for job, logits_V in zip(jobs, logits_MV.float(), strict=True):
-        if job.request.guide is not None:
-            logits_V = logits_V.masked_fill(~job.request.guide.allowed().to(logits_V.device), -math.inf)
-        rows.append(logits_V if job.history is None else job.history.adjust(logits_V))
+        guide, history = job.request.guide, job.history
+        if guide is not None:
+            logits_V = logits_V.masked_fill(~guide.allowed().to(logits_V.device), -math.inf)
+        adjusted_V = logits_V if history is None else history.adjust(logits_V)
+        if guide is not None and bool(adjusted_V.isneginf().all()):  # bans may not leave a text without a next token
+            adjusted_V = logits_V
+        rows.append(adjusted_V)
     return torch.stack(rows)

@@ -73,6 +73,11 @@ class Request:
 class Guide(Protocol):
     """What decides which tokens may come next, for instance a grammar; it has a state and belongs to one text."""
 
+    @property
+    def problem(self) -> str | None:
+        """Why the text that it held had to end early; None where it did not."""
+        ...
+
     def allowed(self) -> Tensor:
         """Return which tokens may come next: bool (V), on the CPU, at least one of them true."""
         ...

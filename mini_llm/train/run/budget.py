@@ -1,8 +1,10 @@
-"""The budget: minutes become a number of steps, once, when the warm-up has shown how long a step takes.
+"""The budget: minutes become a number of steps once the warm-up has shown how long a step takes, and later fewer.
 
-With `fit_minutes` a run ends its schedule, learning rate and all, within `max_minutes`. Before the decision nothing
-depends on `max_iters`, for the rate climbs by `warmup_iters` alone; after it everything does. The decision is written
-to RUN/budget.json, and whoever goes on with the run keeps it: the clock is asked once, the rest is as exact as ever.
+With `fit_minutes` a run ends its schedule, learning rate and all, within `max_minutes`. Before the first plan nothing
+depends on `max_iters`, for the rate climbs by `warmup_iters` alone; after it everything does. A machine does not keep
+the pace of its first steps, so the clock is asked again each time a quarter of what was left is done, and a run that
+would end late is cut: its rate then falls a little sooner. Every plan is written to RUN/budget.json with its step, and
+whoever goes on with the run keeps to them: the rest is as exact as ever.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mini_llm import log
 from mini_llm.errors import UserError
@@ -22,77 +24,121 @@ from mini_llm.train.sample import write_sample
 if TYPE_CHECKING:
     from mini_llm.train.train import Trainer
 
+Plan = dict[str, Any]
 RECORD = "budget.json"
-SPARE = 0.03  # of what is left: a machine is not equally fast in every minute
+SPARE = 0.01  # of what is left: a machine is not equally fast in every minute
+PARTS = 4  # of what is left; after each the clock is asked again, as long as one is LEAST steps
+LEAST = 5
 INTERVALS = ("eval_interval", "save_interval", "sample_interval")
 
 
 def decided(config: TrainConfig) -> TrainConfig:
-    """Return `config` with the number of steps that this run was given before, if it was.
+    """Return `config` with the number of steps that this run was given at first, if it was; `Budget` knows later ones.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    plans = read_plans(config)
+    return cut(config, plans[0]["max_iters"]) if plans else config
+
+
+def read_plans(config: TrainConfig) -> list[Plan]:
+    """Return what this run has planned so far.
 
     Raises:
         UserError: the record is damaged.
     """
     record = Path(config.out_dir) / RECORD
     if not (config.fit_minutes and config.resume and record.is_file()):
-        return config
+        return []
     try:
-        steps = json.loads(record.read_text(encoding="utf-8"))["max_iters"]
-        if not (isinstance(steps, int) and config.warmup_iters < steps):
+        values = json.loads(record.read_text(encoding="utf-8"))
+        plans: list[Plan] = values.get("plans", [values])  # a record without them is one, of an older version
+        numbers = [plan[key] for plan in plans for key in ("step", "max_iters")]
+        if not numbers or not all(isinstance(n, int) and n >= config.warmup_iters for n in numbers):
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{record}, the number of steps that fit into max_minutes, is damaged",
             "delete it: the run then counts them anew, and does not equal the unbroken one any more",
         ) from None
-    return cut(config, steps)
+    return plans
 
 
-def fit(trainer: Trainer) -> None:
-    """After the warm-up, once: time a checkpoint, an evaluation and a sample, and cut the run to the steps that fit."""
-    config, step, seconds = trainer.config, trainer.progress.step, trainer.clock.seconds_per_step
-    is_due = config.fit_minutes and seconds > 0 and step >= config.warmup_iters
-    if not is_due or (trainer.folder / RECORD).is_file():
-        return
-    start, stepper = time.monotonic(), trainer.stepper
-    trainer.save()
-    trainer.saver.wait()
-    with stepper.average.in_place():
-        trainer.evaluator.run(stepper.evaluation_loss_sum, stepper.device)
-        if config.sample_interval is not None:
-            write_sample(stepper.trainee.model, trainer.tokenizer, config.sample_prompt, seed=config.seed)
-    now = time.monotonic()
-    measured = {"seconds_left": trainer.ends_at - now, "seconds_per_step": seconds, "seconds_per_look": now - start}
-    trainer.config = stepper.config = trainer.saver.config = decide(config, trainer.folder, step=step, **measured)
-    trainer.clock.restart()
+class Budget:
+    """The plans of one run: those that an earlier process has made, and those of this one."""
+
+    def __init__(self, config: TrainConfig, run: Path) -> None:
+        """Read them; raises as `read_plans`."""
+        self.run, self.plans = run, read_plans(config)
+
+    def fit(self, trainer: Trainer) -> None:
+        """Before a step: keep to the plan that holds from here on, or make it, where one is due."""
+        config, step = trainer.config, trainer.progress.step
+        if not config.fit_minutes or step < config.warmup_iters:
+            return
+        made = [plan for plan in self.plans if plan["step"] <= step]
+        if not made and trainer.clock.seconds_per_step > 0:
+            self._begin(trainer)
+        if not made:
+            return
+        if made[-1]["max_iters"] != config.max_iters:
+            self._keep(trainer, config.model_copy(update={"max_iters": made[-1]["max_iters"]}))
+        part = (made[-1]["max_iters"] - made[-1]["step"]) // PARTS
+        if made == self.plans and part >= LEAST and step == made[-1]["step"] + part:
+            self._plan(trainer, trainer.clock.lap(), made[0].get("seconds_per_look", 0.0))
+
+    def _begin(self, trainer: Trainer) -> None:
+        """After the warm-up: time a checkpoint, an evaluation and a sample too; the run becomes the steps that fit."""
+        config, stepper, clock, start = trainer.config, trainer.stepper, trainer.clock, time.monotonic()
+        seconds_per_step = clock.seconds_per_step
+        trainer.save()
+        trainer.saver.wait()
+        with stepper.average.in_place():
+            trainer.evaluator.run(stepper.evaluation_loss_sum, stepper.device)
+            if config.sample_interval is not None:
+                write_sample(stepper.trainee.model, trainer.tokenizer, config.sample_prompt, seed=config.seed)
+        clock.lap()
+        self._plan(trainer, seconds_per_step, time.monotonic() - start)
+
+    def _plan(self, trainer: Trainer, seconds_per_step: float, seconds_per_look: float) -> None:
+        """Ask the clock, write the plan down, and keep to it."""
+        config, step = trainer.config, trainer.progress.step
+        measured = {
+            "seconds_left": trainer.ends_at - time.monotonic(),
+            "seconds_per_step": seconds_per_step,
+            "seconds_per_look": seconds_per_look,
+        }
+        steps = decide(config, step=step, **measured)
+        self.plans.append({"step": step, "max_iters": steps, **{key: round(x, 6) for key, x in measured.items()}})
+        write_text(self.run / RECORD, json.dumps({"max_iters": steps, "plans": self.plans}) + "\n")
+        if len(self.plans) == 1:
+            room = f"max_minutes={config.max_minutes:g} have room for {steps:,} steps"
+            log.info(f"{seconds_per_step:.3g} s a step: {room}")
+            self._keep(trainer, cut(config, steps))
+        elif steps < config.max_iters:
+            self._keep(trainer, config.model_copy(update={"max_iters": steps}))
+        trainer.clock.restart()
+
+    def _keep(self, trainer: Trainer, config: TrainConfig) -> None:
+        trainer.config = trainer.stepper.config = trainer.saver.config = config
 
 
 def decide(
-    config: TrainConfig, run: Path, *, step: int, seconds_left: float, seconds_per_step: float, seconds_per_look: float
-) -> TrainConfig:
-    """Return `config` cut to the steps that fit, and record them.
+    config: TrainConfig, *, step: int, seconds_left: float, seconds_per_step: float, seconds_per_look: float
+) -> int:
+    """Return how many steps fit, at most `config.max_iters`.
 
     Args:
-        config: its `max_iters` are the most that are wanted.
-        run: the run folder.
+        config: the settings, or the last plan's.
         step: steps done; the warm-up is over.
         seconds_left: of the budget.
         seconds_per_step: of one step alone.
         seconds_per_look: of an evaluation with what comes with it: a checkpoint, a sample.
     """
-    looks = math.ceil(config.max_iters / config.eval_interval)
+    looks = math.ceil(config.max_iters / config.eval_interval) - step // config.eval_interval
     room = seconds_left * (1 - SPARE) - looks * seconds_per_look
-    steps = min(config.max_iters, step + max(1, int(room / max(seconds_per_step, 1e-9))))
-    values = {
-        "max_iters": steps,
-        "step": step,
-        "seconds_left": round(seconds_left, 3),
-        "seconds_per_step": round(seconds_per_step, 6),
-        "seconds_per_look": round(seconds_per_look, 3),
-    }
-    write_text(run / RECORD, json.dumps(values) + "\n")
-    log.info(f"{seconds_per_step:.3g} s a step: max_minutes={config.max_minutes:g} have room for {steps:,} steps")
-    return cut(config, steps)
+    return min(config.max_iters, step + max(1, int(room / max(seconds_per_step, 1e-9))))
 
 
 def cut(config: TrainConfig, steps: int) -> TrainConfig:

@@ -163,12 +163,25 @@ class Clock:
         self._since = time.perf_counter()
         self._steps = 0
         self.seconds_per_step = 0.0
+        self._lap_seconds, self._lap_steps = 0.0, 0
+        self._has_compiled = False
 
     def step(self) -> None:
         """Count a step; the very first one, which compiles, counts until a second one is there."""
         self._steps += 1
         self.seconds_per_step = (time.perf_counter() - self._since) / self._steps
 
+    def lap(self) -> float:
+        """Return the seconds per step since the last lap, of all stretches but the first, and begin another."""
+        self.restart()
+        seconds = self._lap_seconds / self._lap_steps if self._lap_steps else self.seconds_per_step
+        self._lap_seconds, self._lap_steps = 0.0, 0
+        return seconds
+
     def restart(self) -> None:
         """Begin a new stretch."""
+        if self._has_compiled:
+            self._lap_seconds += self._steps * self.seconds_per_step
+            self._lap_steps += self._steps
+        self._has_compiled = self._has_compiled or self._steps > 0
         self._since, self._steps = time.perf_counter(), 0
