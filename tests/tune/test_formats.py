@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def test_history_input_weight_and_tools(write_rows: Write) -> None:
     assert tools.learned == [False, True, False, False]
 
 
+Q = {"role": "user", "content": "a"}
 ANSWER = {"role": "assistant", "content": "b", "from": "gpt", "value": "b"}
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "preference": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "pairs of preferences"),
@@ -101,6 +103,12 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "null part": ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}, ANSWER]}, "NoneType"),
     "null value": ({"conversations": [{"from": "human", "value": None}, ANSWER]}, "a message of the user has no value"),
     "deep": ({"messages": "[" * 50_000}, "not a list of messages"),
+    "history": ({"instruction": "a", "output": "b", "history": 5}, "history must be pairs"),
+    "calls": ({"messages": [Q, {**ANSWER, "tool_calls": 7}]}, "a tool call without the name"),
+    "call": ({"messages": [Q, {**ANSWER, "tool_calls": [{"function": "f"}]}]}, "a tool call without the name"),
+    "nameless": ({"messages": [Q, {**ANSWER, "tool_calls": [{"function": {"name": ""}}]}]}, "a tool call without"),
+    "heavy": ({"messages": [Q, {**ANSWER, "weight": 2}]}, "must be 0 or 1, not 2"),
+    "weightless": ({"messages": [Q, {**ANSWER, "weight": math.nan}]}, "must be 0 or 1, not nan"),
     "no list": ({"messages": "hello"}, "not a list of messages"),
 }
 
