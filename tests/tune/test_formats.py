@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mini_llm.errors import UserError
-from mini_llm.tune.formats import read_conversations
+from mini_llm.tune.formats import conversation_of, read_conversations
 
 Write = Callable[..., Path]
 U, A, S = ("user", "Hi?"), ("assistant", "Hello."), ("system", "Be brief.")
@@ -121,6 +122,38 @@ def test_faults_are_named_with_their_place(name: str, write_rows: Write) -> None
     text = str(problem.value) + (problem.value.hint or "")
     assert words in text
     assert f"chat.jsonl:{2 if 'messages' in row else 1}" in text
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+WHOLE = [
+    *SAME.values(),
+    {"messages": [Q, {"role": "assistant", "content": "b", "weight": 1, "tool_calls": [CALL]}]},
+    {"instruction": "a", "output": "b", "system": "c", "history": [["d", "e"]]},
+]
+ODD = [5, 0, 1.5, math.nan, 10**400, True, [], {}, "", "x", "[1]", [1], [[1, 2]], [None], [{}], {"a": 1}]
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield (*at, key)
+        yield from places(one, (*at, key))
+
+
+def test_any_value_may_be_of_any_type() -> None:
+    for row in WHOLE:
+        for *above, last in places(row):
+            for odd in ODD:
+                changed = inside = copy.deepcopy(row)
+                for key in above:
+                    inside = inside[key]
+                inside[last] = odd
+                try:
+                    found = conversation_of(changed, "chat.jsonl:1")
+                except UserError as problem:
+                    assert problem.message.startswith("chat.jsonl:1: ")
+                else:
+                    assert all(isinstance(message.content, str) for message in found.messages)
 
 
 def test_one_format_a_file(write_rows: Write) -> None:
