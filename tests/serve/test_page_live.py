@@ -113,7 +113,8 @@ ENDED = """async () => {
   let sent = null;
   window.fetch = async (_, options) => { sent = JSON.parse(options.body); return new Response("data: [DONE]\\n\\n"); };
   await generate("complete", node(), [], {}, { changed() {}, queued() {} });
-  const writer = { conversation: { nodes: [], chosen: {} }, shown: 0, written: 0, show() { this.shown += 1; }, write() { this.written += 1; } };
+  const counts = { shown: 0, written: 0, show() { this.shown += 1; }, write() { this.written += 1; } };
+  const writer = { conversation: { nodes: [], chosen: {} }, ...counts };
   const look = new Look(() => {});
   look.show(writer, node());
   look.branch([3, 0], node().inspect, {}, true);
