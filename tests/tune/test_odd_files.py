@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+import pytest
 
 from mini_llm.train.run.metrics import read_metrics
 
@@ -86,3 +88,40 @@ def test_what_a_folder_of_conversations_holds_besides_is_told(base: Path, tmp_pa
     assert result.returncode == 0, result.stderr
     for what in ("1 hidden", "1 broken links", "1 links in a circle", f"1 .csv files ({folder / 'table.csv'})"):
         assert what in result.stderr
+
+
+@pytest.mark.parametrize("words", [["sft", "--data"], ["dpo", "--data"], ["rl", "--task"]])
+def test_a_moved_runs_own_record_goes_on_where_it_is(  # type: ignore[no-untyped-def]
+    words: list[str], answering: Path, spelling_file: Path, tmp_path: Path, run_cli
+) -> None:
+    record = tmp_path / "moved" / "config.yaml"
+    (record.parent / "checkpoints" / "step-00000002").mkdir(parents=True)
+    record.write_text(f"base: {answering}\nout_dir: {tmp_path / 'before'}\n", encoding="utf-8")
+    what = "spelling" if words[0] == "rl" else spelling_file
+    for more, expected in (([], record.parent), (["out_dir=elsewhere"], "elsewhere")):
+        result = run_cli(*words, what, "--config", record, "--print-config", *more)
+        assert result.returncode == 0, result.stderr
+        assert f"out_dir: {expected}\n" in result.stdout
+        assert ("was moved or copied" in result.stderr) == (not more)
+
+
+def test_text_that_was_changed_is_neither_replayed_nor_measured(  # type: ignore[no-untyped-def]
+    base: Path, write_rows, tiny_chat_store: Path, tmp_path: Path, run_cli
+) -> None:
+    store = tmp_path / "tokens"
+    for name, words in (("train-00000.bin", ["sft"]), ("val-00000.bin", ["eval"])):
+        shutil.rmtree(store, ignore_errors=True)
+        shutil.copytree(tiny_chat_store, store)
+        data = bytearray((store / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (store / name).write_bytes(data)
+        if words == ["sft"]:
+            rows = write_rows(*(talk(f"Say {i}.", "cat cat cat") for i in range(60)))
+            words += ["--base", base, "--data", rows, f"out_dir={tmp_path / 'run'}", "replay=0.5", f"data_dir={store}"]
+            words += WORDS
+        else:
+            words += [base, "--store", store, "--device", "cpu"]
+        result = run_cli(*words, env={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+        assert result.returncode == 1, result.stderr
+        assert name in result.stderr
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
