@@ -101,12 +101,13 @@ class Runs:
         return run
 
     def _asked(self, name: str, share: float, factor: float, seed: int) -> dict[str, Any]:
-        args = self.args
+        args, is_ours = self.args, name == "mini-llm"
         shape = {"layers": self.layers, "dim": self.dim, "heads": self.heads, "vocab": self.store.manifest.vocab_size}
         return {
             "contender": name, **shape, "batch": args.batch, "block": args.block, "steps": self.steps(share),
             "seed": seed, "factor": factor, "device": args.device, "points": 8,
-            "curve_rows": max(args.batch, args.eval_rows // 4), "own_rows": args.own_rows, "settings": args.set,
+            "curve_rows": max(args.batch, args.eval_rows // 4),
+            "own_rows": is_ours and args.own_rows, "settings": args.set if is_ours else [],
         }  # fmt: skip
 
     def known(self, name: str, share: float, factor: float, seed: int) -> list[Any]:
@@ -378,8 +379,9 @@ def main() -> None:
         for name, about in found["contenders"].items():
             add_seconds(about, timed[name], args.batch * args.block)
         show(size, found)
+    benchmark = "time_to_loss" + "-own-rows" * args.own_rows
     result = {
-        "benchmark": "time_to_loss",
+        "benchmark": benchmark,
         "machine": machine(args.device),
         "settings": {key: getattr(args, key) for key in SETTINGS},
         "text": [Path(text).name for text in args.text] if args.text else ["sotu"],
@@ -389,8 +391,8 @@ def main() -> None:
     }  # fmt: skip
     keep = not args.quick
     if keep:
-        draw(sizes, write_result("time_to_loss", result, args.device).with_suffix(".svg"))
-    finish("time_to_loss", result, as_json=args.json, device=args.device, keep=keep)
+        draw(sizes, write_result(benchmark, result, args.device).with_suffix(".svg"))
+    finish(benchmark, result, as_json=args.json, device=args.device, keep=keep)
 
 
 if __name__ == "__main__":

@@ -133,13 +133,20 @@ def reuse_freed_memory() -> bool:
 
     By default it hands every block above 32 MB back to the system at once, and the next step gets it anew, page by
     page, each filled with zeros: 65,000 page faults for the scores of 2,048 tokens among 32,000.
+
+    Not where the address space is limited (ulimit -v): a block that is kept has small things behind it, and nobody else
+    finds room there. After one attempt too large, even one row was (oneDNN has programs to make). There every block
+    above 128 KB goes back.
     """
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt") or not hasattr(libc, "gnu_get_libc_version"):
         return False
-    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4  # malloc.h
+    if _address_space() is not None:
+        libc.mallopt(m_mmap_threshold, 2**17)  # its default, but it would follow what is freed, up to 32 MB
+        return False
     return bool(libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1))
 
 
@@ -223,8 +230,16 @@ def cpu_memory() -> float | None:
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
         found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    with contextlib.suppress(ImportError, OSError):  # ulimit -v
+    if (limit := _address_space()) is not None:
+        found.append(limit)
+    return float(min(found)) if found else None
+
+
+def _address_space() -> int | None:
+    """Return how many bytes of addresses this process may have (ulimit -v); None: any number."""
+    with contextlib.suppress(ImportError, OSError):
         import resource
 
-        found += [limit for limit in resource.getrlimit(resource.RLIMIT_AS)[:1] if limit != resource.RLIM_INFINITY]
-    return float(min(found)) if found else None
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return None if limit == resource.RLIM_INFINITY else limit
+    return None

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_llm.errors import UserError
-from mini_llm.temporary import leftovers, lock, remove_leftovers, temporary_name
+from mini_llm.temporary import being_written, leftovers, lock, remove_leftovers, temporary_name
 from mini_llm.user_files import behind_link, kind_of, open_file, reason, shown, what_is
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
@@ -156,15 +156,13 @@ def new_file(path: Path) -> Iterator[Path]:
     remove_leftovers(path)
     temporary = temporary_name(path, suffix=path.suffix)  # some libraries choose the format by it
     temporary.touch(exist_ok=False)
-    held = lock(temporary)
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
+        with being_written(temporary):
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-        if held is not None:
-            os.close(held)
     _sync(path.parent)
 
 
@@ -190,23 +188,21 @@ def new_folder(path: Path, kind: Kind | None = None, temporary: Path | None = No
     remove_leftovers(path)
     temporary = temporary.absolute() if temporary else temporary_name(path)
     temporary.mkdir()
-    held = lock(temporary)
     try:
-        yield temporary
-        _set_modes(temporary)
-        for entry in (*temporary.rglob("*"), temporary):
-            _sync(entry)
-        try:
-            check_replaceable(path, kind)
-        except UserError as problem:  # it was put there meanwhile
-            aside = free_name(path)
-            temporary.rename(aside)
-            raise UserError(f"{problem.message}; the new one is {shown(aside)}", problem.hint) from None
-        _replace(path, by=temporary)
+        with being_written(temporary):
+            yield temporary
+            _set_modes(temporary)
+            for entry in (*temporary.rglob("*"), temporary):
+                _sync(entry)
+            try:
+                check_replaceable(path, kind)
+            except UserError as problem:  # it was put there meanwhile
+                aside = free_name(path)
+                temporary.rename(aside)
+                raise UserError(f"{problem.message}; the new one is {shown(aside)}", problem.hint) from None
+            _replace(path, by=temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if held is not None:
-            os.close(held)
 
 
 def sha256_of(path: Path) -> str:

@@ -36,6 +36,16 @@ def raise_on_signal(message: str) -> Iterator[None]:
 
 
 @contextmanager
+def in_order() -> Iterator[None]:
+    """Inside the block SIGTERM raises `Interrupted` where it would end the process at once and leave half of a file."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    with raise_on_signal(""):
+        yield
+
+
+@contextmanager
 def handle_signals(handler: Handler) -> Iterator[None]:
     """Send both signals to `handler` inside the block; without effect in threads, where Python allows no handlers."""
     if threading.current_thread() is not threading.main_thread():

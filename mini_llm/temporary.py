@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mini_llm.errors import UserError
+from mini_llm.signals import in_order
 
 try:
     import fcntl
@@ -69,13 +70,11 @@ def temporary_folder() -> Iterator[Path]:
                     remove_dead(root / name)
     folder = root / f"mini-llm-{secrets.token_hex(4)}"
     folder.mkdir(mode=0o700)
-    held = lock(folder)
     try:
-        yield folder
+        with being_written(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if held is not None:
-            os.close(held)
 
 
 def lock(path: Path) -> int | None:
@@ -90,6 +89,18 @@ def lock(path: Path) -> int | None:
         except OSError:
             os.close(descriptor)
     return None
+
+
+@contextlib.contextmanager
+def being_written(path: Path) -> Iterator[None]:
+    """Mark a temporary file or folder as one of a living process; SIGTERM raises meanwhile, so that it is removed."""
+    descriptor = lock(path)
+    try:
+        with in_order():
+            yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

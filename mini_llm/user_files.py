@@ -46,6 +46,8 @@ def reason(problem: Exception) -> str:
     """Return what an error of the system means, in a few words."""
     if isinstance(problem, OSError) and problem.errno in (errno.EACCES, errno.EPERM) and problem.filename:
         return _denied(Path(os.fsdecode(problem.filename)))
+    if isinstance(problem, OSError) and not problem.errno and "requested and" in str(problem):  # numpy hides why
+        return f"the disk is full, or the file-size limit is reached (ulimit -f): {problem}"
     if isinstance(problem, OSError):
         return REASONS.get(problem.errno or 0) or problem.strerror or str(problem) or type(problem).__name__
     if isinstance(problem, ValueError) and "null" in str(problem):  # "embedded null byte", of every call with a path

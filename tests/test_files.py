@@ -2,14 +2,26 @@
 
 import os
 import re
+import signal
 import stat
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mini_llm import files
-from mini_llm.errors import UserError
-from mini_llm.files import MADE_HERE, Kind, check_page, check_replaceable_lines, new_folder, put_back, write_text
+from mini_llm.errors import Interrupted, UserError
+from mini_llm.files import (
+    MADE_HERE,
+    Kind,
+    check_page,
+    check_replaceable_lines,
+    new_file,
+    new_folder,
+    put_back,
+    write_text,
+)
 from mini_llm.temporary import temporary_folder
 from mini_llm.threads import Worker, WorkerDied
 from mini_llm.user_files import kind_of, open_file, reason
@@ -70,6 +82,20 @@ def test_leftovers_of_dead_writers_go_and_live_ones_stay(tmp_path: Path) -> None
             assert not (tmp_path / ".out.tmp-dead0123").exists()
     assert sorted(os.listdir(tmp_path)) == [".other.tmp-dead0123", "out"]
     assert os.listdir(tmp_path / "out") == ["first"]  # the last to end wins
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("make", [new_file, new_folder, lambda _: temporary_folder()])
+def test_a_signal_leaves_nothing_half_done(
+    make: Any, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(Interrupted) as stop, make(tmp_path / "a.txt") as temporary:  # noqa: PT012
+        assert temporary.exists()
+        signal.raise_signal(number)
+    assert stop.value.exit_code == 128 + number
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_text_is_replaced_at_once(tmp_path: Path) -> None:

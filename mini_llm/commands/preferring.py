@@ -78,10 +78,11 @@ def dpo(
 ) -> None:
     """Teach a model which of two answers is better. Stopped anywhere, the same command goes on from exactly there."""
     from mini_llm.config import dump_config, load_config
+    from mini_llm.train.run.moved import follow_moved
     from mini_llm.tune.dpo_config import DpoConfig, with_chat_base
 
     words = words_of(settings, base=base, data=data, resume=resume, merge_turns=merge_turns)
-    resolved = load_config(DpoConfig, config, words)
+    resolved = follow_moved(load_config(DpoConfig, config, words), config, words)
     if print_config:
         output.write(dump_config(with_chat_base(resolved)))
         return

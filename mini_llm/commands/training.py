@@ -80,8 +80,7 @@ def train(
     resolved = load_config(TrainConfig, config, overrides)
     from mini_llm.train.run.moved import follow_moved
 
-    names_out_dir = any(word.lstrip("-").startswith("out_dir=") for word in overrides)
-    resolved = follow_moved(resolved, config, is_given=names_out_dir)
+    resolved = follow_moved(resolved, config, overrides)
     if print_config:
         output.write(dump_config(resolved))
         return

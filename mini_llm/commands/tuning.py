@@ -81,10 +81,11 @@ def sft(
 ) -> None:
     """Teach a model to answer, from conversations. Stopped anywhere, the same command goes on, exactly where it was."""
     from mini_llm.config import dump_config, load_config
+    from mini_llm.train.run.moved import follow_moved
     from mini_llm.tune.config import SftConfig, with_base
 
     words = words_of(settings, base=base, data=data, resume=resume, merge_turns=merge_turns)
-    resolved = load_config(SftConfig, config, words)
+    resolved = follow_moved(load_config(SftConfig, config, words), config, words)
     if print_config:
         output.write(dump_config(with_base(resolved)))
         return
@@ -125,11 +126,12 @@ def rl(
 ) -> None:
     """Let a model learn from its own answers, by rewards that can be checked. The same command goes on, exactly."""
     from mini_llm.config import dump_config, load_config
+    from mini_llm.train.run.moved import follow_moved
     from mini_llm.tune.config import with_base
     from mini_llm.tune.rl_config import RlConfig
 
     words = words_of(settings, base=base, task=task, data=data, resume=resume)
-    resolved = load_config(RlConfig, config, words)
+    resolved = follow_moved(load_config(RlConfig, config, words), config, words)
     if print_config:
         output.write(dump_config(with_base(resolved)))
         return

@@ -129,13 +129,13 @@ def _decoded(stream: IO[bytes], path: Path) -> Iterator[str]:
             yield decoder.decode(block, final=not block)
         except UnicodeDecodeError as problem:
             where = done - len(problem.object) + problem.start
-            utf16 = where == 0 and problem.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-            raise UserError(
-                *_not_utf8(f"{path}, byte {where:,}", path, "UTF-16" if utf16 else "WINDOWS-1252")
-            ) from None
+            raise UserError(*not_utf8(f"{path}, byte {where:,}", path, problem.object if where == 0 else b"")) from None
 
 
-def _not_utf8(where: str, path: Path, encoding: str) -> tuple[str, str]:
+def not_utf8(where: str, path: Path, beginning: bytes) -> tuple[str, str]:
+    """Return message and hint for bytes that are not UTF-8; `beginning`: the first of them, where it is the file's."""
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    encoding = "UTF-16" if beginning[:2] in marks else "WINDOWS-1252"
     return f"{where}: not UTF-8", f"convert it, for example: iconv -f {encoding} -t UTF-8 {path} > utf8-{path.name}"
 
 
@@ -186,7 +186,7 @@ def _json_text(line: bytes, path: Path, number: int, text_column: str) -> str:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
-        raise UserError(*_not_utf8(where, path, "WINDOWS-1252")) from None
+        raise UserError(*not_utf8(where, path, line if number == 1 else b"")) from None
     except (ValueError, RecursionError) as problem:
         raise UserError(f"{where}: not JSON: {problem}", "each line must be one JSON object") from None
     if isinstance(value, dict):
@@ -197,11 +197,20 @@ def _json_text(line: bytes, path: Path, number: int, text_column: str) -> str:
         return NULL
     if not isinstance(value, str):
         raise UserError(f"{where} holds {_kind_of(value)}, not a string", texts_of(row))
-    try:
-        value.encode()
-    except UnicodeEncodeError as problem:
-        raise UserError(f"{where} holds half a character: \\u{ord(value[problem.start]):04x}") from None
+    refuse_half_characters(value, where)
     return value
+
+
+def refuse_half_characters(text: str, where: str) -> None:
+    r"""Refuse text with half of a character, which JSON can write as \ud800.
+
+    Raises:
+        UserError: it has one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        raise UserError(f"{where} holds half a character: \\u{ord(text[problem.start]):04x}") from None
 
 
 def no_column(where: str, what: str, wanted: str, known: Iterable[str]) -> tuple[str, str]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
+from mini_llm import log
+from mini_llm.data.store_check import MOST_WAITED_BYTES, StoreCheck
 from mini_llm.data.store_shares import StoreShare, share_out, shares_of
 from mini_llm.data.token_store import PREPARE, TokenStore
 from mini_llm.errors import UserError
@@ -51,6 +54,31 @@ class Mixture:
             return each[0]
         texts = [[one["text"], count] for one, count in zip(each, self.counts, strict=True)]
         return {"tokenizer": each[0]["tokenizer"], "text": hashlib.sha256(json.dumps(texts).encode()).hexdigest()}
+
+    @cached_property
+    def _checks(self) -> list[StoreCheck]:
+        return [StoreCheck(store) for store in self.stores]
+
+    def poll_checks(self, *, wait: bool) -> None:
+        """Look whether the stores have been found sound, which is begun at the first call; see `StoreCheck.poll`.
+
+        Raises:
+            UserError: one was changed after it was written.
+        """
+        for check in self._checks:
+            check.poll(wait=wait)
+
+    def verify(self) -> None:
+        """Compare every byte with its checksum, before any is used, where that takes a minute at most.
+
+        Raises:
+            UserError: a shard is damaged.
+        """
+        for store in self.stores:
+            if store.n_bytes <= MOST_WAITED_BYTES:
+                store.verify()
+            else:
+                log.note(f"{store.folder} has {store.n_bytes / 1e9:.2f} GB: its checksums are left out")
 
     def held_out(self) -> list[tuple[TokenStore, str, int]]:
         """Return the stores that have held-out text, with name and weight.

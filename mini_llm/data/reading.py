@@ -19,12 +19,15 @@ class Reading:
         self.left_out[kind] = self.left_out.get(kind, 0) + number
         self.examples.setdefault(kind, str(example))
 
-    def line(self) -> str:
-        """Return it as one line: `read 3 files, 20 documents; left out: 2 hidden (a/.git)`."""
-        left = ", ".join(
+    def left(self) -> str:
+        """Return what was left out: `2 hidden (a/.git)`."""
+        return ", ".join(
             f"{n:,} {kind}" + f" ({self.examples[kind]})" * (kind in self.examples) for kind, n in self.left_out.items()
         )
-        return f"read {self.files:,} files, {self.documents:,} documents; left out: {left or 'nothing'}"
+
+    def line(self) -> str:
+        """Return it as one line: `read 3 files, 20 documents; left out: 2 hidden (a/.git)`."""
+        return f"read {self.files:,} files, {self.documents:,} documents; left out: {self.left() or 'nothing'}"
 
 
 def looks_like_utf16(text: str) -> bool:

@@ -8,9 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mini_llm.data.formats import INSTALL, MAX_LINE_BYTES, format_of, naming_file, unpacked
+from mini_llm import log
+from mini_llm.data.formats import (
+    INSTALL,
+    MAX_LINE_BYTES,
+    corrupt,
+    format_of,
+    naming_file,
+    not_utf8,
+    refuse_half_characters,
+    unpacked,
+)
 from mini_llm.errors import UserError
 
+BATCH = 1024  # rows of a table that become Python's objects at once
 Record = tuple[str, dict[str, Any]]  # "data.jsonl:12", the object
 
 
@@ -26,8 +37,11 @@ def read_records(path: Path) -> Iterator[Record]:
     with naming_file(path), path.open("rb") as file:
         stream = unpacked(file, kind[1])
         records = _parquet_rows(stream, path) if kind[0] == ".parquet" else _json_lines(stream, path)
+        place = ""
         for place, record in records:
             yield place, _without_nulls(record)
+        if not place:
+            log.note(f"{path} holds no records")
 
 
 def _json_lines(stream: Any, path: Path) -> Iterator[Record]:
@@ -43,26 +57,34 @@ def _json_lines(stream: Any, path: Path) -> Iterator[Record]:
         try:
             record = json.loads(line.decode("utf-8-sig"))
         except UnicodeDecodeError:
-            raise UserError(f"{place}: not UTF-8") from None
+            raise UserError(*not_utf8(place, path, line if number == 1 else b"")) from None
         except (ValueError, RecursionError) as problem:
             raise UserError(f"{place}: not JSON ({problem})", "each line must be one JSON object") from None
         if not isinstance(record, dict):
             raise UserError(f"{place}: a {type(record).__name__}, not an object", "each line must be one JSON object")
+        if b"\\u" in line:
+            refuse_half_characters(json.dumps(record, ensure_ascii=False), place)
         yield place, record
 
 
 def _parquet_rows(stream: Any, path: Path) -> Iterator[Record]:
     try:
+        import pyarrow as pa
         import pyarrow.parquet as parquet
     except ImportError:
         raise UserError(".parquet files need the package pyarrow", INSTALL) from None
     import io
 
-    number = 0
-    for batch in parquet.ParquetFile(io.BytesIO(stream.read())).iter_batches(batch_size=1024):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}, row {number}", row
+    data, number = stream.read(), 0
+    try:
+        for batch in parquet.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=BATCH) if data else ():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: row {number + 1} or one of the {BATCH - 1} after it is not UTF-8") from None
+    except pa.ArrowException as problem:
+        raise UserError(*corrupt(path, problem)) from None
 
 
 def _without_nulls(value: Any) -> Any:

@@ -89,13 +89,23 @@ class Corpus:
 def read_documents(
     sources: Sequence[str | Path], *, text_column: str = "text", description: str | None = None
 ) -> Iterator[str]:
-    """Yield the text of every document; documents of more than 1,048,576 characters come in pieces.
+    """Yield the text of every document, and tell what was left out; those above 1,048,576 characters come in pieces.
 
     Raises:
         UserError: as `Corpus` (at once) and `Corpus.pieces` (while reading).
     """
-    corpus = Corpus(sources, text_column)
-    return (piece.text for piece in corpus.pieces(description))
+    return _texts(Corpus(sources, text_column), description)
+
+
+def _texts(corpus: Corpus, description: str | None) -> Iterator[str]:
+    for piece in corpus.pieces(description):
+        yield piece.text
+    _tell_left_out(corpus.reading)
+
+
+def _tell_left_out(count: Reading) -> None:
+    if count.left_out:
+        log.info(f"left out: {count.left()}")
 
 
 def file_pieces(texts: Iterator[str | None], count: Reading, path: Path) -> Iterator[Piece]:
@@ -134,7 +144,7 @@ def _ignore(_done: int) -> None: ...
 
 
 def find_files(sources: Sequence[str | Path]) -> list[Path]:
-    """Return the files behind `sources`: each once, those of a folder or glob in sorted order.
+    """Return the files behind `sources`: each once, those of a folder or glob in sorted order; tell what is left out.
 
     Raises:
         UserError: a source does not exist, holds no text file, or is of an unknown format.
@@ -142,7 +152,10 @@ def find_files(sources: Sequence[str | Path]) -> list[Path]:
     for source in sources:
         if is_address(str(source)):
             raise UserError(f"{source}: only files of this machine are read here", "fetch them first")
-    return [file for file in _find_all(sources, Reading()) if isinstance(file, Path)]
+    count = Reading()
+    found = [file for file in _find_all(sources, count) if isinstance(file, Path)]
+    _tell_left_out(count)
+    return found
 
 
 def _find_all(sources: Sequence[str | Path], count: Reading) -> list[File]:

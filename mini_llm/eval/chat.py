@@ -16,6 +16,7 @@ import yaml
 
 from mini_llm import log
 from mini_llm.data.sources import find_files, read_documents
+from mini_llm.data.store_check import sound
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.eval.chat_items import Item, distinct_2, is_repetitive, items
@@ -253,10 +254,16 @@ def _base(run: Path | None) -> str | None:
 def _store(wishes: ChatWishes, run: Path | None) -> TokenStore | None:
     """Return the store that is named, or that of the run, if it is still there."""
     if wishes.store:
-        return TokenStore.open(wishes.store)
+        return sound(TokenStore.open(wishes.store))
     if folder := _setting(run, "data_dir"):
-        with suppress(UserError):
-            return TokenStore.open(folder)
+        try:
+            store = TokenStore.open(folder)
+        except UserError:
+            return None
+        try:
+            return sound(store)
+        except UserError as problem:
+            log.warn(f"the run's text is left out: {problem.message}")
     return None
 
 

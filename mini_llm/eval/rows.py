@@ -117,5 +117,5 @@ def _table_rows(path: Path, kind: str) -> list[Row]:
             return list(pq.read_table(path).to_pylist())
         with pa.memory_map(str(path)) as file:  # as `datasets` writes them: the stream format
             return list(ipc.open_stream(file).read_all().to_pylist())
-    except (pa.ArrowException, OSError) as problem:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{path} is damaged: {str(problem).splitlines()[0]}", "get it again") from None

@@ -14,6 +14,7 @@ from typing import Any
 from mini_llm import log
 from mini_llm.data.mixture import Mixture
 from mini_llm.data.sources import read_documents
+from mini_llm.data.store_check import sound
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.eval.evaluate import Questions, TaskResult, ask, prepare_all
@@ -110,12 +111,17 @@ def run_of(model: LanguageModel) -> Path | None:
 def _stores(wishes: Wishes, run: Path | None) -> list[TokenStore]:
     """Return the store that is named, or those that the run was trained on, if they are still there."""
     if wishes.store:
-        return [TokenStore.open(wishes.store)]
+        return [sound(TokenStore.open(wishes.store))]
     if run is None:
         return []
     try:
-        return Mixture.open(read_settings(run).data_dir).stores
+        stores = Mixture.open(read_settings(run).data_dir).stores
     except UserError:
+        return []
+    try:
+        return [sound(store) for store in stores]
+    except UserError as problem:  # no reason not to ask the tasks
+        log.warn(f"the text that the run was trained on is left out: {problem.message}")
         return []
 
 

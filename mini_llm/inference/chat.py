@@ -44,14 +44,17 @@ class Conversation(Messages):
         Raises:
             UserError: the question alone is longer than the context; it is forgotten.
         """
-        self.turns.append(Message("user", question))
-        ids = self._fit(room=min(max_new_tokens, self.generator.model.config.max_seq_len // 4))
+        before, context = self.turns, self.generator.model.config.max_seq_len
+        self.turns = [*before, Message("user", question)]
         seed = None if seed is None else seed + self.n_asked  # the same question may get another answer
         try:
+            ids = self._fit(room=min(max_new_tokens, context // 4))
             answer = self.go_on(ids, max_new_tokens=max_new_tokens, seed=seed, **options)
         except UserError:
-            self.turns.pop()
+            self.turns = before
             raise
+        if forgotten := len(before) + 1 - len(self.turns):
+            log.note(f"the context of {context} tokens is full: forgot {forgotten // 2} old questions")
         self.n_asked += 1
         return answer
 
@@ -61,15 +64,8 @@ class Conversation(Messages):
 
     def _fit(self, room: int) -> list[int]:
         """Return the conversation's ids, its oldest turns dropped until the context has `room` for an answer."""
-        context = self.generator.model.config.max_seq_len
-        n_turns = len(self.turns)
         while True:
             ids = encode_chat(self.generator.tokenizer, self.system + self.turns)
-            if len(ids) + room <= context or len(self.turns) == 1:
-                break
+            if len(ids) + room <= self.generator.model.config.max_seq_len or len(self.turns) == 1:
+                return ids
             del self.turns[:2]  # a question and its answer
-        if len(self.turns) < n_turns:
-            log.note(
-                f"the context of {context} tokens is full: forgot {(n_turns - len(self.turns)) // 2} old questions"
-            )
-        return ids

@@ -52,11 +52,11 @@ class Session:
     ) -> None:
         self.conversation, self.options, self._load = conversation, options, load
         self.last: Answer | None = None
+        self._unanswered: str | None = None  # the question that nobody answered, and that is no part of it all
 
     def do(self, line: str) -> bool:
         """Obey a command, or ask a question; False: leave."""
         word, _, rest = line.strip().partition(" ")
-        rest = rest.strip()
         if not word:
             return True
         if word == "/exit":
@@ -69,17 +69,18 @@ class Session:
             known = [f"/{name.removeprefix('do_')}" for name in dir(self) if name.startswith("do_")]
             log.warn(f"no command {word}{did_you_mean(word, known)}; /help shows the commands")
         else:
-            command(rest)
+            command(rest.strip())
         return True
 
     def ask(self, question: str) -> None:
         """Print the answer as it grows; Ctrl-C stops it and nothing else."""
-        self.last = None
+        self.last, self._unanswered = None, question
         answer = self.conversation.ask(question, **self.options)
         said = self._show(answer)
         if isinstance(answer, Continuation):
             self.last = Answer(list(answer.ids.prompt_ids), list(answer.ids.drawn))  # type: ignore[attr-defined]
         self.conversation.hear(said)
+        self._unanswered = None
 
     def _show(self, answer: Any, before: str = "") -> str:
         said = before
@@ -106,17 +107,16 @@ class Session:
     def do_reset(self, _: str) -> None:
         """Forget the conversation."""
         self.conversation.forget()
-        self.last = None
+        self.last = self._unanswered = None
 
     def do_system(self, text: str) -> None:
         """Begin anew under a system message."""
         self.conversation.start(text or None)
-        self.last = None
+        self.last = self._unanswered = None
 
     def do_set(self, words: str) -> None:
         r"""Change settings, all or none of them; without words, show them. `stop=` takes the rest of the line."""
         words, given, stop = words.partition("stop=") if words.startswith("stop=") else words.partition(" stop=")
-        stops = [with_signs(stop)] if stop else []
         sampling = self.options["sampling"]
         kinds: dict[str, Any] = {knob.name: type(knob.default) for knob in knobs()}
         new: dict[str, Any] = {}
@@ -133,7 +133,7 @@ class Session:
         if n_tokens < 1:
             raise UsageError(f"max_new_tokens={n_tokens} must be 1 or more")
         self.options |= {"sampling": dataclasses.replace(sampling, **new), "max_new_tokens": n_tokens}
-        self.options |= {"stop": stops} if given else {}
+        self.options |= {"stop": [with_signs(stop)] if stop else []} if given else {}
         values = {name: getattr(self.options["sampling"], name) for name in kinds}
         log.info(" ".join(f"{name}={value}" for name, value in {**values, "max_new_tokens": n_tokens}.items()))
         if self.options.get("stop"):
@@ -162,6 +162,9 @@ class Session:
         self.ask(text)
 
     def _take_back(self) -> str:
+        if self._unanswered is not None:
+            question, self._unanswered = self._unanswered, None
+            return question
         turns = self.conversation.turns
         if not turns:
             raise UsageError("nothing was asked yet")
@@ -188,7 +191,7 @@ class Session:
         system = [message for message in messages if message.role == "system"]
         self.conversation.start(system[0].content if system else None)
         self.conversation.turns = [message for message in messages if message.role != "system"]
-        self.last = None
+        self.last = self._unanswered = None
         log.note(f"loaded {len(messages)} messages from {path}")
 
     def _looked_at(self) -> tuple[Conversation, Answer]:

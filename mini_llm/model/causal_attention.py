@@ -59,9 +59,17 @@ def causal_attention(q_BHTK: Tensor, k_BJTK: Tensor, v_BJTK: Tensor) -> Tensor:
 
 def in_blocks(q_BHTK: Tensor, dtype: torch.dtype) -> bool:
     """Tell whether blocks of plain products in `dtype` are the faster form."""
+    return q_BHTK.device.type == "cpu" and torch.is_grad_enabled() and _suits_blocks(q_BHTK.shape[2], dtype)
+
+
+def _suits_blocks(T: int, dtype: torch.dtype) -> bool:
     form = blocks()
-    longest = form.longest if dtype == torch.float32 else form.longest_low
-    return q_BHTK.device.type == "cpu" and torch.is_grad_enabled() and form.shortest <= q_BHTK.shape[2] <= longest
+    return form.shortest <= T <= (form.longest if dtype == torch.float32 else form.longest_low)
+
+
+def kept_weights(T: int, dtype: torch.dtype) -> int:
+    """Return how many weights of a head and row a CPU keeps for the backward pass."""
+    return _weights_in_all(1, T) if _suits_blocks(T, dtype) else 0
 
 
 @torch.library.custom_op("mini_llm::attention_in_blocks", mutates_args=())

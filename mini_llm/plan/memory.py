@@ -15,15 +15,18 @@ import torch
 
 from mini_llm.model.accounting import count_block_matrices, count_block_parameters, count_parameters
 from mini_llm.model.causal_attention import blocks as attention_blocks
+from mini_llm.model.causal_attention import kept_weights
 from mini_llm.model.config import ModelConfig
 from mini_llm.plan.activations import HEAP_BLOCK, Saved, eager_activations
+from mini_llm.train.compiled import recomputes
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.head_loss import CHUNK_BYTES
 from mini_llm.train.head_room import scores_room
 from mini_llm.train.loss import MOST_SCORES_BYTES
 
 # Bytes of `mini-llm train` without its tensors, and of the compiler; measured on Linux (x86-64, torch 2.13).
-PROGRAM, COMPILER = 330e6, 140e6
+# In 16 bits a CPU has oneDNN's programs for its products too (AMD EPYC, Zen 5).
+PROGRAM, COMPILER, LOW_PRODUCTS = 330e6, 140e6, 70e6
 # A C heap keeps freed blocks that later ones do not fit into: a third of the live ones measured, 0.31 to 0.43, and more
 # when gradients of earlier micro-batches lie between them. Compiled code reuses its buffers.
 HEAP_SLACK, HEAP_SLACK_ACCUMULATING = 0.33, 0.7
@@ -84,7 +87,7 @@ def predict_memory(
         logits = shared_scores(c, scenario.tensor)
     backward = saved.bytes + logits + autocast + (gradients if c.gradient_accumulation_steps > 1 else 0)
     step = gradients + work
-    program = int(PROGRAM + (COMPILER if c.compile else 0)) if on_cpu else 0
+    program = int(PROGRAM + (COMPILER if c.compile else 0) + (LOW_PRODUCTS if low else 0)) if on_cpu else 0
     slack = HEAP_SLACK_ACCUMULATING if c.gradient_accumulation_steps > 1 else HEAP_SLACK
     allocator = int(slack * saved.heap_bytes) if on_cpu and not c.compile else 0
     return Memory(
@@ -126,9 +129,12 @@ def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool,
     c, model = config, config.model
     tokens = c.batch_size * c.block_size
     if c.compile:
-        per_token = compiled_bytes_per_token(model, dtype, on_cpu=on_cpu)
+        kept = tokens * compiled_bytes_per_token(model, dtype, on_cpu=on_cpu)
+        if on_cpu:
+            item = 4 if dtype == torch.float32 else 2
+            kept += c.batch_size * model.n_heads * kept_weights(c.block_size, dtype) * item
         largest = 4 * tokens * max(model.dim, model.hidden_dim)
-        block = Saved(tokens * per_token, tokens * per_token if largest < HEAP_BLOCK else 0)
+        block = Saved(kept, kept if largest < HEAP_BLOCK else 0)
         rest = Saved(8 * tokens * model.dim, 8 * tokens * model.dim if largest < HEAP_BLOCK else 0)
     else:
         # A GPU's attention keeps no weights, whatever the rows' length: as a CPU's does in rows longer than its blocks.
@@ -145,16 +151,17 @@ def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool,
 def compiled_bytes_per_token(model: ModelConfig, dtype: torch.dtype, *, on_cpu: bool) -> int:
     """Return what one compiled block keeps of one token: what goes into its matrix products, and what comes out.
 
-    The stream before attention and before the MLP, in float32, and both normalised; queries, keys, values, attention's
-    result; gate, up and their product; one number a head. What lies within a norm, RoPE or SiLU is computed again. A
-    CPU also has attention's result in order of tokens; a GPU queries and keys as they were before RoPE, in the joined
-    product that values are a part of.
+    The stream before attention and before the MLP, in float32; queries, keys, values, attention's result; gate and up;
+    one number a head; both normalised and the product of gate and up, where these are not computed again, as what lies
+    within a norm, RoPE or SiLU is. A CPU also has attention's result in order of tokens; a GPU queries and keys as they
+    were before RoPE, in the joined product that values are a part of.
     """
     item = 4 if dtype == torch.float32 else 2
     q, kv = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
     dropped = 2 * model.dim if model.dropout else 0
     attention = 3 * q + (2 if on_cpu else 3) * kv
-    return 8 * model.dim + item * (2 * model.dim + attention + 3 * model.hidden_dim) + 4 * model.n_heads + dropped
+    again = 0 if on_cpu and recomputes(model) else 2 * model.dim + model.hidden_dim
+    return 8 * model.dim + item * (attention + 2 * model.hidden_dim + again) + 4 * model.n_heads + dropped
 
 
 def _largest_group(model: ModelConfig) -> int:

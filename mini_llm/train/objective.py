@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mini_llm import log
 from mini_llm.data.mixture import Mixture
-from mini_llm.data.store_check import MOST_WAITED_BYTES, StoreCheck
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.model.transformer import Transformer
@@ -163,21 +162,13 @@ class Pretraining:
         """Held-out rows, as `Evaluator.of` chooses them."""
         return evaluator_of(self.config, self.mixture, self.tokenizer)
 
-    @cached_property
-    def _checks(self) -> list[StoreCheck]:
-        return [StoreCheck(store) for store in self.mixture.stores]
-
     def verify(self) -> None:
         """Compare every byte with its checksum.
 
         Raises:
             UserError: a shard is damaged.
         """
-        for store in self.mixture.stores:
-            if store.n_bytes <= MOST_WAITED_BYTES:
-                store.verify()
-            else:
-                log.note(f"{store.folder} has {store.n_bytes / 1e9:.2f} GB: its checksums are left out")
+        self.mixture.verify()
 
     def poll_checks(self, step: int) -> None:
         """Look whether the stores have been found sound; the last step waits for it.
@@ -185,8 +176,7 @@ class Pretraining:
         Raises:
             UserError: one was changed after it was written.
         """
-        for check in self._checks:
-            check.poll(wait=step + 1 >= self.config.max_iters)
+        self.mixture.poll_checks(wait=step + 1 >= self.config.max_iters)
 
     def initialise(self, model: Transformer) -> None:
         """Draw random weights, with `init: bigram` some from counted pairs of tokens; or take those of `init_from`."""

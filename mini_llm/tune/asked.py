@@ -7,6 +7,7 @@ what is said ("The answer is 7."), as GSM8K's are judged; any other must be said
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ def read_asked(path: Path, *, merge_turns: bool = False) -> Iterator[Asked]:
 
 
 def _reference(value: Any, place: str) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{place}: the right answer is no number: {value}")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"{place}: the right answer is a {type(value).__name__}, not a text or a number")
     return str(value).rpartition("####")[2].strip()

@@ -132,7 +132,8 @@ def _instruction(record: dict[str, Any], more: Any, answer: Any, place: str) -> 
     turns = []
     if record.get("system"):
         turns.append((Message("system", text_of(record["system"], place)), False))
-    for pair in record.get("history") or []:
+    history = record.get("history") or []
+    for pair in history if isinstance(history, list) else [history]:
         if not (isinstance(pair, list) and len(pair) == 2):
             raise UserError(f"{place}: history must be pairs of question and answer")
         turns += _pair(text_of(pair[0], place), text_of(pair[1], place))
@@ -185,13 +186,24 @@ def message_of(turn: dict[str, Any], role_key: str, text_key: str, place: str) -
     if text_key not in turn and not calls:  # also a null, which records leave out
         raise UserError(f"{place}: a message of the {ROLES[role.lower()]} has no {text_key}")
     text = text_of(turn.get(text_key, ""), place)
-    for call in calls:
-        function = call.get("function", call) if isinstance(call, dict) else {}
-        arguments = function.get("arguments", {})
-        plain = {"name": function.get("name", ""), "arguments": _loads(arguments)}
-        text += f"<tool_call>{json.dumps(plain, ensure_ascii=False)}</tool_call>"
+    for call in calls if isinstance(calls, list) else [calls]:
+        text += f"<tool_call>{json.dumps(_call(call, place), ensure_ascii=False)}</tool_call>"
     plain_role = ROLES[role.lower()]
-    return Message(plain_role, text), plain_role == "assistant" and turn.get("weight", 1) != 0
+    return Message(plain_role, text), plain_role == "assistant" and _counts(turn.get("weight", 1), place)
+
+
+def _counts(weight: Any, place: str) -> bool:
+    """Tell whether an answer is learned: OpenAI's `weight`, which is 0 or 1."""
+    if weight not in (0, 1):
+        raise UserError(f"{place}: the weight of an answer must be 0 or 1, not {str(weight)[:40]}")
+    return weight == 1
+
+
+def _call(call: Any, place: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not (isinstance(function, dict) and isinstance(name := function.get("name"), str) and name.strip()):
+        raise UserError(f"{place}: a tool call without the name of its function")
+    return {"name": name, "arguments": _loads(function.get("arguments", {}))}
 
 
 def _loads(arguments: Any) -> Any:

@@ -68,12 +68,13 @@ def mix(sources: Sequence[str], mixture: Mixture, out: Path) -> Counter[str]:
         UserError: a file cannot be read or written, a source is not there, or nothing is left.
     """
     check_replaceable_lines(out, lambda first: first.get("made_by") == MADE_BY, "mixture")
-    if out.exists() and any(out.samefile(path) for path in find_files(sources)):
+    files = find_files(sources)
+    if out.exists() and any(out.samefile(path) for path in files):
         raise UsageError(f"{out} is one of the sources", "give another --out")
     wanted = {group.of: group for group in mixture.groups}
     found: dict[str, list[Found]] = {}
     seen, read = set[bytes](), Counter[str]()
-    for one in _all(sources, mixture):
+    for one in _all(files, mixture):
         read[one.source] += 1
         group = wanted.get(one.source, Group(of=one.source) if mixture.rest else None)
         if group and one.order not in seen and _fits(one, group):
@@ -99,8 +100,8 @@ def mix(sources: Sequence[str], mixture: Mixture, out: Path) -> Counter[str]:
     return written
 
 
-def _all(sources: Sequence[str], mixture: Mixture) -> Iterator[Found]:
-    for path in find_files(sources):
+def _all(files: Sequence[Path], mixture: Mixture) -> Iterator[Found]:
+    for path in files:
         for place, record in read_records(path):
             conversation = conversation_of(record, place)
             said = json.dumps([mixture.seed, [[m.role, m.content] for m in conversation.messages]])

@@ -107,7 +107,13 @@ class Answers:
         return AnswerEvaluator(self.held_out, self.config.batch_size, self.config.eval_iters, text)
 
     def verify(self) -> None:
-        """Do nothing more: the conversations have been read already."""
+        """Compare the replayed text with its checksums; the conversations have been read already.
+
+        Raises:
+            UserError: a shard is damaged.
+        """
+        if self.text:
+            self.text.verify()
 
     def initialise(self, model: Transformer) -> Kept | None:
         """Give the model the base's weights, and LoRA where it is asked for; see `begin`."""
@@ -119,10 +125,15 @@ class Answers:
         return self.rows(self.first_step)[: self.config.batch_size]
 
     def rows(self, step: int) -> ConversationRows:
-        """Return the rows of a step: conversations, then replayed text."""
+        """Return the rows of a step: conversations, then replayed text.
+
+        Raises:
+            UserError: that text was changed after it was written. A large one is read meanwhile.
+        """
         chat = self.train_rows.rows(self.first_row + step * self.config.chat_rows, self.config.chat_rows)
-        if self.replay is None:
+        if self.replay is None or self.text is None:
             return chat
+        self.text.poll_checks(wait=step + 1 >= self.config.max_iters)
         return ConversationRows.joined([chat, ConversationRows.of_text(self.replay.rows(step))])
 
     def loss_sum(self, model: Transformer, rows: ConversationRows, dtype: torch.dtype) -> Tensor:

@@ -173,7 +173,8 @@ def test_a_server_elsewhere(run_cli: RunCli, server: str) -> None:
     assert "400: not today" in result.stderr
     assert "broke off" in result.stderr
     assert "only a model of this machine" in result.stderr
-    assert Server.asked[-1]["messages"] == [{"role": "user", "content": "hi"}]
+    tried_again = [message["content"] for message in Server.asked[-1]["messages"]]
+    assert tried_again == ["hi", "Hello 🙂", "break"]  # what broke off, and not what was answered before it
     assert Server.asked[0]["seed"] == 5
     assert set(Server.keys) == {"Bearer secret"}
     assert "top_k" not in Server.asked[0]
@@ -240,3 +241,9 @@ def test_a_question_that_is_refused_leaves_the_conversation_as_it_was(session: S
     with pytest.raises(UserError, match="context is 128"):
         session.do("x" * 300)
     assert session.conversation.turns == []
+    session.do("/edit hi")
+    assert session.conversation.turns[0].content == "hi"
+    with pytest.raises(UserError, match="context is 128"):
+        session.do("x" * 300)
+    session.do("/undo")  # what was refused, and no more
+    assert len(session.conversation.turns) == 2

@@ -48,7 +48,7 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
         contexts.append(browser.new_context(viewport={"width": 1280, "height": 800}, **more))
         page = contexts[-1].new_page()
         page.set_default_timeout(20_000)
-        page.on("console", lambda message: problems.append(message.text) if message.type != "debug" else None)
+        page.on("console", lambda message: problems.append(message.text))
         page.on("pageerror", lambda problem: problems.append(str(problem)))
         if script:
             page.add_init_script(script)
@@ -135,7 +135,7 @@ def browser_with_key(open_page: OpenPage, server: RunningServer) -> Any:
       const field = document.getElementById("key");
       if (!field || field.value) return;
       field.value = "open sesame";
-      setTimeout(() => field.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" })), 50);
+      setTimeout(() => field.form.requestSubmit(), 50);
     }).observe(document, { childList: true, subtree: true });"""
     return open_page(server, FORBID + give)
 

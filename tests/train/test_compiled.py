@@ -11,6 +11,7 @@ from mini_llm import log
 from mini_llm.model import causal_attention
 from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
+from mini_llm.plan.memory import compiled_bytes_per_token
 from mini_llm.train import compiled, loss
 from mini_llm.train.compiled import build_loss_sum
 from mini_llm.train.run.metrics import read_metrics
@@ -70,6 +71,40 @@ def test_compiled_fast_paths_equal_the_plain_path(monkeypatch: pytest.MonkeyPatc
     assert "autograd_cache_bypass" not in counters["aot_autograd"], "the next start would trace it anew"
     assert fast_loss == pytest.approx(plain_loss, rel=1e-5)
     assert (fast - plain).norm() <= 1e-5 * plain.norm()
+
+
+@pytest.mark.needs_torch_compile
+def test_a_large_model_keeps_less_for_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(dim=32, n_layers=2, n_heads=2, vocab_size=64)
+    rows = torch.randint(0, 64, (2, 33))
+
+    def kept_and_gradient(most: int) -> tuple[int, torch.Tensor]:
+        torch.compiler.reset()
+        monkeypatch.setattr(compiled, "MOST_KEPT", most)
+        model, sizes = Transformer(config), dict[int, int]()
+        model.init_weights(0)
+        loss_sum = build_loss_sum(plain_loss_sum(model), model, rows, compile=True)
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            total = loss_sum(rows)
+        total.backward()
+        return sum(sizes.values()), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    (less, again), (more, kept) = kept_and_gradient(0), kept_and_gradient(2**60)
+    assert torch.equal(again, kept)
+    normalised_and_product = 4 * (2 * config.dim + config.hidden_dim)
+    assert more - less >= config.n_layers * rows[:, 1:].numel() * normalised_and_product
+
+
+def test_the_plan_knows_which_models_keep_less() -> None:
+    small, large = ModelConfig(dim=192, n_layers=4, n_heads=2), ModelConfig(dim=384, n_layers=16, n_heads=6)
+    for config, again in ((small, 0), (large, 4 * (2 * 384 + 1536))):
+        kept = [compiled_bytes_per_token(config, torch.float32, on_cpu=on_cpu) for on_cpu in (False, True)]
+        assert kept[0] - kept[1] == 4 * config.dim + again  # a GPU's joined product holds one width more
 
 
 @pytest.mark.needs_torch_compile

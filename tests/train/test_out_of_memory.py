@@ -18,15 +18,15 @@ from mini_llm.train.train import train
 
 MakeConfig = Callable[..., TrainConfig]
 
-# Address space for 200 MB more than what the process has now: a real limit, met by a real allocation. All threads share
-# one heap: one of its own for the thread that saves would want 64 MB of address space, and without it Rust aborts.
-# Some of it for the programs that oneDNN makes: they find no place between the pieces that attempts left of the heap.
+# Address space for 240 MB more than what the process has now: a real limit, met by a real allocation. 512 rows want
+# 380, and 128 rows 160: between them is room for what differs from start to start. All threads share one heap: one of
+# its own for the thread that saves would want 64 MB of address space, and without it Rust aborts.
 LITTLE_ROOM = """
 import contextlib, ctypes, re, resource
 with contextlib.suppress(AttributeError):
     ctypes.CDLL(None).mallopt(-8, 1)
 size = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (size + 320_000_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (size + 240_000_000, resource.RLIM_INFINITY))
 """
 
 

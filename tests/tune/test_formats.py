@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mini_llm.errors import UserError
-from mini_llm.tune.formats import read_conversations
+from mini_llm.tune.formats import conversation_of, read_conversations
 
 Write = Callable[..., Path]
 U, A, S = ("user", "Hi?"), ("assistant", "Hello."), ("system", "Be brief.")
@@ -84,6 +87,7 @@ def test_history_input_weight_and_tools(write_rows: Write) -> None:
     assert tools.learned == [False, True, False, False]
 
 
+Q = {"role": "user", "content": "a"}
 ANSWER = {"role": "assistant", "content": "b", "from": "gpt", "value": "b"}
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "preference": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "pairs of preferences"),
@@ -101,6 +105,12 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "null part": ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}, ANSWER]}, "NoneType"),
     "null value": ({"conversations": [{"from": "human", "value": None}, ANSWER]}, "a message of the user has no value"),
     "deep": ({"messages": "[" * 50_000}, "not a list of messages"),
+    "history": ({"instruction": "a", "output": "b", "history": 5}, "history must be pairs"),
+    "calls": ({"messages": [Q, {**ANSWER, "tool_calls": 7}]}, "a tool call without the name"),
+    "call": ({"messages": [Q, {**ANSWER, "tool_calls": [{"function": "f"}]}]}, "a tool call without the name"),
+    "nameless": ({"messages": [Q, {**ANSWER, "tool_calls": [{"function": {"name": ""}}]}]}, "a tool call without"),
+    "heavy": ({"messages": [Q, {**ANSWER, "weight": 2}]}, "must be 0 or 1, not 2"),
+    "weightless": ({"messages": [Q, {**ANSWER, "weight": math.nan}]}, "must be 0 or 1, not nan"),
     "no list": ({"messages": "hello"}, "not a list of messages"),
 }
 
@@ -113,6 +123,35 @@ def test_faults_are_named_with_their_place(name: str, write_rows: Write) -> None
     text = str(problem.value) + (problem.value.hint or "")
     assert words in text
     assert f"chat.jsonl:{2 if 'messages' in row else 1}" in text
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+WHOLE = [
+    *SAME.values(),
+    {"messages": [Q, {"role": "assistant", "content": "b", "weight": 1, "tool_calls": [CALL]}]},
+    {"instruction": "a", "output": "b", "system": "c", "history": [["d", "e"]]},
+]
+ODD = [5, 0, 1.5, math.nan, 10**400, True, [], {}, "", "x", "[1]", [1], [[1, 2]], [None], [{}], {"a": 1}]
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield (*at, key)
+        yield from places(one, (*at, key))
+
+
+def test_any_value_may_be_of_any_type() -> None:
+    for row in WHOLE:
+        for *above, last in places(row):
+            for odd in ODD:
+                changed = inside = copy.deepcopy(row)
+                for key in above:
+                    inside = inside[key]
+                inside[last] = odd
+                with suppress(UserError):
+                    found = conversation_of(changed, "chat.jsonl:1")
+                    assert all(isinstance(message.content, str) for message in found.messages)
 
 
 def test_one_format_a_file(write_rows: Write) -> None:

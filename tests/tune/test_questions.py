@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def test_earlier_turns_and_system_messages_are_part_of_the_question(write_rows: 
         ({"messages": [*TURNS, {"role": "assistant", "content": "6"}], "answer": "5"}, "must end with the user's"),
         ({"messages": [{"role": "usr", "content": "a"}], "answer": "5"}, "unknown role"),
         ({"question": "a", "answer": True}, "the right answer is a bool"),
+        ({"question": "a", "answer": math.inf}, "the right answer is no number: inf"),
         ({"question": "a", "answer": "#### "}, "an empty answer"),
         ({"question": 5, "answer": "a"}, "not a string"),
         ({"question": "a", "answer": "b", "check": 3}, "must be the name of a check, not 3"),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mini_llm import log
 from mini_llm.pointers import list_checkpoints
 from mini_llm.train.config import TrainConfig
 
+ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
-def follow_moved(config: TrainConfig, path: Path | None, *, is_given: bool) -> TrainConfig:
+
+def follow_moved(config: ConfigT, path: Path | None, words: Sequence[str]) -> ConfigT:
     """Return `config` with the folder of `path` as out_dir, where `path` is the record of a run that was moved.
 
-    `is_given`: the user has named an out_dir, which counts.
+    An out_dir among `words`, the settings that were typed, counts more.
     """
+    is_given = any(word.lstrip("-").startswith("out_dir=") for word in words)
     if path is None or is_given or path.name != "config.yaml":
         return config
     run = path.parent

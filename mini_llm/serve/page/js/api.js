@@ -1,6 +1,6 @@
 // Talking to the server: JSON, streams of events, the key where one is needed, and waiting for a server that went away.
 
-import { button, h, notice } from "./dom.js";
+import { h, notice } from "./dom.js";
 
 const KEY = "mini-llm-key"; // in this tab's memory only
 let given = null; // where the browser forbids even that, until the page is left
@@ -27,10 +27,10 @@ let asking = null; // several requests may be refused at once: they ask once
 function askForKey() {
   asking ??= new Promise((done) => {
     const field = h("input", { type: "password", id: "key", autocomplete: "off" });
-    const give = () => { keepKey(field.value); dialog.close(); };
-    field.addEventListener("keydown", (event) => { if (event.key === "Enter") give(); });
+    const nobody = h("input", { type: "text", autocomplete: "username", hidden: true }); // browsers grumble without one
     const dialog = h("dialog", { close: () => { dialog.remove(); done(); } },
-      h("label", { for: "key" }, "This server needs its key."), field, button("Use it", give));
+      h("form", { method: "dialog", submit: () => keepKey(field.value) }, nobody,
+        h("label", { for: "key" }, "This server needs its key."), field, h("button", { type: "submit" }, "Use it")));
     document.body.append(dialog);
     dialog.showModal();
   }).finally(() => { asking = null; });

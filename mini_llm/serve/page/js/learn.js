@@ -7,6 +7,7 @@ import { h } from "./dom.js";
 import { cardLine, state } from "./state.js";
 
 const PAUSE = 3000; // ms between two looks at a run that trains
+const RESTING = 15000; // and at one that seems not to: a long step, or a run that will go on
 
 /** Return the tab's element, and what to call when it is opened. */
 export function learn() {
@@ -18,20 +19,24 @@ export function learn() {
   const element = h("div", { class: "one" }, h("h2", {}, "The run"), card, curves, h("h2", {}, "What it wrote while it trained"), picked,
     h("h2", {}, "One prompt through several checkpoints"), comparing.element);
   let timer = 0;
+  const again = (pause) => { if (element.offsetParent) timer = setTimeout(look, pause); };
   const look = async () => {
     clearTimeout(timer);
     try {
-      const [found, samples, run] = await Promise.all([get(`/run/metrics?after=${rows.at(-1)?.step ?? -1}`), get("/run/samples"), get("/run")]);
-      rows.push(...found.data);
+      const last = rows.at(-1)?.step ?? 0; // asked for again: a step's held-out loss comes in a line of its own, later
+      const [found, samples, run] = await Promise.all([get(`/run/metrics?after=${last - 1}`), get("/run/samples"), get("/run")]);
+      const known = found.data.length ? rows.findIndex((row) => row.step >= last) : 0; // no such step any more: the run was set back
+      rows.splice(Math.max(0, known), Infinity, ...found.data);
       state.run = run;
       card.textContent = `${cardLine(run)}${found.training ? " · training now" : ""}`;
       const points = (name) => rows.filter((row) => Number.isFinite(row[name])).map((row) => [row.step, row[name]]);
       curves.replaceChildren(curve("Loss", [{ name: "training", points: points("loss") }, { name: "held out", points: points("val_loss") }]),
         curve("Held-out bits per byte", [{ name: "bits per byte", points: points("val_bits_per_byte") }]));
       slide(picked, samples.data);
-      if (found.training && element.offsetParent) timer = setTimeout(look, PAUSE);
+      again(found.training ? PAUSE : RESTING);
     } catch (problem) {
       card.textContent = problem.message;
+      again(RESTING);
     }
   };
   document.addEventListener("server-back", () => { if (element.offsetParent) look(); });

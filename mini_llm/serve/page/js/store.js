@@ -1,9 +1,12 @@
 // What the browser keeps: conversations and settings, nowhere but here; files to take them elsewhere.
 
 import { download, notice } from "./dom.js";
-import { checked } from "./tree.js";
+import { checked, newConversation } from "./tree.js";
 
 const CONVERSATIONS = "mini-llm-conversations-1";
+const GONE = "mini-llm-gone-1"; // ids of the last that were deleted, which no other tab of this page may bring back
+const MOST_GONE = 500;
+const goneHere = new Set(); // the same, should there be no room to keep it
 const VERSION = 1;
 const FULL = "The browser has no room, or leave, to keep this: export the conversations, then delete some.";
 
@@ -26,9 +29,29 @@ export function keep(name, value) {
   }
 }
 
-const found = kept(CONVERSATIONS, []);
+const list = (name) => { const found = kept(name, []); return Array.isArray(found) ? found : []; };
 /** All conversations, newest first. */
-export const conversations = (Array.isArray(found) ? found : []).filter((one) => checked(one));
+export const conversations = list(CONVERSATIONS).filter((one) => checked(one));
+/** Those that are being written: what another tab knows of them must wait. */
+export const busy = new Set();
+
+/** Take in what other tabs of this page have kept; returns those that are no longer what they were here. */
+function meet() {
+  const gone = new Set([...list(GONE), ...goneHere]);
+  const changed = [];
+  for (const one of list(CONVERSATIONS).filter((other) => checked(other) && !gone.has(other.id))) {
+    const own = conversations.find((other) => other.id === one.id);
+    if (!own) conversations.push(one);
+    else if (one.nodes.length > own.nodes.length && !busy.has(own)) changed.push(Object.assign(own, one));
+  }
+  const all = conversations.filter((one) => !gone.has(one.id) || busy.has(one)).sort((a, b) => b.created - a.created);
+  conversations.splice(0, Infinity, ...all);
+  return changed;
+}
+
+window.addEventListener("storage", (event) => {
+  if (event.key === CONVERSATIONS) document.dispatchEvent(new CustomEvent("conversations", { detail: meet() }));
+});
 
 const slim = (conversation) => ({ ...conversation, nodes: conversation.nodes.map(({ inspect, ...node }) => node) });
 const NEWEST = 20; // conversations whose tokens stay explained
@@ -51,6 +74,7 @@ function lean(conversation, budget) {
 
 function write() {
   waiting = 0;
+  meet();
   for (const candidates of [WITH_CANDIDATES, 0]) {
     const budget = { candidates, explained: EXPLAINED };
     if (keep(CONVERSATIONS, conversations.map((one, n) => (n < NEWEST ? lean(one, budget) : slim(one))))) {
@@ -71,8 +95,18 @@ export function save() {
 
 window.addEventListener("pagehide", () => { if (waiting) write(); });
 
+/** Keep a conversation from now on. */
+export function include(conversation) {
+  if (conversations.includes(conversation)) return;
+  if (list(GONE).includes(conversation.id)) conversation.id = newConversation().id; // deleted in another tab, and written on here
+  conversation.created = Date.now();
+  conversations.unshift(conversation);
+}
+
 /** Forget a conversation. */
 export function remove(conversation) {
+  goneHere.add(conversation.id);
+  keep(GONE, [...list(GONE), conversation.id].slice(-MOST_GONE));
   conversations.splice(conversations.indexOf(conversation), 1);
   save();
 }

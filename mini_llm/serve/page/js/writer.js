@@ -5,7 +5,7 @@ import { generate } from "./generate.js";
 import { asked, panel as settingsPanel } from "./settings.js";
 import { side } from "./side.js";
 import { cardLine, state } from "./state.js";
-import { conversations, save } from "./store.js";
+import { busy, conversations, include, save } from "./store.js";
 import { add, newConversation, path, siblings, step } from "./tree.js";
 
 const WORDS = {
@@ -30,6 +30,9 @@ export class Writer {
       h("aside", {}, this.side.element, settingsPanel(kind)),
       h("section", { class: "middle" }, this.log,
         h("div", { class: "composer" }, h("label", { class: "unseen", for: this.field.id }, this.words.field), this.field, this.sender), this.status));
+    document.addEventListener("conversations", ({ detail }) => { // another tab of this page has written
+      if (detail.includes(this.conversation) && !this.log.querySelector("textarea")) this.show(); else this.side.show();
+    });
     this.element.addEventListener("keydown", (event) => { if (event.key === "Escape" && this.running) this.stop(); });
   }
 
@@ -105,7 +108,7 @@ export class Writer {
   send() {
     const text = this.field.value;
     if (!text.trim() || this.running) return;
-    if (!conversations.includes(this.conversation)) conversations.unshift(this.conversation);
+    include(this.conversation);
     this.conversation.title ||= text.trim().slice(0, 60);
     const last = path(this.conversation).at(-1);
     const node = add(this.conversation, last ? last.id : null, "user", text);
@@ -131,6 +134,7 @@ export class Writer {
     if (this.running) return;
     const { conversation } = this;
     this.running = new AbortController();
+    busy.add(conversation);
     this.show();
     const { text } = this;
     const nodes = path(conversation);
@@ -157,6 +161,7 @@ export class Writer {
       signal: this.running.signal, changed, queued: (n) => { this.status.textContent = `${n} before you`; },
     });
     this.running = null;
+    busy.delete(conversation);
     draw();
     announce(sentence);
     this.sender.textContent = this.words.send;
