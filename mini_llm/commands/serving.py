@@ -52,10 +52,11 @@ def serve(
     except ImportError as missing:
         raise UserError(f"serving needs {missing.name}", "pip install 'mini-llm[serve]'") from None
     from mini_llm.serve.catalog import default_name
-    from mini_llm.serve.settings import ServeSettings, check_exposure, parse_adapters, read_key
+    from mini_llm.serve.settings import ServeSettings, check_exposure, check_names, parse_adapters, read_key
 
     key = read_key(api_key_file)
     check_exposure(host, key, no_key=no_key)
+    check_names(allowed_host or (), cors_origin or ())
     adapters = parse_adapters(adapter or (), run, name or default_name(run))
     settings = ServeSettings(
         host=host, port=port, key=key, allowed_hosts=tuple(allowed_host or ()), cors_origins=tuple(cors_origin or ()),

@@ -105,6 +105,23 @@ def read_key(file: Path | None) -> str | None:
     return key
 
 
+def check_names(allowed_hosts: Sequence[str], cors_origins: Sequence[str]) -> None:
+    """Refuse what no browser ever sends, and what would let nobody in without a word.
+
+    Raises:
+        UsageError: a host with a scheme, port or path; an origin with a path, or a pattern.
+    """
+    for name in allowed_hosts:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-fA-F:]+|\[[0-9a-fA-F:]+\]", name):
+            raise UsageError(f"--allowed-host {name!r} is no name alone", "for example: --allowed-host models.example")
+    for origin in cors_origins:
+        if not re.fullmatch(r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?", origin):
+            raise UsageError(
+                f"--cors-origin {origin!r} is no page's origin",
+                "one whole origin each: --cors-origin https://notes.example",
+            )
+
+
 def check_exposure(host: str, key: str | None, *, no_key: bool) -> None:
     """Refuse to listen to other machines without a key, unless that is said aloud.
 

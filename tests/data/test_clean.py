@@ -310,6 +310,18 @@ def test_what_is_wrong_is_said(
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "mine"
 
 
+def test_text_is_never_cleaned_away_nor_read_twice(tmp_path: Path, passages: list[str]) -> None:
+    (tmp_path / "texts").mkdir()
+    write(tmp_path / "texts" / "a.jsonl", passages[:5])
+    config = CleanConfig.model_validate({**LIGHT, "minhash": None})
+    clean([str(tmp_path / "texts")], tmp_path / "out", config, Where())
+    for source, out in (("out/kept", "out"), ("out/kept", "out/kept/again"), ("texts", "texts/clean")):
+        with pytest.raises(UserError, match="lie in each other"):
+            clean([str(tmp_path / source)], tmp_path / out, config, Where())
+    assert kept(tmp_path / "out") == passages[:5]
+    assert not (tmp_path / "texts" / "clean").exists()
+
+
 def test_a_disk_that_is_too_small_is_refused_before(
     tmp_path: Path, passages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

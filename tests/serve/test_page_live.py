@@ -1,4 +1,4 @@
-"""The page while something else goes on: the run that it shows trains, and a second tab of it is open."""
+"""The page while something else goes on: its run trains, a second tab is open, an answer that ended goes on."""
 
 from __future__ import annotations
 
@@ -103,3 +103,26 @@ def test_a_run_is_followed_as_it_is_measured_rests_and_is_set_back(context: Any,
         page.clock.fast_forward(16_000)
         page.wait_for_timeout(300)
     page.wait_for_selector(HELD_OUT.format(loss="5.000", step=10))
+
+
+ENDED = """async () => {
+  const { generate } = await import("/js/generate.js");
+  const { Look } = await import("/js/look.js");
+  const node = () => ({ parent: null, text: "a", promptIds: [1, 2], ids: [3, 0],
+    inspect: [{ token: "a", bytes: [97], logprob: -1, top: [] }, { token: "</s>", bytes: [], logprob: -1, top: [] }] });
+  let sent = null;
+  window.fetch = async (_, options) => { sent = JSON.parse(options.body); return new Response("data: [DONE]\\n\\n"); };
+  await generate("complete", node(), [], {}, { changed() {}, queued() {} });
+  const counts = { shown: 0, written: 0, show() { this.shown += 1; }, write() { this.written += 1; } };
+  const writer = { conversation: { nodes: [], chosen: {} }, ...counts };
+  const look = new Look(() => {});
+  look.show(writer, node());
+  look.branch([3, 0], node().inspect, {}, true);
+  look.branch([3], node().inspect.slice(0, 1));
+  return [sent.prompt, writer.shown, writer.written, writer.conversation.nodes.map((one) => one.finish)];
+}"""
+
+
+def test_an_answer_goes_on_before_its_end_and_a_branch_to_the_end_ends(context: Any, server: RunningServer):
+    page = opened(context, server)
+    assert page.evaluate(ENDED) == [[1, 2, 3], 1, 1, ["stop", None]]

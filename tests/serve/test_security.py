@@ -37,6 +37,19 @@ def test_other_machines_need_a_key(run_cli, model_folder: Path) -> None:
     assert "--no-key" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [
+        ("--cors-origin", "*"), ("--cors-origin", "https://notes.example/"), ("--cors-origin", "notes.example"),
+        ("--allowed-host", "https://models.example"), ("--allowed-host", "models.example:8080"),
+    ],
+)  # fmt: skip
+def test_a_name_that_no_browser_sends_lets_nobody_in_and_is_refused(run_cli, model_folder, option, word) -> None:
+    refused = run_cli("serve", model_folder, option, word)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert word in refused.stderr
+
+
 def test_a_key_file_must_be_its_owners_alone(run_cli, model_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "key"
     for text, mode, word in ((KEY, 0o644, "chmod 600"), ("", 0o600, "empty")):

@@ -67,6 +67,7 @@ def clean(
         Interrupted: what was done stays, and the same command goes on.
     """
     files = local_files(sources, text_column)
+    _check_apart(sources, files, out)
     check_replaceable(out, CLEAN_FOLDER)
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -113,6 +114,14 @@ def local_files(sources: list[str], text_column: str) -> list[Path]:
     corpus = Corpus(sources, text_column)
     log.note(f"left out: {corpus.found.left()}") if corpus.found.left_out else None
     return [file for file in corpus.files if isinstance(file, Path)]
+
+
+def _check_apart(sources: list[str], files: list[Path], out: Path) -> None:
+    """Refuse an `out` with text to be read in it, for it is emptied first, or one that the next run would read."""
+    place = out.resolve()
+    around = [Path(source).resolve() for source in sources if Path(source).is_dir()]
+    if any(folder in place.parents for folder in around) or any(place in file.resolve().parents for file in files):
+        raise UserError(f"{shown(out)} and the text that is to be cleaned lie in each other", "give another --out")
 
 
 def done(plan: Plan, number: int) -> int:

@@ -3,6 +3,7 @@
 import { stream } from "./api.js";
 import { systemPrompt } from "./settings.js";
 import { state } from "./state.js";
+import { isMarker } from "./tokens.js";
 
 const decoder = new TextDecoder();
 
@@ -29,6 +30,10 @@ function request(kind, node, before, settings) {
  * Exact by ids where the node has them: `promptIds` and then its own `ids`.
  */
 export async function generate(kind, node, before, settings, { signal, changed, queued }) {
+  while (node.ids?.length && node.ids.length === node.inspect?.length && isMarker(node.inspect.at(-1))) { // it goes on before its end
+    node.ids.pop();
+    node.inspect.pop();
+  }
   const [path, body] = request(kind, node, before, settings);
   const byText = !node.promptIds && Boolean(node.text);
   if (byText) node.prefix = node.text; // its tokens belong to the prompt

@@ -3,7 +3,8 @@
 import { h } from "./dom.js";
 import { textOf } from "./generate.js";
 import { inspector } from "./inspector.js";
-import { legend, tokenText } from "./tokens.js";
+import { save } from "./store.js";
+import { isMarker, legend, tokenText } from "./tokens.js";
 import { add } from "./tree.js";
 
 /** The tab; `show(writer, node)` puts an answer in, `layers(ids, position)` opens the tab of layers. */
@@ -34,7 +35,7 @@ export class Look {
 
   pick(n) {
     const { node } = this;
-    const branch = (ids, entries, more) => this.branch([...node.ids.slice(0, n), ...ids], [...node.inspect.slice(0, n), ...entries], more);
+    const branch = (ids, entries, more) => this.branch([...node.ids.slice(0, n), ...ids], [...node.inspect.slice(0, n), ...entries], more, isMarker(entries[0]));
     const taken = (one) => ({ ...node.inspect[n], ...one, rank: 1 + node.inspect[n].top.findIndex((other) => other.token_id === one.token_id), dart: null, taken: true });
     const whole = node.promptIds && node.ids.length === node.inspect.length;
     this.detail.replaceChildren(inspector(node.inspect[n], whole ? {
@@ -45,10 +46,17 @@ export class Look {
     } : {}));
   }
 
-  branch(ids, inspect, more) {
+  branch(ids, inspect, more, ends) {
     const { writer, node } = this;
     if (writer.running) return;
     const fresh = add(writer.conversation, node.parent, "assistant", textOf(node, inspect), { promptIds: node.promptIds, prefix: node.prefix, ids, inspect });
+    if (ends) { // there is nothing after the token that was taken
+      fresh.finish = "stop";
+      save();
+      writer.show();
+      this.show(writer, fresh);
+      return;
+    }
     this.detail.replaceChildren(h("p", { class: "quiet", role: "status" }, "Writing the branch …"));
     writer.write(fresh, more);
   }

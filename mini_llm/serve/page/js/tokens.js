@@ -9,6 +9,11 @@ export function bits(logprob) {
   return logprob === null || logprob === undefined ? null : -logprob / Math.LN2;
 }
 
+/** Tell whether a token is a sign of the model's own and no text, such as the one that ends texts. */
+export function isMarker(entry) {
+  return Boolean(entry) && !entry.bytes?.length;
+}
+
 /** Return the step of surprise, 0 to 5. */
 export function tint(logprob) {
   const surprise = bits(logprob) ?? 0;
