@@ -22,7 +22,7 @@ def newest_run(holds: str, root: Path = Path("runs")) -> Path:
     Raises:
         UserError: there is none.
     """
-    found = [*root.glob(f"*/{holds}"), *root.glob(f"*/run/{holds}")]  # the demo's run lies one folder deeper
+    found = [*root.glob(f"*/{holds}"), *root.glob(f"*/*/{holds}")]  # the demo's runs lie one folder deeper
     if not found:
         raise UserError(f"no run in {root.resolve()}", HOW_TO_TRAIN)
     return max(found, key=lambda path: path.lstat().st_mtime).parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,11 @@ def test_a_run_has_a_name_from_wherever_it_is_named(tmp_path: Path, monkeypatch:
 def test_where_there_is_no_run_it_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run in"):
         newest_run("latest", tmp_path)
+
+
+def test_what_was_tuned_after_the_demo_is_newer_than_the_demo(tmp_path: Path) -> None:
+    for number, name in enumerate(("other", "demo/run", "demo/chat")):
+        (tmp_path / name / "checkpoints" / "step-1").mkdir(parents=True)
+        (tmp_path / name / "latest").symlink_to("checkpoints/step-1")
+        os.utime(tmp_path / name / "latest", (number, number), follow_symlinks=False)
+        assert newest_run("latest", tmp_path) == tmp_path / name

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mini_llm import log
 from mini_llm.commands.arguments import (
     Backend,
     BackendName,
@@ -101,10 +103,13 @@ def chat(
     _prepare_for(device, backend)
     from mini_llm.inference.generate import Generator
     from mini_llm.inference.session import chat as converse
+    from mini_llm.train.run.run_folder import is_pretraining
 
     def load(path: Path) -> Generator:
         return Generator(path, device=device, dtype=dtype, backend=backend)
 
     assert run is not None
     generator = load(run)
+    if is_pretraining(generator.folder.resolve().parent.parent):
+        log.warn(f"this model has learnt no dialogue; mini-llm generate {shlex.quote(str(run))} suits it better")
     converse(generator, system=system, load=lambda step: load(generator.sibling(step)), **options)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from mini_llm.data.reading import encoding_without_mark
 from mini_llm.errors import UserError, did_you_mean
 
 TABLES = (".parquet", ".arrow")
@@ -136,7 +137,25 @@ def not_utf8(where: str, path: Path, beginning: bytes) -> tuple[str, str]:
     """Return message and hint for bytes that are not UTF-8; `beginning`: the first of them, where it is the file's."""
     marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     encoding = "UTF-16" if beginning[:2] in marks else "WINDOWS-1252"
-    return f"{where}: not UTF-8", f"convert it, for example: iconv -f {encoding} -t UTF-8 {path} > utf8-{path.name}"
+    if beginning[:4] in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        encoding = "UTF-32"
+    return f"{where}: not UTF-8", f"convert it, for example: {conversion(encoding, path)}"
+
+
+def conversion(encoding: str, path: Path) -> str:
+    """Return the command that makes a file UTF-8."""
+    return f"iconv -f {encoding} -t UTF-8 {path} > utf8-{path.name}"
+
+
+def refuse_without_mark(text: str, path: Path) -> None:
+    """Refuse the beginning of a file that is UTF-16 or UTF-32 without a mark, and yet valid UTF-8.
+
+    Raises:
+        UserError: it is, with the command that converts it.
+    """
+    if encoding := encoding_without_mark(text):
+        what = f"{path}: NULs beside every letter: this is {encoding[:6]} without its mark, not UTF-8"
+        raise UserError(what, f"convert it: {conversion(encoding, path)}")
 
 
 def _plain_texts(blocks: Iterable[str]) -> Iterator[str | None]:
@@ -188,6 +207,7 @@ def _json_text(line: bytes, path: Path, number: int, text_column: str) -> str:
     except UnicodeDecodeError:
         raise UserError(*not_utf8(where, path, line if number == 1 else b"")) from None
     except (ValueError, RecursionError) as problem:
+        refuse_without_mark(line.decode("latin-1"), path)
         raise UserError(f"{where}: not JSON: {problem}", "each line must be one JSON object") from None
     if isinstance(value, dict):
         if text_column not in value:

@@ -30,14 +30,21 @@ class Reading:
         return f"read {self.files:,} files, {self.documents:,} documents; left out: {self.left() or 'nothing'}"
 
 
-def looks_like_utf16(text: str) -> bool:
-    """Tell whether text was UTF-16 without a mark: valid UTF-8, with a control character at every other place.
+def encoding_without_mark(text: str) -> str | None:
+    """Return what text was written in that is valid UTF-8 and has a control character at every other place; else None.
 
-    English gives a NUL for each letter, Cyrillic a 4. Only text with a NUL, which a space gives, is looked at.
+    In UTF-16 English has a NUL beside each letter, Cyrillic a 4; in UTF-32 each letter has two NULs or three. Only text
+    with a NUL, which a space gives, is looked at.
     """
     if "\0" not in text:
-        return False
+        return None
+    most = len(text[:8192]) / 4
+    nulls = [text[first:8192:4].count("\0") for first in range(4)]
+    for name, places, letter in (("UTF-32LE", (2, 3), 0), ("UTF-32BE", (0, 1), 3)):
+        if all(nulls[place] >= 0.9 * most for place in places) and nulls[letter] <= 0.1 * most:
+            return name
     odd, even = (sum(c < " " and c not in "\t\n\r" for c in text[first:8192:2]) for first in (1, 0))
-    half = len(text[:8192]) / 2
     few, many = sorted((odd, even))
-    return many >= 0.6 * half and few <= 0.6 * many
+    if many < 0.6 * 2 * most or few > 0.6 * many:
+        return None
+    return "UTF-16LE" if odd > even else "UTF-16BE"

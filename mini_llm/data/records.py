@@ -17,6 +17,7 @@ from mini_llm.data.formats import (
     naming_file,
     not_utf8,
     refuse_half_characters,
+    refuse_without_mark,
     unpacked,
 )
 from mini_llm.errors import UserError
@@ -59,6 +60,7 @@ def _json_lines(stream: Any, path: Path) -> Iterator[Record]:
         except UnicodeDecodeError:
             raise UserError(*not_utf8(place, path, line if number == 1 else b"")) from None
         except (ValueError, RecursionError) as problem:
+            refuse_without_mark(line.decode("latin-1"), path)
             raise UserError(f"{place}: not JSON ({problem})", "each line must be one JSON object") from None
         if not isinstance(record, dict):
             raise UserError(f"{place}: a {type(record).__name__}, not an object", "each line must be one JSON object")

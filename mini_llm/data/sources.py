@@ -15,8 +15,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mini_llm import log
-from mini_llm.data.formats import BLOCK_BYTES, NULL, PLAIN, SUPPORTED, format_of, naming_file, read_texts
-from mini_llm.data.reading import Reading, looks_like_utf16
+from mini_llm.data.formats import (
+    BLOCK_BYTES,
+    NULL,
+    PLAIN,
+    SUPPORTED,
+    format_of,
+    naming_file,
+    read_texts,
+    refuse_without_mark,
+)
+from mini_llm.data.reading import Reading
 from mini_llm.data.remote import File, at_hand, find_remote, is_address, name_of, size_of
 from mini_llm.data.walking import matching, walk
 from mini_llm.errors import UserError, did_you_mean
@@ -119,11 +128,7 @@ def file_pieces(texts: Iterator[str | None], count: Reading, path: Path) -> Iter
     def checked(last: bool) -> Piece:
         if first:
             count.documents += 1
-            if looks_like_utf16(held):
-                raise UserError(
-                    f"{path}: a NUL beside every letter: this is UTF-16 without its mark, not UTF-8",
-                    f"convert it: iconv -f UTF-16LE -t UTF-8 {path} > utf8-{path.name}",
-                )
+            refuse_without_mark(held, path)
         return Piece(held, first, last)
 
     for text in texts:

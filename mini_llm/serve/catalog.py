@@ -23,6 +23,7 @@ from mini_llm.serve.metrics import Metrics
 from mini_llm.serve.problems import ApiError
 from mini_llm.serve.settings import ServeSettings
 from mini_llm.tokenizer.template import named_templates
+from mini_llm.train.run.run_folder import is_pretraining
 
 MARKS = ("config.json", ADAPTER_CONFIG)  # how a model's folder is known
 TRIES = 3  # to load what `latest` leads to, while a run moves on
@@ -232,15 +233,3 @@ def has_learnt_dialogue(served: Served, run: Path | None) -> bool:
     tokenizer = served.generator.tokenizer
     has_template = bool(named_templates(tokenizer.folder, tokenizer.config))
     return has_template and (run is None or not is_pretraining(run))
-
-
-def is_pretraining(run: Path) -> bool:
-    """Tell whether a run's record is one of plain text."""
-    from mini_llm.config import load_config
-    from mini_llm.train.config import TrainConfig
-
-    try:
-        load_config(TrainConfig, run / "config.yaml")
-    except UserError:  # no record, or one of fine-tuning, whose keys differ
-        return False
-    return True

@@ -42,18 +42,29 @@ def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.d
     Matrix products run in `dtype`, softmax and sums in float32. The scores' gradient is softmax - one-hot, so it needs
     no second look at the scores: forward computes it, backward hands it on.
     """
+    return head_sums(x_ND, weight_VD, targets_N, dtype)
+
+
+def head_sums(
+    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, weights_N: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `head_loss` says; with weights each token's loss counts that many times."""
     x_low, weight_low = x_ND.to(dtype), weight_VD.to(dtype)
     loss = torch.zeros((), device=x_ND.device)
     x_grad = torch.empty_like(x_ND, dtype=torch.float32)
     weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32)
     rows = rows_in_chunk(weight_VD)
     room = x_low.new_empty(min(rows, len(x_ND)), len(weight_VD))
-    loss_and_gradient = _one_kernel(x_ND.device, dtype) or _in_steps
+    loss_and_gradient = _one_kernel(x_ND.device, dtype) or _steps(room)
     for start in range(0, len(x_ND), rows):
         x_CD, targets_C1 = x_low[start : start + rows], targets_N[start : start + rows, None]
         losses_C, grad_CV = loss_and_gradient(torch.mm(x_CD, weight_low.mT, out=room[: len(x_CD)]), targets_C1)
+        x_grad_CD = x_grad[start : start + rows].copy_(grad_CV @ weight_low)
+        if weights_N is not None:  # on the narrow side, where it costs least
+            weights_C1 = weights_N[start : start + rows, None]
+            losses_C, x_CD = losses_C.view_as(weights_C1) * weights_C1, (x_CD * weights_C1).to(dtype)
+            x_grad_CD *= weights_C1
         loss += losses_C.sum()
-        x_grad[start : start + rows] = grad_CV @ weight_low
         if dtype == torch.float32:
             weight_grad.addmm_(grad_CV.mT, x_CD)
         else:
@@ -61,14 +72,20 @@ def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.d
     return loss, x_grad, weight_grad
 
 
-def _in_steps(scores_CV: Tensor, targets_C1: Tensor) -> tuple[Tensor, Tensor]:
-    low, scores_CV = scores_CV.dtype, scores_CV.float()
-    highest_C1, at_target_C1 = scores_CV.amax(-1, keepdim=True), scores_CV.gather(1, targets_C1)
-    p_CV = torch.softmax(scores_CV, -1, out=scores_CV)
-    # log sum exp(scores) = highest - log p(highest), and p(highest) is at least 1/V: no underflow.
-    losses_C1 = highest_C1 - p_CV.amax(-1, keepdim=True).log() - at_target_C1
-    p_CV.scatter_(1, targets_C1, p_CV.gather(1, targets_C1) - 1)
-    return losses_C1, p_CV.to(low)
+def _steps(scores: Tensor) -> LossAndGradient:
+    """Return what makes of scores like these their losses and, where they were, their gradient; in float32."""
+    room = scores if scores.dtype == torch.float32 else torch.empty_like(scores, dtype=torch.float32)
+
+    def loss_and_gradient(scores_CV: Tensor, targets_C1: Tensor) -> tuple[Tensor, Tensor]:
+        p_CV = scores_CV if room is scores else room[: len(scores_CV)].copy_(scores_CV)
+        highest_C1, at_target_C1 = p_CV.amax(-1, keepdim=True), p_CV.gather(1, targets_C1)
+        torch.softmax(p_CV, -1, out=p_CV)
+        # log sum exp(scores) = highest - log p(highest), and p(highest) is at least 1/V: no underflow.
+        losses_C1 = highest_C1 - p_CV.amax(-1, keepdim=True).log() - at_target_C1
+        p_CV.scatter_(1, targets_C1, p_CV.gather(1, targets_C1) - 1)
+        return losses_C1, p_CV if room is scores else scores_CV.copy_(p_CV)
+
+    return loss_and_gradient
 
 
 def _one_kernel(device: torch.device, dtype: torch.dtype) -> LossAndGradient | None:

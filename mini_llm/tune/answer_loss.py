@@ -2,7 +2,7 @@
 
 A third of a conversation's tokens are answers, so the head costs a third. Weights may be any numbers: 1 teaches an
 answer, an advantage below 0 unteaches one.
-Letters: B rows, T tokens, N = B*T, C tokens of a chunk, D width, V vocabulary.
+Letters: B rows, T tokens, N = B*T, M tokens with a target, D width, V vocabulary.
 """
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mini_llm.model.transformer import Transformer
-from mini_llm.train.head_loss import hand_on_gradients, rows_in_chunk
+from mini_llm.train.head_loss import hand_on_gradients, head_sums
 from mini_llm.tune.rows import ConversationRows
 
 MULTIPLE = 128
@@ -44,27 +44,9 @@ def weighted_head_loss(
     # library makes and keeps a new program, milliseconds and a megabyte.
     n = min(len(weights_N), -(-int(weights_N.count_nonzero()) // MULTIPLE) * MULTIPLE)
     chosen_M = torch.argsort(weights_N == 0, stable=True)[:n]
-    loss = torch.zeros((), device=x_ND.device)
+    loss, x_grad_MD, weight_grad = head_sums(x_ND[chosen_M], weight_VD, targets_N[chosen_M], dtype, weights_N[chosen_M])
     x_grad = torch.zeros_like(x_ND, dtype=torch.float32)
-    weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32)
-    weight_low = weight_VD.to(dtype)
-    rows = min(rows_in_chunk(weight_VD), len(x_ND))
-    low_room = x_ND.new_empty(rows, len(weight_VD), dtype=dtype)
-    room = low_room if dtype == torch.float32 else x_ND.new_empty(low_room.shape, dtype=torch.float32)
-    for places_C in chosen_M.split(rows):
-        x_CD, targets_C1, weights_C1 = x_ND[places_C].to(dtype), targets_N[places_C, None], weights_N[places_C, None]
-        low_CV, log_p_CV = low_room[: len(places_C)], room[: len(places_C)]
-        log_p_CV.copy_(torch.mm(x_CD, weight_low.mT, out=low_CV))
-        torch.log_softmax(log_p_CV, -1, out=log_p_CV)
-        loss -= (log_p_CV.gather(1, targets_C1) * weights_C1).sum()
-        grad_CV = log_p_CV.exp_()
-        grad_CV.scatter_(1, targets_C1, grad_CV.gather(1, targets_C1) - 1)
-        low_CV.copy_(grad_CV.mul_(weights_C1))
-        x_grad[places_C] = (low_CV @ weight_low).float()
-        if dtype == torch.float32:
-            weight_grad.addmm_(low_CV.mT, x_CD)
-        else:
-            weight_grad += low_CV.mT @ x_CD
+    x_grad[chosen_M] = x_grad_MD
     return loss, x_grad, weight_grad
 
 

@@ -389,10 +389,13 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
     "text",
     ["plain words of English", "\u0438 \u0432 \u0442\u0435\u043a\u0441\u0442"],
 )
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 def test_utf16_without_a_mark_is_refused(tmp_path: Path, text: str, encoding: str) -> None:
+    name = encoding.upper().replace("-", "").replace("UTF", "UTF-")
     (tmp_path / "a.txt").write_bytes(text.encode(encoding))
-    message = failure(tmp_path / "a.txt")
-    assert "UTF-16" in message or "not UTF-8" in message
+    assert f"without its mark, not UTF-8\nconvert it: iconv -f {name} -t UTF-8" in failure(tmp_path / "a.txt")
+    (tmp_path / "a.jsonl").write_bytes(json.dumps({"text": text}, ensure_ascii=False).encode(encoding))
+    assert f"iconv -f {name} -t UTF-8" in failure(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").unlink()
     (tmp_path / "a.txt").write_bytes(text.encode() + b"\0 and a NUL")
     assert list(read_documents([tmp_path]))

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -124,6 +125,19 @@ def test_another_checkpoint_of_the_run(run_cli: RunCli, folder: Path, tmp_path: 
     result = run_cli("chat", run, "--max-new-tokens", 3, stdin=lines)
     assert result.returncode == 0
     assert "no checkpoint of step 11" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"), [("max_iters: 5\n", True), ("max_iters: 5\ndata: chat.jsonl\n", False)]
+)
+def test_who_has_learnt_no_dialogue_is_told(
+    run_cli: RunCli, folder: Path, tmp_path: Path, settings: str, warned: bool
+) -> None:
+    (tmp_path / "config.yaml").write_text(settings)
+    shutil.copytree(folder, tmp_path / "checkpoints" / "step-00000010")
+    result = run_cli("chat", tmp_path / "checkpoints" / "step-00000010", "--max-new-tokens", 3, stdin="hi\n")
+    assert result.returncode == 0, result.stderr
+    assert ("has learnt no dialogue" in result.stderr) == warned
 
 
 class Server(BaseHTTPRequestHandler):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mini_llm.data.clean.plan import Plan
 
+LEFT_OUT = "left out: "  # what a count of a reader's task begins with
 NAMES = {  # of datatrove's steps; the words of the table
     "language": "language",
     "Gopher Repetition": "gopher_repetition",
@@ -40,11 +41,13 @@ class Report:
     characters: int
     kept: int
     steps: list[Step]
+    left_out: dict[str, int] = field(default_factory=dict)  # while reading: nulls, blank documents
 
     def as_json(self) -> dict[str, Any]:
         """Return it as one JSON object."""
         steps = [{"step": s.name, "read": s.read, "dropped": s.dropped, "reasons": dict(s.reasons)} for s in self.steps]
-        return {"documents": self.documents, "characters": self.characters, "kept": self.kept, "steps": steps}
+        counts = {"documents": self.documents, "characters": self.characters, "kept": self.kept}
+        return {**counts, "steps": steps, "left_out": self.left_out}
 
     def strictest(self) -> str:
         """Return the name of the step that dropped most."""
@@ -59,6 +62,8 @@ class Report:
             lines.append(f"| {step.name} | {step.read:,} | {step.dropped:,}{share} | {why} |")
         share = f" ({self.kept / self.documents:.1%})" if self.documents else ""
         lines.append(f"| **kept** | **{self.kept:,}**{share} | {self.documents - self.kept:,} | |")
+        if self.left_out:
+            lines += ["", f"left out while reading: {', '.join(f'{n:,} {kind}' for kind, n in self.left_out.items())}"]
         return "\n".join(lines)
 
 
@@ -66,6 +71,7 @@ def read_report(plan: Plan) -> Report:
     """Add up what the tasks of all stages have counted."""
     steps: dict[tuple[int, int], Step] = {}
     documents = characters = 0
+    left_out = Counter[str]()
     for number, _ in enumerate(plan.stages()):
         for path in sorted(plan.logs(number).glob("stats/*.json")):
             for place, counted in enumerate(json.loads(path.read_text(encoding="utf-8"))):
@@ -73,6 +79,7 @@ def read_report(plan: Plan) -> Report:
                 if place == 0 and number == 0:
                     documents += stats.get("documents", 0)
                     characters += stats.get("doc_len", 0)
+                    left_out.update({key.removeprefix(LEFT_OUT): n for key, n in stats.items() if LEFT_OUT in key})
                 name = next((ours for theirs, ours in NAMES.items() if theirs in counted["name"]), None)
                 if name is None:
                     continue
@@ -82,7 +89,7 @@ def read_report(plan: Plan) -> Report:
                 reasons = {key.removeprefix("dropped_"): n for key, n in stats.items() if key.startswith("dropped_")}
                 step.reasons.update(reasons)
     in_order = [steps[place] for place in sorted(steps)]
-    return Report(documents, characters, documents - sum(step.dropped for step in in_order), in_order)
+    return Report(documents, characters, documents - sum(step.dropped for step in in_order), in_order, dict(left_out))
 
 
 def _total(value: Any) -> int:

@@ -112,7 +112,7 @@ def local_files(sources: list[str], text_column: str) -> list[Path]:
         if is_address(source):
             raise UserError(f"{source} lies elsewhere", "fetch it first: hf download, or aws s3 sync")
     corpus = Corpus(sources, text_column)
-    log.note(corpus.found.line()) if corpus.found.left_out else None
+    log.note(f"left out: {corpus.found.left()}") if corpus.found.left_out else None
     return [file for file in corpus.files if isinstance(file, Path)]
 
 

@@ -16,6 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.utils.word_tokenizers import WordTokenizer
 
+from mini_llm.data.clean.report import LEFT_OUT
 from mini_llm.data.formats import naming_file, read_texts
 from mini_llm.data.reading import Reading
 from mini_llm.data.sources import file_pieces
@@ -76,6 +77,8 @@ class ReadGroup(PipelineStep):
                         self.update_doc_stats(document)
                         parts = []
                         yield document
+            for kind, n in count.left_out.items():
+                self.stat_update(f"{LEFT_OUT}{kind}", value=n)
 
 
 class ReadTask(PipelineStep):

@@ -123,6 +123,15 @@ def read_settings(run: Path, name: str = "config.yaml") -> TrainConfig:
     return load_config(TrainConfig, run / name, more_keys=True)
 
 
+def is_pretraining(run: Path) -> bool:
+    """Tell whether a run's record is one of plain text."""
+    try:
+        load_config(TrainConfig, run / "config.yaml")
+    except UserError:  # no record, or one of fine-tuning, whose keys differ
+        return False
+    return True
+
+
 def adopt_copies(run: Path) -> None:
     """Make a pointer that copying has turned into a folder a checkpoint again, or drop it where that is there already.
 

@@ -121,7 +121,7 @@ ABLE = (
         train=("What can you do?", "How can you help me?", "What are you good at?", "Help.", "What do you do?"),
         new=("What are you able to do?", "Which things can you do for me?"),
     ),
-    ("I can spell, sort, count, add, copy, and answer questions on a text that you give me.",),
+    ("I can spell words, count their letters, repeat what you say, and keep in mind what you tell me.",),
     "exact",
 )
 HELLO = (

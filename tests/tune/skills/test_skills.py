@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from mini_llm.demo_chat import MIXTURE
 from mini_llm.errors import UsageError
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.checks import CHECKS
 from mini_llm.tune.formats import read_conversations
 from mini_llm.tune.skills import DRILLS, SKILLS, Exercise, Material, exercises
 from mini_llm.tune.skills.draw import is_held_out
+from mini_llm.tune.skills.identity import ABLE
 from mini_llm.tune.skills.pieces import pieces_of
 
 LETTERS = ("a", "e", "i", "o", "u", "ai", "ea", "ee", "oo", "ou", "al", "en", "or", "un", "is")
@@ -180,6 +182,15 @@ def test_a_piece_stands_in_a_drill_as_it_stands_in_a_word(chat_tokenizer: Tokeni
     shown = " ".join(e.messages[0].content for e in drawn("letters", 100, material=Material(pieces=tuple(pieces))))
     read = {chat_tokenizer.decode([5, i])[len(chat_tokenizer.decode([5])) :] for i in chat_tokenizer.encode(shown)}
     assert len(set(pieces) & read) > 0.9 * len(set(pieces))
+
+
+def test_what_it_says_that_it_can_do_is_what_the_demo_practises() -> None:
+    named = {"spell": "spelling", "count": "counting", "repeat": "copying", "keep in mind": "recall"}
+    kept_back = {"add": "addition", "sort": "sorting", "reverse": "reversing", "text": "reading"}
+    (answer,) = ABLE[1]
+    assert all(word in answer for word in named)
+    assert not any(word in answer for word in kept_back)
+    assert min(MIXTURE[skill] for skill in named.values()) > max(MIXTURE[skill] for skill in kept_back.values())
 
 
 def test_the_command_drills_the_vocabulary_of_a_model(base: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
