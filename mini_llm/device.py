@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from mini_llm.errors import UsageError
+from mini_llm.memory import address_space
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -144,7 +145,7 @@ def reuse_freed_memory() -> bool:
     if not hasattr(libc, "mallopt") or not hasattr(libc, "gnu_get_libc_version"):
         return False
     m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4  # malloc.h
-    if _address_space() is not None:
+    if address_space() is not None:
         libc.mallopt(m_mmap_threshold, 2**17)  # its default, but it would follow what is freed, up to 32 MB
         return False
     return bool(libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1))
@@ -221,25 +222,3 @@ def memory_gb(device: torch.device) -> float:
         return 0.0
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, other systems KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def cpu_memory() -> float | None:
-    """Return this machine's memory in bytes, or what a container or a limit leaves of it; None: nobody says."""
-    found = []
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows has no sysconf
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    if (limit := _address_space()) is not None:
-        found.append(limit)
-    return float(min(found)) if found else None
-
-
-def _address_space() -> int | None:
-    """Return how many bytes of addresses this process may have (ulimit -v); None: any number."""
-    with contextlib.suppress(ImportError, OSError):
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        return None if limit == resource.RLIM_INFINITY else limit
-    return None

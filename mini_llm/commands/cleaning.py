@@ -6,13 +6,17 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mini_llm import log, output
 from mini_llm.commands.arguments import TextColumn
 from mini_llm.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from mini_llm.data.clean.config import CleanConfig
+    from mini_llm.data.clean.run import Where
 
 
 def clean(
@@ -35,7 +39,7 @@ def clean(
     data: Annotated[
         list[str] | None, typer.Option(metavar="DIR | TASK=FILE", help="Where those sets are. [default: the hub]")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what disk it needs.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it needs.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """Clean raw text: broken Unicode, addresses, junk, other languages, duplicates, what is in an evaluation."""
@@ -58,7 +62,7 @@ def clean(
 
         items = tuple(texts_of([name.strip() for name in decontaminate.split(",") if name.strip()], list(data or [])))
     if dry_run:
-        return _say_plan(sources, settings, text_column, out)
+        return _say_plan(sources, settings, text_column, out, where, decontaminates=bool(items))
     report = run(sources, out, settings, where, text_column, items)
     if report is None:
         return None
@@ -71,21 +75,30 @@ def clean(
     return None
 
 
-def _say_plan(sources: list[str], settings: object, text_column: str, out: Path) -> None:
-    from mini_llm.data.clean.config import CleanConfig
-    from mini_llm.data.clean.plan import Plan, check_disk, group, needs
+def _say_plan(
+    sources: list[str], settings: CleanConfig, text_column: str, out: Path, where: Where, *, decontaminates: bool
+) -> None:
+    from mini_llm.data.clean.plan import Plan, check_disk, check_memory, group, needs
     from mini_llm.data.clean.run import local_files
 
-    assert isinstance(settings, CleanConfig)
     files = local_files(sources, text_column)
     groups = group(files)
-    text, disk = needs(settings, files, text_column)
-    plan = Plan(settings.model_dump(mode="json"), groups, text_column, str(out / "work"), decontaminates=False)
-    log.info(f"{len(files):,} files, about {text / 1e9:,.2f} GB of text; about {disk / 1e9:,.2f} GB of disk meanwhile")
+    workers = min(where.workers, len(groups))
+    needed = needs(settings, files, text_column, workers)
+    plan = Plan(settings.model_dump(mode="json"), groups, text_column, str(out / "work"), decontaminates)
+    log.info(f"{len(files):,} files, about {_size(needed.text)} of text; about {_size(needed.disk)} of disk meanwhile")
+    joining = f"; to join near duplicates at most {_size(needed.joining)}" if needed.joining else ""
+    log.info(f"memory of {workers} worker{'s' * (workers != 1)}: about {_size(needed.memory)}{joining}")
     for stage in plan.stages():
         log.info(f"{stage.name}: {stage.tasks:,} task{'s' * (stage.tasks != 1)}")
     near = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
-    check_disk(near, disk)
+    check_disk(near, needed.disk)
+    if not where.slurm and not where.ray:
+        check_memory(needed.memory, workers)
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:,.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:,.2f} MB"
 
 
 def _is_setting(word: str) -> bool:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mini_llm.device import DTYPES, GPU_PEAKS, cpu_memory, has_fast_bfloat16, peak_flops
+from mini_llm.device import DTYPES, GPU_PEAKS, has_fast_bfloat16, peak_flops
+from mini_llm.memory import cpu_memory
 
 # Bytes that a GPU's maker names; the driver and CUDA's context take about half a gigabyte of them.
 GPUS_A_MACHINE = 8  # within which `parallel.shard=hybrid` shares

@@ -328,11 +328,22 @@ def test_a_disk_that_is_too_small_is_refused_before(
     import shutil
 
     path = write(tmp_path / "a.jsonl", passages)
-    text, disk = needs(CleanConfig(), [path], "text")
-    assert 0.9 * path.stat().st_size <= text <= path.stat().st_size
-    assert disk > text
+    needed = needs(CleanConfig(), [path], "text")
+    assert 0.9 * path.stat().st_size <= needed.text <= path.stat().st_size
+    assert needed.disk > needed.text
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 10))  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="are free"):
+        clean([str(path)], tmp_path / "out", CleanConfig(), Where())
+
+
+def test_a_memory_that_is_too_small_is_refused_before(
+    tmp_path: Path, passages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.jsonl", passages)
+    one, three = (needs(CleanConfig(), [path], "text", workers).memory for workers in (1, 3))
+    assert 3e8 <= one < three <= 3 * one
+    monkeypatch.setattr("mini_llm.data.clean.plan.cpu_memory", lambda: one - 1)
+    with pytest.raises(UserError, match=r"of memory, and this machine has 0\.5"):
         clean([str(path)], tmp_path / "out", CleanConfig(), Where())
 
 

@@ -1,4 +1,4 @@
-"""The plan of a cleaning: which files make which task, what depends on what, and what disk it needs.
+"""The plan of a cleaning: which files make which task, what depends on what, what disk and memory it needs.
 
 It is written down beside the work, so that every process, on this machine or another, does the same.
 """
@@ -17,11 +17,14 @@ from mini_llm.data.clean.stages import Stage, stages
 from mini_llm.data.parts import groups, part_bytes
 from mini_llm.data.sources import read_documents
 from mini_llm.errors import UserError
+from mini_llm.memory import cpu_memory
 from mini_llm.user_files import read_file
 
 PACKED = 3.5  # bytes of text in one byte of a packed file; English in xz: 3.8, in gzip: 2.6
 KEPT = 0.4  # bytes on the disk for one of text, packed by gzip
 SAMPLE = 200  # documents that say how long one is
+# Bytes of memory: of the two processes that wait, of each that works (docs/text.md), of a document in a pair of two.
+MEMORY, MEMORY_EACH, JOINED = 170e6, 300e6, 170
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,41 @@ def key(config: CleanConfig, files: list[Path], text_column: str, items: list[st
     return hashlib.sha256(everything.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
-def needs(config: CleanConfig, files: list[Path], text_column: str) -> tuple[float, float]:
-    """Return about how many bytes of text the files hold, and how many bytes of disk the work needs."""
+@dataclass(frozen=True)
+class Needs:
+    """About how many bytes the work takes: of text, of disk meanwhile, of memory; and of memory at most, to join near
+    duplicates, were every document one.
+    """
+
+    text: float
+    disk: float
+    memory: float
+    joining: float
+
+
+def needs(config: CleanConfig, files: list[Path], text_column: str, workers: int = 1) -> Needs:
+    """Return what cleaning these files by so many processes here takes."""
     text = sum(p.stat().st_size * (PACKED if p.suffix in (".gz", ".xz", ".zst", ".parquet") else 1) for p in files)
     sample = [len(t.encode()) for t in itertools.islice(read_documents(files[:1], text_column=text_column), SAMPLE)]
     documents = text / (sum(sample) / len(sample))
     signature = config.minhash.buckets * (8 * config.minhash.hashes + 4) if config.minhash else 0
     copies = 1 + config.exact_duplicates + (config.minhash is not None)
-    return text, text * KEPT * copies + documents * (signature + 14 * config.exact_duplicates)
+    disk = text * KEPT * copies + documents * (signature + 14 * config.exact_duplicates)
+    return Needs(text, disk, MEMORY + workers * MEMORY_EACH, JOINED * documents if config.minhash else 0)
+
+
+def check_memory(needed: float, workers: int) -> None:
+    """Refuse to begin what memory cannot hold.
+
+    Raises:
+        UserError: it says what is needed and what is there.
+    """
+    there = cpu_memory()
+    if there is not None and needed > there:
+        raise UserError(
+            f"{workers} workers need about {needed / 1e9:,.1f} GB of memory, and this machine has {there / 1e9:,.1f}",
+            f"give fewer: --workers {max(1, int((there - MEMORY) / MEMORY_EACH))}",
+        )
 
 
 def check_disk(folder: Path, needed: float) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mini_llm import log
 from mini_llm.data.clean.config import CleanConfig
-from mini_llm.data.clean.plan import Plan, check_disk, group, key, needs
+from mini_llm.data.clean.plan import Plan, check_disk, check_memory, group, key, needs
 from mini_llm.data.clean.report import Report, read_report
 from mini_llm.data.remote import is_address
 from mini_llm.data.sources import Corpus
@@ -87,8 +87,13 @@ def _clean(
             if stale != work:
                 shutil.rmtree(stale)
         work.mkdir(parents=True, exist_ok=True)
-    check_disk(out, needs(config, files, text_column)[1])
-    plan = Plan(config.model_dump(mode="json"), group(files), text_column, str(work.absolute()), bool(items))
+    groups = group(files)
+    workers = min(where.workers, len(groups))
+    needed = needs(config, files, text_column, workers)
+    check_disk(out, needed.disk)
+    if not where.slurm and not where.ray:
+        check_memory(needed.memory, workers)
+    plan = Plan(config.model_dump(mode="json"), groups, text_column, str(work.absolute()), bool(items))
     plan.save()
     if items:
         from mini_llm.data.clean.stages import write_grams

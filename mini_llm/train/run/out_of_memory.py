@@ -16,9 +16,10 @@ import torch
 
 from mini_llm import log, ranks
 from mini_llm.config import dump_config
-from mini_llm.device import cpu_memory, give_back_freed_memory
+from mini_llm.device import give_back_freed_memory
 from mini_llm.errors import UserError
 from mini_llm.files import write_text
+from mini_llm.memory import cpu_memory
 from mini_llm.model.accounting import count_parameters
 from mini_llm.model.config import ModelConfig
 from mini_llm.train.config import TrainConfig
