@@ -263,11 +263,13 @@ def test_two_cleanings_into_one_folder_are_one_too_many(tmp_path: Path, passages
 
 
 def test_nothing_that_stays_is_no_text_to_go_on_with(tmp_path: Path, passages: list[str], run_cli: Any) -> None:
-    write(tmp_path / "a.jsonl", [*passages[:3], " "])
-    (tmp_path / "a.csv").touch()
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    write(texts / "a.jsonl", [*passages[:3], " "])
+    (texts / "a.csv").touch()
     words = (
         "clean",
-        tmp_path,
+        texts,
         "--out",
         tmp_path / "out",
         "minhash=null",
@@ -277,7 +279,7 @@ def test_nothing_that_stays_is_no_text_to_go_on_with(tmp_path: Path, passages: l
     assert run.returncode == 0, run.stderr
     assert "nothing was kept: the rule that dropped most is gopher_quality" in run.stderr
     assert "next:" not in run.stderr
-    assert f"left out: 1 .csv files ({tmp_path / 'a.csv'})" in run.stderr
+    assert f"left out: 1 .csv files ({texts / 'a.csv'})" in run.stderr
     assert "left out while reading: 1 blank documents" in run.stderr + run.stdout
 
 
