@@ -53,6 +53,7 @@ class Text:
         self._text = Assembler(decoder, StopStrings(stops), eos_ids)
         self._changed = asyncio.Event()
         self._seen_first = self._seen_last = False
+        self._offered: float | None = None  # at which look, if it has not been taken since
         self._offset = 0
         self.handle = generator.engine.submit(request)
         self.began = self._taken = time.monotonic()
@@ -89,7 +90,7 @@ class Text:
         if self.finish_reason is not None:
             return []
         try:
-            ids = self.handle.take()
+            ids, self._offered = self.handle.take(), None
         except Exception as problem:
             self._end("cancelled")
             report(problem, "engine")
@@ -141,16 +142,23 @@ class Text:
             return not self._seen_last
         return not self._seen_first and self.handle.n_unread > 0
 
-    def notice(self) -> None:
-        """See whether there is more; let go of a text that is not read."""
-        n_unread, done = self.handle.n_unread, self.handle.done
-        limits, unread_before = self._bridge.settings, self._changed.is_set()
+    def notice(self, *, looking: bool = True) -> None:
+        """See whether there is more; at a look, let go of a text that has not been read since the look before.
+
+        Beginnings and ends come in between: there its reader may have been told this moment.
+        """
+        n_unread, done, limits = self.handle.n_unread, self.handle.done, self._bridge.settings
         self._seen_first |= n_unread > 0
         self._seen_last |= done
         if n_unread or done:
             self._changed.set()
-        stalled = n_unread and time.monotonic() - self._taken > limits.stall_seconds
-        if ((unread_before and n_unread > limits.unread_ids) or stalled) and not self.dropped:
+        if not looking:
+            return
+        if self._offered is None:
+            self._offered = time.monotonic() if n_unread else None
+            return
+        too_many = n_unread > limits.unread_ids and not done
+        if (too_many or time.monotonic() - self._offered > limits.stall_seconds) and not self.dropped:
             self.drop("unread")
 
     def drop(self, why: str) -> None:
@@ -239,7 +247,7 @@ class Bridge:
             return
         for text in list(self.texts):
             if text.turns:
-                text.notice()
+                text.notice(looking=False)
 
     def _look(self) -> None:
         """Look at all texts, and again in a while."""

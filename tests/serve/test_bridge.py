@@ -143,3 +143,45 @@ def test_many_ids_between_two_looks_are_no_reader_that_does_not_read(
             await text.tokens()
 
     asyncio.run(asyncio.wait_for(scene(), 10))
+
+
+def test_a_beginning_and_a_look_at_once_are_no_reader_that_does_not_read(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small model writes hundreds of ids while the loop is busy: its reader had no time to come."""
+
+    async def scene() -> None:
+        world = World(tokenizer, monkeypatch, frame=60)
+        first, second = world.text(), world.text()
+        world.engine.step(0)
+        assert len(await first.tokens()) == 1
+        reader = asyncio.create_task(second.tokens())
+        await asyncio.sleep(0)
+        for _ in range(1000):
+            world.engine.step(1)
+        asyncio.get_running_loop().call_soon(world.bridge._look_again)
+        assert len(await reader) == 1000
+        assert not second.dropped
+
+    asyncio.run(asyncio.wait_for(scene(), 10))
+
+
+def test_it_is_seconds_unread_that_count_and_not_those_in_the_queue(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        clock = [0.0]
+        monkeypatch.setattr(bridge_module.time, "monotonic", lambda: clock[0])
+        world = World(tokenizer, monkeypatch, frame=60)
+        text = world.text()
+        clock[0] = 2 * ServeSettings().stall_seconds
+        world.engine.step(0)
+        await asyncio.sleep(0)
+        text.notice()
+        text.notice()
+        assert not text.dropped
+        clock[0] += ServeSettings().stall_seconds + 1
+        text.notice()
+        assert text.dropped == "unread"
+
+    asyncio.run(scene())
