@@ -31,6 +31,7 @@ LAYERS = [
             "terminal",
             "hub",
             "log",
+            "memory",
             "pointers",
             "ranks",
             "runs",
