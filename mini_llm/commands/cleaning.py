@@ -78,23 +78,20 @@ def clean(
 def _say_plan(
     sources: list[str], settings: CleanConfig, text_column: str, out: Path, where: Where, *, decontaminates: bool
 ) -> None:
-    from mini_llm.data.clean.plan import Plan, check_disk, check_memory, group, needs
+    from mini_llm.data.clean.plan import Plan, check_room, group, needs
     from mini_llm.data.clean.run import local_files
 
     files = local_files(sources, text_column)
     groups = group(files)
-    workers = min(where.workers, len(groups))
-    needed = needs(settings, files, text_column, workers)
+    needed = needs(settings, files, text_column, where.at_once(groups))
     plan = Plan(settings.model_dump(mode="json"), groups, text_column, str(out / "work"), decontaminates)
     log.info(f"{len(files):,} files, about {_size(needed.text)} of text; about {_size(needed.disk)} of disk meanwhile")
     joining = f"; to join near duplicates at most {_size(needed.joining)}" if needed.joining else ""
-    log.info(f"memory of {workers} worker{'s' * (workers != 1)}: about {_size(needed.memory)}{joining}")
+    log.info(f"memory of {needed.workers} worker{'s' * (needed.workers != 1)}: about {_size(needed.memory)}{joining}")
     for stage in plan.stages():
         log.info(f"{stage.name}: {stage.tasks:,} task{'s' * (stage.tasks != 1)}")
     near = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
-    check_disk(near, needed.disk)
-    if not where.slurm and not where.ray:
-        check_memory(needed.memory, workers)
+    check_room(near, needed, works_here=where.is_here)
 
 
 def _size(n_bytes: float) -> str:

@@ -131,8 +131,7 @@ def activations(config: TrainConfig, dtype: torch.dtype, *, checkpointing: bool,
     if c.compile:
         kept = tokens * compiled_bytes_per_token(model, dtype, on_cpu=on_cpu)
         if on_cpu:
-            item = 4 if dtype == torch.float32 else 2
-            kept += c.batch_size * model.n_heads * kept_weights(c.block_size, dtype) * item
+            kept += c.batch_size * model.n_heads * kept_weights(c.block_size, dtype) * dtype.itemsize
         largest = 4 * tokens * max(model.dim, model.hidden_dim)
         block = Saved(kept, kept if largest < HEAP_BLOCK else 0)
         rest = Saved(8 * tokens * model.dim, 8 * tokens * model.dim if largest < HEAP_BLOCK else 0)

@@ -18,6 +18,7 @@ from mini_llm.export.gguf_file import export_gguf
 from mini_llm.export.gguf_vocabulary import REST, Kind, read_vocabulary
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from tests.one_core import one_core
 
 gguf = pytest.importorskip("gguf")
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
@@ -41,10 +42,8 @@ MakeFolder = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_core():
+        yield
 
 
 @pytest.fixture(scope="session")

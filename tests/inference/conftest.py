@@ -15,6 +15,7 @@ from mini_llm.inference.generate import Generator
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tokenizer.train import train_tokenizer
+from tests.one_core import one_core
 
 MakeModel = Callable[..., Path]
 
@@ -25,10 +26,8 @@ settings.load_profile("no clock")
 @pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
     """Let torch use one core: for models this small a second one costs more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_core():
+        yield
 
 
 @pytest.fixture(scope="session")

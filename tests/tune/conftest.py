@@ -16,6 +16,7 @@ from mini_llm.model.config import ModelConfig
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tokenizer.train import train_tokenizer
+from tests.one_core import one_core
 
 WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "owl", "pig", "rat", "cow", "elk", "yak"]
 SHAPE = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=320, max_seq_len=256)
@@ -35,10 +36,8 @@ def spelling(word: str) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Let torch use one core, as the processes that are compared with this one do: more add up in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_core():
+        yield
 
 
 @pytest.fixture(scope="session")

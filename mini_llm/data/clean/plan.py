@@ -83,6 +83,7 @@ class Needs:
     disk: float
     memory: float
     joining: float
+    workers: int
 
 
 def needs(config: CleanConfig, files: list[Path], text_column: str, workers: int = 1) -> Needs:
@@ -93,29 +94,31 @@ def needs(config: CleanConfig, files: list[Path], text_column: str, workers: int
     signature = config.minhash.buckets * (8 * config.minhash.hashes + 4) if config.minhash else 0
     copies = 1 + config.exact_duplicates + (config.minhash is not None)
     disk = text * KEPT * copies + documents * (signature + 14 * config.exact_duplicates)
-    return Needs(text, disk, MEMORY + workers * MEMORY_EACH, JOINED * documents if config.minhash else 0)
+    return Needs(text, disk, MEMORY + workers * MEMORY_EACH, JOINED * documents if config.minhash else 0, workers)
 
 
-def check_memory(needed: float, workers: int) -> None:
-    """Refuse to begin what memory cannot hold.
+def check_room(folder: Path, needed: Needs, *, works_here: bool) -> None:
+    """Refuse to begin what the disk, or this machine's memory, cannot hold.
 
     Raises:
         UserError: it says what is needed and what is there.
     """
+    _check_disk(folder, needed.disk)
+    if works_here:
+        _check_memory(needed)
+
+
+def _check_memory(needed: Needs) -> None:
     there = cpu_memory()
-    if there is not None and needed > there:
+    if there is not None and needed.memory > there:
+        what = f"{needed.workers} workers need about {needed.memory / 1e9:,.1f} GB of memory"
         raise UserError(
-            f"{workers} workers need about {needed / 1e9:,.1f} GB of memory, and this machine has {there / 1e9:,.1f}",
+            f"{what}, and this machine has {there / 1e9:,.1f}",
             f"give fewer: --workers {max(1, int((there - MEMORY) / MEMORY_EACH))}",
         )
 
 
-def check_disk(folder: Path, needed: float) -> None:
-    """Refuse to begin what the disk cannot hold.
-
-    Raises:
-        UserError: it says what is needed and what is free.
-    """
+def _check_disk(folder: Path, needed: float) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mini_llm import log
 from mini_llm.data.clean.config import CleanConfig
-from mini_llm.data.clean.plan import Plan, check_disk, check_memory, group, key, needs
+from mini_llm.data.clean.plan import Plan, check_room, group, key, needs
 from mini_llm.data.clean.report import Report, read_report
 from mini_llm.data.remote import is_address
 from mini_llm.data.sources import Corpus
@@ -48,6 +48,15 @@ class Where:
     workers: int = 1
     ray: bool = False
     slurm: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this machine does the work."""
+        return not self.slurm and not self.ray
+
+    def at_once(self, groups: list[list[str]]) -> int:
+        """Return how many processes work at a time here."""
+        return min(self.workers, len(groups))
 
 
 def clean(
@@ -88,11 +97,8 @@ def _clean(
                 shutil.rmtree(stale)
         work.mkdir(parents=True, exist_ok=True)
     groups = group(files)
-    workers = min(where.workers, len(groups))
-    needed = needs(config, files, text_column, workers)
-    check_disk(out, needed.disk)
-    if not where.slurm and not where.ray:
-        check_memory(needed.memory, workers)
+    needed = needs(config, files, text_column, where.at_once(groups))
+    check_room(out, needed, works_here=where.is_here)
     plan = Plan(config.model_dump(mode="json"), groups, text_column, str(work.absolute()), bool(items))
     plan.save()
     if items:
