@@ -8,7 +8,7 @@ import pytest
 from mini_llm.errors import UsageError
 from mini_llm.model.accounting import count_block_matrices
 from mini_llm.model.config import ModelConfig
-from mini_llm.plan.ladder import parse_sizes, products, rung_config, smaller
+from mini_llm.plan.ladder import LEAST_STEPS, climb, parse_sizes, products, rung_config, smaller
 from mini_llm.train.config import TrainConfig
 
 
@@ -51,10 +51,13 @@ def test_the_whole_ladder(run_cli, words: list[str], tmp_path: Path) -> None:
     assert (broken.returncode, "cannot be read as a ladder" in broken.stderr) == (1, True)
 
 
-def test_too_few_minutes_say_how_many(run_cli, words: list[str]) -> None:
-    result = run_cli(*[word if word != "2" else "0.1" for word in words], "model.vocab_size=60000", "max_iters=9000")
-    assert result.returncode == 2
-    assert "--minutes" in result.stderr
+def test_too_few_minutes_say_how_many(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mini_llm.plan.ladder.seconds_per_step", lambda config, steps: 1.0)  # of any machine
+    with pytest.raises(UsageError, match=r"0\.1 minutes are too few") as refused:
+        climb(TrainConfig(data_dir=str(tiny_store), max_iters=9000), [20_000, 40_000], 0.1, tmp_path / "ladder")
+    # two sizes at 4/3 runs each and the smallest at two more rates for a third: 10/3 s a step, 15 % left for starts
+    assert f"--minutes {int(3 * LEAST_STEPS * 10 / 3 / 60 / 0.85) + 1}" in str(refused.value.hint)
+    assert not (tmp_path / "ladder").exists()
 
 
 @pytest.mark.parametrize("text", ["", "5M", "x,1M", "0,1M", "nan,1M", "-1M,2M", "1M,1M", "1e99,1M"])
