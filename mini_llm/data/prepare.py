@@ -26,7 +26,7 @@ from mini_llm.data.store_writer import TokenStoreWriter
 from mini_llm.data.token_store import ReadFrom, Source, TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.signals import raise_on_signal
-from mini_llm.tokenizer.fast import DifferentIds, FastEncoder
+from mini_llm.tokenizer.fast import DifferentIds, FastEncoder, slower
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.user_files import reason, shown
 
@@ -83,9 +83,6 @@ def _write(
     proved: bool,
 ) -> int:
     """Write the store and return its documents; `proved` says whether the faster library may encode."""
-    encoder = FastEncoder(tokenizer, proved=proved)
-    if encoder.engine != "kitoken" and corpus.total_bytes > SMALLEST:
-        log.note(f"`tokenizers` encodes, several times slower than kitoken would: {encoder.reason}")
     large = corpus.total_bytes > SMALLEST or any(isinstance(file, RemoteFile) for file in corpus.files)
     in_parts = leaves_out is None and large
     files = [Source(path=_utf8(file), bytes=size_of(file)) for file in corpus.files]
@@ -109,6 +106,9 @@ def _write(
                 raise corpus.no_text()
             documents = corpus.reading.documents
         else:
+            encoder = FastEncoder(tokenizer, proved=proved)
+            if encoder.engine != "kitoken" and large:
+                log.note(slower(encoder.reason))
             kept = corpus.pieces("tokenizing") if leaves_out is None else _kept(corpus, leaves_out)
             documents = fill(writer, tokenizer, encoder, kept, val_fraction, max_tokens)
         read = corpus.reading
