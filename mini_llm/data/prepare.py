@@ -28,6 +28,7 @@ from mini_llm.errors import UsageError, UserError
 from mini_llm.signals import raise_on_signal
 from mini_llm.tokenizer.fast import DifferentIds, FastEncoder, slower
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.units import size
 from mini_llm.user_files import reason, shown
 
 
@@ -169,12 +170,8 @@ def _full_disk(out: Path, corpus: Corpus) -> Iterator[None]:
         # What had been written is free again: it was enough for the share of the text that had been read.
         free = shutil.disk_usage(out.resolve().parent).free
         needed = free * corpus.total_bytes / max(corpus.done_bytes, 1)
-        hint = f"it needs about {_size(needed)} and {_size(free)} is free: make room or choose another --out"
+        hint = f"it needs about {size(needed)} and {size(free)} is free: make room or choose another --out"
         raise UserError(f"the disk is full: {out} was not written", hint) from None
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _summary(store: TokenStore, documents: int, seconds: float) -> str:
