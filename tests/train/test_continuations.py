@@ -43,7 +43,7 @@ def by_hand(rows: Tensor, row: int, place: int, longest: int = 4) -> dict[int, f
 
 @pytest.mark.parametrize(("vocab_size", "longest"), [(V, 4), (200_004, 3)])
 def test_shares_are_those_counted_by_hand(vocab_size: int, longest: int) -> None:
-    """Two rows and few tokens, so that each context is looked at wherever it comes; 3 of 200,004 tokens fill 54 bits."""
+    """Two rows and few tokens, so that each context is found wherever it comes; 3 of 200,004 tokens fill 54 bits."""
     rows, starts_R = text_rows(2, vocab_size)
     counted = Continuations(rows, starts_R, vocab_size)
     assert counted.longest == longest
