@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mini_llm.data.token_store import TokenSplit
-from mini_llm.errors import UserError
 from mini_llm.train.rows.document_rows import DocumentRows
+from mini_llm.train.rows.row_length import check_length
 
 
 def permute(index_R: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
@@ -113,19 +113,3 @@ def shorten(rows: Tensor, parts: int) -> Tensor:
     """Cut rows (R, T+1) into rows (R * parts, T / parts + 1) with the same targets, each once."""
     length = (rows.shape[1] - 1) // parts
     return rows.unfold(1, length + 1, length).flatten(0, 1)
-
-
-def check_length(split: TokenSplit, block_size: int, name: str) -> None:
-    """Refuse a split that has no room for one row.
-
-    Raises:
-        UserError: with both numbers.
-    """
-    needed = block_size + 1
-    if split.n_tokens >= needed:
-        return
-    hint = f"prepare more text, or train with block_size={max(1, split.n_tokens - 1)} or less"
-    if name == "val":  # rows so short would teach nothing, and the text is there: it was not held out
-        times = -(-needed // max(1, split.n_tokens))
-        hint = f"prepare again with --val-fraction {times} times as large, or with {times} times as much text"
-    raise UserError(f"the {name} split has {split.n_tokens:,} tokens, one row needs block_size + 1 = {needed:,}", hint)
