@@ -111,7 +111,7 @@ def head_bytes(config: TrainConfig, dtype: torch.dtype, *, on_cpu: bool, room: f
     c, model = config, config.model
     scores = 4 * c.batch_size * c.block_size * model.vocab_size
     most, chunk = (MOST_SCORES_BYTES["cpu"], CHUNK_BYTES["cpu"]) if on_cpu else scores_room(room or math.inf)
-    item = 4 if dtype == torch.float32 else 2
+    item = dtype.itemsize
     if scores <= most or dtype == torch.float16:
         return scores // 4 * item if c.compile else scores * LOGIT_COPIES_EAGER
     # In steps: the scores in their type, in float32, and their gradient; a GPU's kernel writes it in the scores' place.
@@ -157,7 +157,7 @@ def compiled_bytes_per_token(model: ModelConfig, dtype: torch.dtype, *, on_cpu: 
     within a norm, RoPE or SiLU is. A CPU also has attention's result in order of tokens; a GPU queries and keys as they
     were before RoPE, in the joined product that values are a part of.
     """
-    item = 4 if dtype == torch.float32 else 2
+    item = dtype.itemsize
     q, kv = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
     dropped = 2 * model.dim if model.dropout else 0
     attention = 3 * q + (2 if on_cpu else 3) * kv
