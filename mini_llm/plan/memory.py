@@ -27,6 +27,7 @@ from mini_llm.train.loss import MOST_SCORES_BYTES
 # Bytes of `mini-llm train` without its tensors, and of the compiler; measured on Linux (x86-64, torch 2.13).
 # In 16 bits a CPU has oneDNN's programs for its products too (AMD EPYC, Zen 5).
 PROGRAM, COMPILER, LOW_PRODUCTS = 330e6, 140e6, 70e6
+SOFT_BYTES = 16  # of a token that is counted for soft targets, at most `soft_tokens`
 # A C heap keeps freed blocks that later ones do not fit into: a third of the live ones measured, 0.31 to 0.43, and more
 # when gradients of earlier micro-batches lie between them. Compiled code reuses its buffers.
 HEAP_SLACK, HEAP_SLACK_ACCUMULATING = 0.33, 0.7
@@ -88,6 +89,7 @@ def predict_memory(
     backward = saved.bytes + logits + autocast + (gradients if c.gradient_accumulation_steps > 1 else 0)
     step = gradients + work
     program = int(PROGRAM + (COMPILER if c.compile else 0) + (LOW_PRODUCTS if low else 0)) if on_cpu else 0
+    program += SOFT_BYTES * c.soft_tokens if on_cpu and c.soft_targets else 0
     slack = HEAP_SLACK_ACCUMULATING if c.gradient_accumulation_steps > 1 else HEAP_SLACK
     allocator = int(slack * saved.heap_bytes) if on_cpu and not c.compile else 0
     return Memory(
