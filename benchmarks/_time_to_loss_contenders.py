@@ -188,7 +188,7 @@ def ours(job: Namespace) -> Build:
             "learning_rate": config.learning_rate * job.factor,
             "muon_learning_rate": config.muon_learning_rate * job.factor,
             "min_lr": config.min_lr * job.factor,
-            **({"init_tokens": tokens} if job.own_rows else {}),
+            **({"init_tokens": tokens, "soft_tokens": tokens} if job.own_rows else {}),
         }
     )  # fmt: skip
 

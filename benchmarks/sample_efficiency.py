@@ -66,7 +66,8 @@ def with_tokens(config: TrainConfig, tokens: float) -> TrainConfig:
     steps = max(1, round(tokens / config.tokens_per_step))
     warmup = min(config.warmup_iters, max(1, steps // 10))
     counted = steps * config.tokens_per_step
-    return config.model_copy(update={"max_iters": steps, "warmup_iters": warmup, "init_tokens": counted})
+    lengths = {"max_iters": steps, "warmup_iters": warmup, "init_tokens": counted, "soft_tokens": counted}
+    return config.model_copy(update=lengths)
 
 
 def code_hash() -> str:

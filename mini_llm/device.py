@@ -139,10 +139,8 @@ def reuse_freed_memory() -> bool:
     finds room there. After one attempt too large, even one row was (oneDNN has programs to make). There every block
     above 128 KB goes back.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt") or not hasattr(libc, "gnu_get_libc_version"):
+    libc = _glibc()
+    if libc is None:
         return False
     m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4  # malloc.h
     if address_space() is not None:
@@ -153,10 +151,14 @@ def reuse_freed_memory() -> bool:
 
 def give_back_freed_memory() -> None:
     """Let glibc hand the system what `reuse_freed_memory` has kept, before an attempt that needs less."""
-    if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """Return the C library where it is GNU's, whose allocator can be told what to keep; else None."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "gnu_get_libc_version") else None
 
 
 @contextlib.contextmanager
@@ -169,9 +171,8 @@ def passing_threads() -> Iterator[None]:
     try:
         yield
     finally:
-        if sys.platform.startswith("linux"):
-            with contextlib.suppress(OSError, AttributeError):  # another OpenMP, or one of before 2019
-                ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW).omp_pause_resource_all(1)
+        with contextlib.suppress(OSError, AttributeError):  # another system or OpenMP, or one of before 2019
+            ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW).omp_pause_resource_all(1)
 
 
 def use_fast_products() -> bool:
@@ -202,8 +203,8 @@ def forget_peak_memory(device: torch.device) -> None:
     """Let `memory_gb` count from what is used now; without effect on MPS and on systems other than Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        with contextlib.suppress(OSError):  # not permitted in some containers
+    else:
+        with contextlib.suppress(OSError):  # another system; not permitted in some containers
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 

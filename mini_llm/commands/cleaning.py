@@ -13,6 +13,7 @@ import typer
 from mini_llm import log, output
 from mini_llm.commands.arguments import TextColumn
 from mini_llm.errors import UsageError, UserError
+from mini_llm.units import size
 
 if TYPE_CHECKING:
     from mini_llm.data.clean.config import CleanConfig
@@ -85,17 +86,13 @@ def _say_plan(
     groups = group(files)
     needed = needs(settings, files, text_column, where.at_once(groups))
     plan = Plan(settings.model_dump(mode="json"), groups, text_column, str(out / "work"), decontaminates)
-    log.info(f"{len(files):,} files, about {_size(needed.text)} of text; about {_size(needed.disk)} of disk meanwhile")
-    joining = f"; to join near duplicates at most {_size(needed.joining)}" if needed.joining else ""
-    log.info(f"memory of {needed.workers} worker{'s' * (needed.workers != 1)}: about {_size(needed.memory)}{joining}")
+    log.info(f"{len(files):,} files, about {size(needed.text)} of text; about {size(needed.disk)} of disk meanwhile")
+    joining = f"; to join near duplicates at most {size(needed.joining)}" if needed.joining else ""
+    log.info(f"memory of {needed.workers} worker{'s' * (needed.workers != 1)}: about {size(needed.memory)}{joining}")
     for stage in plan.stages():
         log.info(f"{stage.name}: {stage.tasks:,} task{'s' * (stage.tasks != 1)}")
     near = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
     check_room(near, needed, works_here=where.is_here)
-
-
-def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:,.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:,.2f} MB"
 
 
 def _is_setting(word: str) -> bool:

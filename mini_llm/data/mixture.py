@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from mini_llm import log
-from mini_llm.data.store_check import MOST_WAITED_BYTES, StoreCheck
+from mini_llm.data.store_check import StoreCheck, sound
 from mini_llm.data.store_shares import StoreShare, share_out, shares_of
 from mini_llm.data.token_store import PREPARE, TokenStore
 from mini_llm.errors import UserError
@@ -69,16 +68,13 @@ class Mixture:
             check.poll(wait=wait)
 
     def verify(self) -> None:
-        """Compare every byte with its checksum, before any is used, where that takes a minute at most.
+        """Compare every byte with its checksum, before any is used, where that is new and takes a minute at most.
 
         Raises:
             UserError: a shard is damaged.
         """
         for store in self.stores:
-            if store.n_bytes <= MOST_WAITED_BYTES:
-                store.verify()
-            else:
-                log.note(f"{store.folder} has {store.n_bytes / 1e9:.2f} GB: its checksums are left out")
+            sound(store)
 
     def held_out(self) -> list[tuple[TokenStore, str, int]]:
         """Return the stores that have held-out text, with name and weight.

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mini_llm import log
 from mini_llm.data.part_worker import Work
-from mini_llm.data.parts import PARTS_FOLDER, Part, PartRecord, cut, read_part
+from mini_llm.data.parts import PARTS_FOLDER, Part, PartRecord, cut, only_named, read_part
 from mini_llm.data.reading import Reading
 from mini_llm.data.remote import File, name_of
 from mini_llm.data.store_writer import TokenStoreWriter
@@ -27,7 +28,7 @@ from mini_llm.errors import Interrupted, UserError
 from mini_llm.files import check_replaceable
 from mini_llm.temporary import lock, temporary_name
 from mini_llm.threads import Worker as Thread
-from mini_llm.tokenizer.fast import DifferentIds
+from mini_llm.tokenizer.fast import DifferentIds, slower
 from mini_llm.user_files import shown
 
 Answers = queue.SimpleQueue[tuple["_Process", dict[str, Any] | None]]
@@ -120,7 +121,10 @@ def fill_in_parts(
 
     crew = _Crew(work, workers, show)
     try:
-        parts = crew.do_all(cut(files, work.settings(), folder, is_done), is_done, is_enough)
+        todo = cut(files, work.settings(), folder, is_done)
+        if max_tokens is None and only_named(files):  # the largest first, or one process does it while the others rest
+            todo = iter(sorted(todo, key=lambda part: -part.weight))
+        parts = sorted(crew.do_all(todo, is_done, is_enough), key=lambda part: part.number)
     finally:
         crew.end()
     found = []
@@ -204,6 +208,7 @@ class _Crew:
         self._all: list[_Process] = []
         self._idle: list[_Process] = []
         self._done = 0  # bytes of the parts that are done
+        self._slower = ""  # why, once it was told
 
     def do_all(
         self,
@@ -253,6 +258,10 @@ class _Crew:
             self._idle.append(process)
             if part.made:
                 _remove(Path(part.made))
+        elif "slower" in answer:
+            if not self._slower:
+                log.note(slower(answer["slower"]))
+            self._slower = answer["slower"]
         elif "differs" in answer:
             raise DifferentIds
         elif "errno" in answer:

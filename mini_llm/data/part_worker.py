@@ -1,7 +1,7 @@
 """A worker of `prepare`: a process that turns parts into small stores, one after the other, until it is told no more.
 
-It reads one JSON object a line: the settings, then parts. It answers in the same way: how far it is, that a part is
-done, or what went wrong.
+It reads one JSON object a line: the settings, then parts. It answers in the same way: why it is slow, if it is, how far
+it has come, that a part is done, or what went wrong.
 """
 
 from __future__ import annotations
@@ -149,6 +149,8 @@ def main() -> None:
     work = Work(**json.loads(sys.stdin.readline()))
     tokenizer = Tokenizer.load(work.tokenizer)
     encoder = FastEncoder(tokenizer, proved=work.proved)
+    if encoder.engine != "kitoken":
+        say({"slower": encoder.reason})
     for line in sys.stdin:
         given = json.loads(line)
         part = Part(**{**given, "slices": tuple(Slice(**one) for one in given["slices"])})

@@ -151,6 +151,11 @@ def cut(files: list[File], settings: str, workplace: Path, is_done: Callable[[in
             yield Part(number=next(numbers), key=key, slices=slices, weight=sum(map(size_of, paths)))
 
 
+def only_named(files: Iterable[File]) -> bool:
+    """Tell whether the parts of `files` are named and nothing is made for them: none is unpacked or fetched."""
+    return not any(isinstance(file, RemoteFile) or (_packing(file) and _lines(file)) for file in files)
+
+
 def _lines(path: Path) -> int:
     """Return the bytes of a file of lines, 0 of every other file."""
     return path.stat().st_size if (format_of(path) or ("", ""))[0] in (".jsonl", ".ndjson") else 0

@@ -26,8 +26,9 @@ from mini_llm.data.store_writer import TokenStoreWriter
 from mini_llm.data.token_store import ReadFrom, Source, TokenStore
 from mini_llm.errors import UsageError, UserError
 from mini_llm.signals import raise_on_signal
-from mini_llm.tokenizer.fast import DifferentIds, FastEncoder
+from mini_llm.tokenizer.fast import DifferentIds, FastEncoder, slower
 from mini_llm.tokenizer.tokenizer import Tokenizer
+from mini_llm.units import size
 from mini_llm.user_files import reason, shown
 
 
@@ -83,9 +84,6 @@ def _write(
     proved: bool,
 ) -> int:
     """Write the store and return its documents; `proved` says whether the faster library may encode."""
-    encoder = FastEncoder(tokenizer, proved=proved)
-    if encoder.engine != "kitoken" and corpus.total_bytes > SMALLEST:
-        log.note(f"`tokenizers` encodes, several times slower than kitoken would: {encoder.reason}")
     large = corpus.total_bytes > SMALLEST or any(isinstance(file, RemoteFile) for file in corpus.files)
     in_parts = leaves_out is None and large
     files = [Source(path=_utf8(file), bytes=size_of(file)) for file in corpus.files]
@@ -109,6 +107,9 @@ def _write(
                 raise corpus.no_text()
             documents = corpus.reading.documents
         else:
+            encoder = FastEncoder(tokenizer, proved=proved)
+            if encoder.engine != "kitoken" and large:
+                log.note(slower(encoder.reason))
             kept = corpus.pieces("tokenizing") if leaves_out is None else _kept(corpus, leaves_out)
             documents = fill(writer, tokenizer, encoder, kept, val_fraction, max_tokens)
         read = corpus.reading
@@ -169,12 +170,8 @@ def _full_disk(out: Path, corpus: Corpus) -> Iterator[None]:
         # What had been written is free again: it was enough for the share of the text that had been read.
         free = shutil.disk_usage(out.resolve().parent).free
         needed = free * corpus.total_bytes / max(corpus.done_bytes, 1)
-        hint = f"it needs about {_size(needed)} and {_size(free)} is free: make room or choose another --out"
+        hint = f"it needs about {size(needed)} and {size(free)} is free: make room or choose another --out"
         raise UserError(f"the disk is full: {out} was not written", hint) from None
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _summary(store: TokenStore, documents: int, seconds: float) -> str:

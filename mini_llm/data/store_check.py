@@ -8,6 +8,7 @@ from mini_llm import log
 from mini_llm.cache import Known
 from mini_llm.data.token_store import TokenStore
 from mini_llm.threads import Worker
+from mini_llm.units import size
 
 SMALL_BYTES = 2**28  # read in a quarter of a second: training waits for it
 MOST_WAITED_BYTES = 10**10  # read in some seconds to a minute: the end of training waits for it
@@ -51,8 +52,14 @@ def sound(store: TokenStore) -> TokenStore:
     Raises:
         UserError: a file is not as it was written; it is named.
     """
-    if store.n_bytes <= MOST_WAITED_BYTES:
-        StoreCheck(store).poll(wait=True)
+    known, name = Known("sound-stores"), _fingerprint(store)
+    if name in known:
+        return store
+    if store.n_bytes > MOST_WAITED_BYTES:
+        log.note(f"{store.folder} has {size(store.n_bytes)}: its checksums are left out")
+        return store
+    store.verify()
+    known.add(name)
     return store
 
 
@@ -63,7 +70,7 @@ def _read(store: TokenStore) -> None:
 
 def _fingerprint(store: TokenStore) -> str:
     digest = hashlib.sha256()
-    for path, size, expected in store.files():
+    for path, n_bytes, expected in store.files():
         found = path.stat()
-        digest.update(f"{path.resolve()}\0{size}\0{found.st_mtime_ns}\0{found.st_ino}\0{expected}\n".encode())
+        digest.update(f"{path.resolve()}\0{n_bytes}\0{found.st_mtime_ns}\0{found.st_ino}\0{expected}\n".encode())
     return digest.hexdigest()[:32]

@@ -154,7 +154,7 @@ class _SplitWriter:
             self._index = self._index or _HashedFile(self._folder / f"{self._name}.idx")
             self._index.write(self.tokens.to_bytes(8, "little"))
             self.documents += 1
-        rest = np.asarray(ids).astype(self._dtype)
+        rest = np.asarray(ids, dtype=self._dtype)
         while len(rest):
             self._shard = self._shard or _HashedFile(self._folder / f"{self._name}-{len(self._shards):05d}.bin")
             room = self._shard_tokens - self._shard.bytes // self._dtype.itemsize

@@ -27,6 +27,7 @@ from mini_llm.train.loss import MOST_SCORES_BYTES
 # Bytes of `mini-llm train` without its tensors, and of the compiler; measured on Linux (x86-64, torch 2.13).
 # In 16 bits a CPU has oneDNN's programs for its products too (AMD EPYC, Zen 5).
 PROGRAM, COMPILER, LOW_PRODUCTS = 330e6, 140e6, 70e6
+SOFT_BYTES = 16  # of a token that is counted for soft targets, at most `soft_tokens`
 # A C heap keeps freed blocks that later ones do not fit into: a third of the live ones measured, 0.31 to 0.43, and more
 # when gradients of earlier micro-batches lie between them. Compiled code reuses its buffers.
 HEAP_SLACK, HEAP_SLACK_ACCUMULATING = 0.33, 0.7
@@ -88,6 +89,7 @@ def predict_memory(
     backward = saved.bytes + logits + autocast + (gradients if c.gradient_accumulation_steps > 1 else 0)
     step = gradients + work
     program = int(PROGRAM + (COMPILER if c.compile else 0) + (LOW_PRODUCTS if low else 0)) if on_cpu else 0
+    program += SOFT_BYTES * c.soft_tokens if on_cpu and c.soft_targets else 0
     slack = HEAP_SLACK_ACCUMULATING if c.gradient_accumulation_steps > 1 else HEAP_SLACK
     allocator = int(slack * saved.heap_bytes) if on_cpu and not c.compile else 0
     return Memory(
@@ -109,7 +111,7 @@ def head_bytes(config: TrainConfig, dtype: torch.dtype, *, on_cpu: bool, room: f
     c, model = config, config.model
     scores = 4 * c.batch_size * c.block_size * model.vocab_size
     most, chunk = (MOST_SCORES_BYTES["cpu"], CHUNK_BYTES["cpu"]) if on_cpu else scores_room(room or math.inf)
-    item = 4 if dtype == torch.float32 else 2
+    item = dtype.itemsize
     if scores <= most or dtype == torch.float16:
         return scores // 4 * item if c.compile else scores * LOGIT_COPIES_EAGER
     # In steps: the scores in their type, in float32, and their gradient; a GPU's kernel writes it in the scores' place.
@@ -155,7 +157,7 @@ def compiled_bytes_per_token(model: ModelConfig, dtype: torch.dtype, *, on_cpu: 
     within a norm, RoPE or SiLU is. A CPU also has attention's result in order of tokens; a GPU queries and keys as they
     were before RoPE, in the joined product that values are a part of.
     """
-    item = 4 if dtype == torch.float32 else 2
+    item = dtype.itemsize
     q, kv = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
     dropped = 2 * model.dim if model.dropout else 0
     attention = 3 * q + (2 if on_cpu else 3) * kv

@@ -163,7 +163,7 @@ def make_plan(
             hours,
             hours * gpus * price if hours is not None and price is not None else None,
         ),
-        kv_bytes_per_token=kv_cache_bytes_per_token(config.model, 4 if dtype == torch.float32 else 2),
+        kv_bytes_per_token=kv_cache_bytes_per_token(config.model, dtype.itemsize),
         advice=advise(config, dtype, machine, memory),
     )
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from mini_llm import output
 from mini_llm.plan.prove import Proof
 from mini_llm.plan.report import Plan, as_asked, fits
+from mini_llm.units import si, size
 
 PARTS = {
     "weights": "weights, float32",
@@ -139,19 +140,6 @@ def _pairs(title: str) -> Table:
     table.add_column(style="cyan")
     table.add_column()
     return table
-
-
-def size(n_bytes: float) -> str:
-    """Return bytes as `1.50 GB`, three digits."""
-    return f"{si(n_bytes)}B"
-
-
-def si(number: float) -> str:
-    """Return a number with three digits and its SI prefix: `1.24 G`."""
-    power = min(8, max(0, int(math.log10(abs(number)) // 3))) if number >= 1 else 0
-    value = number / 1000**power
-    digits = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{digits}f} {['', 'k', 'M', 'G', 'T', 'P', 'E', 'Z', 'Y'][power]}"
 
 
 def hours(value: float | None) -> str:

@@ -37,6 +37,11 @@ class DifferentIds(Exception):
     """kitoken and `tokenizers` do not agree on some text: all has to be encoded again, by the second."""
 
 
+def slower(reason: str) -> str:
+    """Return what the user is told where `tokenizers` encodes a large text."""
+    return f"`tokenizers` encodes, several times slower than kitoken would: {reason}"
+
+
 class FastEncoder:
     """Encodes as `Tokenizer.encode_batch` does. `engine` says by which library, `reason` why not by the faster one.
 

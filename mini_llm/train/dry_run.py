@@ -32,6 +32,7 @@ from mini_llm.train.run.resume import Snapshot, optimizer_tensors
 from mini_llm.train.run.run_folder import check_run, keep_batch
 from mini_llm.train.step import Stepper
 from mini_llm.train.train import MakeObjective
+from mini_llm.units import size
 
 Result = TypeVar("Result")
 
@@ -126,9 +127,9 @@ def report(m: Measured) -> str:
         "step": f"{m.step_seconds:.3g} s for {m.tokens:,} tokens, {m.tokens / m.step_seconds:,.0f} "
         f"tokens/s; {describe_batch(c)}",
         "first loss": f"{m.loss:.4f}",
-        "memory": f"{m.peak_gb:.2f} GB at the peak: weights {_size(m.weight_bytes)}, gradients "
-        f"{_size(m.gradient_bytes)}, optimizer {_size(m.optimizer_bytes)}, activations and all else {_size(rest)}"
-        + (f"; saving takes {_size(m.saved_bytes)} of host memory besides" if c.async_save else ""),
+        "memory": f"{size(m.peak_gb * 1e9)} at the peak: weights {size(m.weight_bytes)}, gradients "
+        f"{size(m.gradient_bytes)}, optimizer {size(m.optimizer_bytes)}, activations and all else {size(rest)}"
+        + (f"; saving takes {size(m.saved_bytes)} of host memory besides" if c.async_save else ""),
         "duration": f"{duration(training + evaluating)}: {steps:,} steps {duration(training)}, "
         f"{evaluations:,} evaluations {duration(evaluating)}"
         + (f" (from step {first:,} on)" if first else "")
@@ -137,13 +138,13 @@ def report(m: Measured) -> str:
             if c.max_minutes
             else ""
         ),
-        "checkpoints": f"{saves:,} of {_size(m.saved_bytes)}, of which at most {c.keep_last + 1} stay"
+        "checkpoints": f"{saves:,} of {size(m.saved_bytes)}, of which at most {c.keep_last + 1} stay"
         + (" (and one of each evaluation)" if c.always_save_checkpoint else ""),
     }
     needed = (c.keep_last + 2) * m.saved_bytes  # one more while it is being written
     if c.milestones:
         n, each = len(milestone_steps(c.max_iters)), m.weight_bytes // 2  # bfloat16
-        lines["milestones"] = f"{n} of {_size(each)}, all of which stay"
+        lines["milestones"] = f"{n} of {size(each)}, all of which stay"
         needed += n * each
     _check_disk(run, needed)
     return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
@@ -165,8 +166,4 @@ def _check_disk(run: Path, needed: float) -> None:
     folder = next(parent for parent in (run.absolute(), *run.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(folder).free
     if free < needed:
-        log.warn(f"{folder} has {_size(free)} free, the checkpoints need about {_size(needed)}: keep_last=1 needs less")
-
-
-def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
+        log.warn(f"{folder} has {size(free)} free, the checkpoints need about {size(needed)}: keep_last=1 needs less")

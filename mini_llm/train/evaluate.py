@@ -16,7 +16,7 @@ from torch import Tensor
 from mini_llm.data.token_store import TokenSplit, TokenStore
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
-from mini_llm.train.rows.dataloader import check_length
+from mini_llm.train.rows.row_length import check_length
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ CHUNK_BYTES = {"cpu": 32 * 1024**2}
 CHUNK_BYTES_ELSEWHERE = 1024**3
 IN_ONE_KERNEL = {"cuda"}  # kinds of devices; a benchmark empties it to compare
 
-LossAndGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # scores (C, V), targets (C, 1) -> (C,), (C, V)
+Soft = tuple[Tensor, Tensor] | None  # other tokens (N, M), and their shares of the target (N, M)
+# scores (C, V), targets (C, 1), their part of `Soft` -> losses (C,), gradient (C, V)
+LossAndGradient = Callable[[Tensor, Tensor, Soft], tuple[Tensor, Tensor]]
 
 
 def rows_in_chunk(weight_VD: Tensor) -> int:
@@ -46,9 +48,17 @@ def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.d
 
 
 def head_sums(
-    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, weights_N: Tensor | None = None
+    x_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    dtype: torch.dtype,
+    weights_N: Tensor | None = None,
+    soft: Soft = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Do what `head_loss` says; with weights each token's loss counts that many times."""
+    """Do what `head_loss` says; with weights each token's loss counts that many times.
+
+    With `soft` the gradient is that of targets which give other tokens their shares.
+    """
     x_low, weight_low = x_ND.to(dtype), weight_VD.to(dtype)
     loss = torch.zeros((), device=x_ND.device)
     x_grad = torch.empty_like(x_ND, dtype=torch.float32)
@@ -58,7 +68,9 @@ def head_sums(
     loss_and_gradient = _one_kernel(x_ND.device, dtype) or _steps(room)
     for start in range(0, len(x_ND), rows):
         x_CD, targets_C1 = x_low[start : start + rows], targets_N[start : start + rows, None]
-        losses_C, grad_CV = loss_and_gradient(torch.mm(x_CD, weight_low.mT, out=room[: len(x_CD)]), targets_C1)
+        scores_CV = torch.mm(x_CD, weight_low.mT, out=room[: len(x_CD)])
+        part = None if soft is None else (soft[0][start : start + rows], soft[1][start : start + rows])
+        losses_C, grad_CV = loss_and_gradient(scores_CV, targets_C1, part)
         x_grad_CD = x_grad[start : start + rows].copy_(grad_CV @ weight_low)
         if weights_N is not None:  # on the narrow side, where it costs least
             weights_C1 = weights_N[start : start + rows, None]
@@ -76,16 +88,25 @@ def _steps(scores: Tensor) -> LossAndGradient:
     """Return what makes of scores like these their losses and, where they were, their gradient; in float32."""
     room = scores if scores.dtype == torch.float32 else torch.empty_like(scores, dtype=torch.float32)
 
-    def loss_and_gradient(scores_CV: Tensor, targets_C1: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_and_gradient(scores_CV: Tensor, targets_C1: Tensor, soft: Soft = None) -> tuple[Tensor, Tensor]:
         p_CV = scores_CV if room is scores else room[: len(scores_CV)].copy_(scores_CV)
         highest_C1, at_target_C1 = p_CV.amax(-1, keepdim=True), p_CV.gather(1, targets_C1)
         torch.softmax(p_CV, -1, out=p_CV)
         # log sum exp(scores) = highest - log p(highest), and p(highest) is at least 1/V: no underflow.
         losses_C1 = highest_C1 - p_CV.amax(-1, keepdim=True).log() - at_target_C1
         p_CV.scatter_(1, targets_C1, p_CV.gather(1, targets_C1) - 1)
+        _share_out(p_CV, targets_C1, soft)
         return losses_C1, p_CV if room is scores else scores_CV.copy_(p_CV)
 
     return loss_and_gradient
+
+
+def _share_out(grad_CV: Tensor, targets_C1: Tensor, soft: Soft) -> None:
+    """Give a part of each target to others: in float32, for on a CPU a sum in bfloat16 copies the whole chunk twice."""
+    if soft is not None:
+        others_CM, shares_CM = soft
+        grad_CV.scatter_add_(1, targets_C1, shares_CM.sum(1, keepdim=True).to(grad_CV.dtype))
+        grad_CV.scatter_add_(1, others_CM.long(), -shares_CM.to(grad_CV.dtype))
 
 
 def _one_kernel(device: torch.device, dtype: torch.dtype) -> LossAndGradient | None:
@@ -99,14 +120,19 @@ def _tried_kernel(device: torch.device, dtype: torch.dtype) -> LossAndGradient |
     try:
         from mini_llm.train.head_kernel import scores_to_gradient
 
+        def loss_and_gradient(scores_CV: Tensor, targets_C1: Tensor, soft: Soft = None) -> tuple[Tensor, Tensor]:
+            losses_C, grad_CV = scores_to_gradient(scores_CV, targets_C1)
+            _share_out(grad_CV, targets_C1, soft)
+            return losses_C, grad_CV
+
         zeros, targets = torch.zeros(1, 2, device=device, dtype=dtype), torch.zeros(1, 1, device=device).long()
-        _, gradient = scores_to_gradient(zeros, targets)
+        _, gradient = loss_and_gradient(zeros, targets)
         assert gradient.tolist() == [[-0.5, 0.5]], f"its gradient is {gradient.tolist()}"
     except Exception as problem:
         reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         log.warn(f"the loss head's kernel does not work here, several others do its work, slower ({reason[:200]})")
         return None
-    return scores_to_gradient
+    return loss_and_gradient
 
 
 def _shapes(x_ND, weight_VD, *_more):  # type: ignore[no-untyped-def]

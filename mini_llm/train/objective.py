@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,7 @@ from mini_llm.train.optim.lr_scheduler import row_parts
 from mini_llm.train.rows.dataloader import shorten
 from mini_llm.train.rows.mixed_rows import MixedLoader, loader_of
 from mini_llm.train.run.kept import Kept
+from mini_llm.train.soft_targets import SoftRows, SoftTargets, soft_loss_sum
 
 
 class Rows(Protocol):
@@ -187,28 +189,42 @@ class Pretraining:
         if self.config.init == "bigram":
             init_bigram(model, self.loader, self.config.init_tokens, self.config.seed)
 
-    def example(self) -> Tensor:
-        """Return the first whole rows, before any is shortened."""
-        return self.loader.rows_from(0)[: self.config.batch_size]
+    @cached_property
+    def soft(self) -> SoftTargets:
+        """What else the targets might have been."""
+        return SoftTargets(self.loader, self.config.soft_tokens, self.config.model.vocab_size)
 
-    def rows(self, step: int) -> Tensor:
+    def example(self) -> Tensor | SoftRows:
+        """Return the first whole rows, before any is shortened."""
+        return self.rows_from(0).split(self.config.batch_size)[0]
+
+    def rows(self, step: int) -> Tensor | SoftRows:
         """Return the rows (R, T+1) of a step, shorter and more of them where `length_warmup` says so.
 
         Raises:
             UserError: the store was changed after it was written. A large one is read meanwhile.
         """
         self.poll_checks(step)
-        return shorten(self.loader.rows(step), row_parts(step, self.config))
+        rows, parts = self.rows_from(self.loader.row_of(step)), row_parts(step, self.config)
+        return shorten(rows, parts) if isinstance(rows, Tensor) else rows.shorten(parts)
 
-    def loss_sum(self, model: Transformer, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the summed loss of rows (B, T+1) in nats."""
-        return rows_loss_sum(model, rows, dtype)
+    def rows_from(self, first: int) -> Tensor | SoftRows:
+        """Return a step's number of rows (R, T+1), beginning with row `first` of all epochs."""
+        ids, config = self.loader.rows_from(first), self.config
+        share = config.soft_targets * (1 - first * config.block_size / config.soft_fade_tokens)
+        if share <= 0:
+            return ids
+        return self.soft.rows(ids, self.loader.starts_at(np.arange(first, first + len(ids))), share)
 
-    def targets(self, rows: Tensor) -> int:
+    def loss_sum(self, model: Transformer, rows: Tensor | SoftRows, dtype: torch.dtype) -> Tensor:
+        """Return the summed loss of rows in nats."""
+        return rows_loss_sum(model, rows, dtype) if isinstance(rows, Tensor) else soft_loss_sum(model, rows, dtype)
+
+    def targets(self, rows: Tensor | SoftRows) -> int:
         """Return the number of tokens that are foretold."""
-        return rows[:, 1:].numel()
+        return (rows if isinstance(rows, Tensor) else rows.ids)[:, 1:].numel()
 
-    def tokens(self, rows: Tensor) -> int:
+    def tokens(self, rows: Tensor | SoftRows) -> int:
         """Return the same: every token is foretold."""
         return self.targets(rows)
 
@@ -220,7 +236,7 @@ class Pretraining:
 
     def first_row_of(self, step: int) -> int:
         """Return how many rows of text have been read before `step`."""
-        return self.loader.first_row + step * self.loader.rows_per_step
+        return self.loader.row_of(step)
 
     def epoch(self, step: int) -> float:
         """Return how many times all rows have been seen before `step`."""

@@ -19,13 +19,14 @@ from mini_llm.errors import UserError
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining, open_tokenizer
+from mini_llm.train.soft_targets import SoftRows
 from mini_llm.tune.answer_loss import answer_loss_sum
 from mini_llm.tune.config import SftConfig
 from mini_llm.tune.conversations import read_set
 from mini_llm.tune.packing import PackedRows
 from mini_llm.tune.rows import ConversationRows
 
-MixedRows = Tensor | ConversationRows
+MixedRows = Tensor | SoftRows | ConversationRows
 # Held out as `sft` would hold them out, so that what it evaluates on has not been learned before.
 HELD_OUT: float = SftConfig.model_fields["val_fraction"].default
 
@@ -74,7 +75,7 @@ class MixedPretraining(Pretraining):
         return math.floor(rows * self.config.mix.share + 1e-9)
 
     def rows(self, step: int) -> Any:
-        """Return the rows of a step, a tensor as in `Pretraining`; in the cool-down text and then conversations.
+        """Return the rows of a step, as in `Pretraining`; in the cool-down plain text and then conversations.
 
         Raises:
             UserError: as `Pretraining.rows`.
@@ -90,15 +91,17 @@ class MixedPretraining(Pretraining):
 
     def loss_sum(self, model: Transformer, rows: MixedRows, dtype: torch.dtype) -> Tensor:
         """Return the summed loss of rows in nats: of every token of a text, and of answers."""
-        return super().loss_sum(model, rows, dtype) if isinstance(rows, Tensor) else answer_loss_sum(model, rows, dtype)
+        if isinstance(rows, ConversationRows):
+            return answer_loss_sum(model, rows, dtype)
+        return super().loss_sum(model, rows, dtype)
 
     def targets(self, rows: MixedRows) -> int:
         """Return how many tokens are learned."""
-        return super().targets(rows) if isinstance(rows, Tensor) else rows.n_targets()
+        return rows.n_targets() if isinstance(rows, ConversationRows) else super().targets(rows)
 
     def tokens(self, rows: MixedRows) -> int:
         """Return how many tokens are read."""
-        return super().targets(rows if isinstance(rows, Tensor) else rows.ids)
+        return super().targets(rows.ids if isinstance(rows, ConversationRows) else rows)
 
     def first_row_of(self, step: int) -> int:
         """Return how many rows of text have been read before `step`."""

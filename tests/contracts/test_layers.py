@@ -40,6 +40,7 @@ LAYERS = [
             "temporary",
             "threads",
             "tokens_seen",
+            "units",
             "user_files",
             "weights",
         }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mini_llm.data import parts
+from mini_llm.data import parallel, parts
 from mini_llm.data import prepare as prepare_module
 from mini_llm.data.fill import fill
 from mini_llm.data.prepare import prepare
@@ -87,6 +87,40 @@ def test_parts_give_the_tokens_of_one_pass_for_any_number_of_processes(
         one_pass.reading.left_out,
     )
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_largest_parts_are_given_first_and_the_bytes_are_those_of_the_files_order(
+    tmp_path: Path, corpus: Path, byte_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (corpus / "b.jsonl.gz").unlink()  # unpacked part by part, in order
+    given: list[parts.Part] = []
+    do_all = parallel._Crew.do_all
+
+    def noting(crew: Any, todo: Any, *rest: Any) -> Any:
+        given[:] = todo
+        return do_all(crew, iter(given), *rest)
+
+    monkeypatch.setattr(parallel._Crew, "do_all", noting)
+    prepare([corpus], byte_tokenizer, tmp_path / "largest-first", workers=2)
+    weights = [part.weight for part in given]
+    assert weights == sorted(weights, reverse=True)
+    assert [part.number for part in given] != sorted(part.number for part in given)
+    monkeypatch.setattr(parallel, "only_named", lambda _: False)
+    prepare([corpus], byte_tokenizer, tmp_path / "in-order", workers=1)
+    assert [part.number for part in given] == sorted(part.number for part in given)
+    assert contents(tmp_path / "largest-first") == contents(tmp_path / "in-order")
+
+
+def test_why_it_is_slow_is_told_once(
+    tmp_path: Path, corpus: Path, byte_tokenizer: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "kitoken.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(packages))
+    prepare([corpus], byte_tokenizer, tmp_path / "out", workers=2)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("several times slower than kitoken would: it is not installed") == 1
 
 
 def test_a_corpus_of_one_document_still_gets_both_splits(tmp_path: Path, byte_tokenizer: Path) -> None:
@@ -218,8 +252,6 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
 def test_a_worker_that_dies_is_told(
     tmp_path: Path, corpus: Path, byte_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mini_llm.data import parallel
-
     monkeypatch.setattr(parallel.sys, "executable", "/bin/false")
     with pytest.raises(UserError, match="ended with code 1"):
         prepare([corpus], byte_tokenizer, tmp_path / "out")

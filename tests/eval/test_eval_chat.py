@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from mini_llm import log
 from mini_llm.checkpoint import save_model
 from mini_llm.data.prepare import prepare
 from mini_llm.errors import UserError
@@ -148,6 +150,21 @@ def test_tables_are_markdown() -> None:
     assert table(("A", "B"), [("x|y", "1")]) == "| A    |   B |\n| ---- | --: |\n| x\\|y |   1 |"
 
 
+def test_the_runs_own_text_is_left_out_where_it_was_changed(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Path(shutil.copytree(folders / "tokens", tmp_path / "tokens"))
+    run = Path(shutil.copytree(folders / "run", tmp_path / "run", symlinks=True))
+    (run / "config.yaml").write_text(f"base: {folders / 'base'}\ndata_dir: {store}\n", encoding="utf-8")
+    with (store / "train-00000.bin").open("r+b") as file:
+        file.write(b"\x07")
+    said: list[str] = []
+    monkeypatch.setattr(log, "warn", said.append)
+    found, _ = evaluate_chat(ChatWishes(str(run), n=1))
+    assert found["forgetting"] is None
+    assert "train-00000.bin" in next(line for line in said if "left out" in line)
+
+
 def test_what_is_wrong_is_said(folders: Path, run_cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"messages": [{"role": "robot", "content": "x"}]}\n', encoding="utf-8")
@@ -163,6 +180,11 @@ def test_what_is_wrong_is_said(folders: Path, run_cli, tmp_path: Path) -> None: 
         with pytest.raises(UserError) as caught:
             evaluate_chat(ChatWishes(model, n=1, **changes))  # type: ignore[arg-type]
         assert message in caught.value.message
+    store = Path(shutil.copytree(folders / "tokens", tmp_path / "tokens"))
+    with (store / "val-00000.bin").open("r+b") as file:
+        file.write(b"\x07")
+    with pytest.raises(UserError, match=r"val-00000\.bin .* changed"):
+        evaluate_chat(ChatWishes(run, n=1, store=store))
     result = run_cli("eval", run, "--chat", "--tasks", "piqa")
     assert result.returncode == 2
     assert "its own questions" in result.stderr

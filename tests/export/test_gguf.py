@@ -1,6 +1,9 @@
 """GGUF files, read by llama.cpp itself: the same ids, the same greedy text, nearly the same loss in fewer bits."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -315,6 +318,19 @@ def test_numbers_beyond_f16_are_refused(make_folder: MakeFolder, tmp_path: Path)
     with pytest.raises(UserError, match="use --type bf16"):
         export(tmp_path / "m", tmp_path / "m.gguf", "f16")
     assert list(tmp_path.glob("*gguf*")) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on a file's size")
+@pytest.mark.parametrize("target", ["gguf", "ollama"])
+def test_a_limit_on_the_size_of_files_is_said(target: str, make_folder: MakeFolder, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mini_llm", "export", str(make_folder(dim=64)), "--to", target, "--out", "x.gguf"]
+    limited = ["bash", "-c", 'ulimit -f 64 && exec "$@"', "bash", *command]  # blocks of 1,024 bytes
+    result = subprocess.run(limited, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=120)
+    assert (result.returncode, "Traceback" in result.stderr) == (1, False), result.stderr
+    assert "cannot write" in result.stderr
+    assert "file-size limit" in result.stderr
+    assert "ulimit -f" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_refuses_is_said(make_folder: MakeFolder, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]

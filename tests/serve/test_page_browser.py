@@ -168,6 +168,60 @@ def test_conversations_go_out_and_come_back(page: playwright.Page, tmp_path: Pat
     page.wait_for_selector("#notice >> text=nothing was imported")
 
 
+def test_a_deleted_conversation_comes_back_by_one_key(page: playwright.Page):
+    complete(page, "The city of", n=4)
+    page.wait_for_selector("#panel-complete .log:not([aria-busy])")
+    kept = page.locator("#panel-complete .conversations li")
+    texts = page.locator("#panel-complete article .text")
+    before = texts.all_text_contents()
+    side = page.locator("#panel-complete .side")
+    if side.get_attribute("open") is None:
+        side.locator("summary").click()
+    side.locator("[aria-label^=Delete]").press("Enter")
+    assert kept.count() == 0
+    assert page.locator("#panel-complete article").count() == 0
+    assert page.locator("#notice").inner_text().startswith("Deleted: The city of")
+    assert flaws(page) == []
+    page.keyboard.press("Enter")  # Undo has the focus
+    assert texts.all_text_contents() == before
+    assert page.locator("#notice").is_hidden()
+    assert page.evaluate("document.activeElement.textContent") == "The city of"
+    page.reload()
+    page.click("#tab-complete")
+    assert kept.count() == 1
+    if side.get_attribute("open") is None:
+        side.locator("summary").click()
+    side.locator("[aria-label^=Delete]").click()
+    page.click("#notice >> text=Dismiss")
+    page.reload()
+    page.click("#tab-complete")
+    assert kept.count() == 0
+
+
+def test_an_undone_deletion_is_undone_in_every_tab_and_takes_no_view_away(page: playwright.Page):
+    complete(page, "The city of", n=4)
+    page.wait_for_selector("#panel-complete .log:not([aria-busy])")
+    page.wait_for_timeout(400)  # it is kept 200 ms after the last change
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.click("#tab-complete")
+    there = other.locator("#panel-complete .conversations li")
+    playwright.expect(there).to_have_count(1)
+    page.evaluate("document.querySelector('#panel-complete .side').open = true")
+    page.click("#panel-complete [aria-label^=Delete]")
+    playwright.expect(there).to_have_count(0)
+    page.fill("#complete-field", "Of the north")
+    page.press("#complete-field", "Enter")
+    page.wait_for_selector("#panel-complete article.user >> text=Of the north")
+    page.wait_for_selector("#panel-complete .log:not([aria-busy])")
+    page.click("#notice >> text=Undo")
+    playwright.expect(there).to_have_count(2)
+    assert page.locator("#panel-complete article.user .text").all_inner_texts() == ["Of the north"]
+    titles = page.locator("#panel-complete .conversations li button:first-child").all_inner_texts()
+    assert titles == ["Of the north", "The city of"]
+    other.close()
+
+
 def begin(page: playwright.Page, text: str, n: int) -> None:
     page.evaluate(f"localStorage.setItem('mini-llm-settings', '{json.dumps({'max_tokens': n, 'seed': 3})}')")
     page.reload()

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from mini_llm.data.token_store import TokenSplit, TokenStore
 from mini_llm.errors import UserError
-from mini_llm.train.rows.dataloader import TrainLoader, check_length, permute, shorten
+from mini_llm.train.rows.dataloader import TrainLoader, permute, shorten
+from mini_llm.train.rows.row_length import check_length
 
 KEYS = np.array([1, 2**63, 2**64 - 1, 12345], dtype=np.uint64)
 

@@ -33,11 +33,11 @@ def test_the_command_reports_and_writes_nothing(settings, tmp_path: Path, run_cl
     assert "128 tokens" in result.stdout
     assert re.search(r"first loss +6\.2\d", result.stdout)  # ln 512 = 6.24
     assert re.search(
-        r"memory +\d.* [MG]B at the peak: weights 0\.2 MB, gradients 0\.2 MB, optimizer 0\.4 MB", result.stdout
+        r"memory +\d.* [MG]B at the peak: weights 189 kB, gradients 189 kB, optimizer 378 kB", result.stdout
     )
     assert "1,000 steps" in result.stdout
     assert "5 evaluations" in result.stdout  # 0, 300, 600, 900, 1000
-    assert re.search(r"checkpoints +7 of 0\.6 MB, of which at most 3 stay", result.stdout)  # and 200, 400, 800
+    assert re.search(r"checkpoints +7 of 56\d kB, of which at most 3 stay", result.stdout)  # and 200, 400, 800
 
 
 def test_checkpoints_and_evaluations_are_those_of_the_run(make_config: MakeConfig) -> None:
@@ -94,8 +94,9 @@ def test_a_disk_too_small_is_told_before(make_config: MakeConfig, monkeypatch: p
     monkeypatch.setattr(dry_run_module.shutil, "disk_usage", lambda _: Usage(1_000_000))
     dry_run(make_config())
     assert "milestones   4 of " in dry_run(make_config(milestones=True))
-    told = [re.search(r"free, the checkpoints need about ([0-9.]+) MB", line) for line in said]
-    alone, with_milestones = (float(found[1]) for found in told if found)
+    told = [re.search(r"free, the checkpoints need about ([0-9.]+) ([kM]B)", line) for line in said]
+    units = {"kB": 1e3, "MB": 1e6}
+    alone, with_milestones = (float(found[1]) * units[found[2]] for found in told if found)
     assert with_milestones > alone  # 4 times 2 bytes a parameter more
 
 

@@ -67,7 +67,7 @@ VARIANTS = {
     },
     # Small batches: a CPU without instructions for half precision takes more than ten times as long.
     "float16": {"dtype": "float16", **SMALL, "model": {"dropout": 0.1, "qk_norm": "true"}},
-    "bfloat16": {"dtype": "bfloat16", **SMALL, "optimizer": "muon"},
+    "bfloat16": {"dtype": "bfloat16", **SMALL, "optimizer": "muon", "soft_targets": 0.8, "soft_fade_tokens": 1500},
 }
 
 

@@ -18,6 +18,7 @@ from mini_llm.data.parts import groups, part_bytes
 from mini_llm.data.sources import read_documents
 from mini_llm.errors import UserError
 from mini_llm.memory import cpu_memory
+from mini_llm.units import size
 from mini_llm.user_files import read_file
 
 PACKED = 3.5  # bytes of text in one byte of a packed file; English in xz: 3.8, in gzip: 2.6
@@ -111,9 +112,9 @@ def check_room(folder: Path, needed: Needs, *, works_here: bool) -> None:
 def _check_memory(needed: Needs) -> None:
     there = cpu_memory()
     if there is not None and needed.memory > there:
-        what = f"{needed.workers} workers need about {needed.memory / 1e9:,.1f} GB of memory"
+        what = f"{needed.workers} workers need about {size(needed.memory)} of memory"
         raise UserError(
-            f"{what}, and this machine has {there / 1e9:,.1f}",
+            f"{what}, and this machine has {size(there)}",
             f"give fewer: --workers {max(1, int((there - MEMORY) / MEMORY_EACH))}",
         )
 
@@ -122,6 +123,6 @@ def _check_disk(folder: Path, needed: float) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"cleaning needs about {needed / 1e9:,.1f} GB beside {folder}, and {free / 1e9:,.1f} GB are free",
+            f"cleaning needs about {size(needed)} beside {folder}, and {size(free)} are free",
             "make room, choose another --out, or clean the files in several turns",
         )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mini_llm.data.token_store import TokenSplit
-from mini_llm.errors import UserError
 from mini_llm.train.rows.document_rows import DocumentRows
+from mini_llm.train.rows.row_length import check_length
 
 
 def permute(index_R: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
@@ -65,7 +65,11 @@ class TrainLoader:
 
     def rows(self, step: int) -> Tensor:
         """Return the rows (R, T+1), int64, of a step (0, 1, ...)."""
-        return self.rows_from(self.first_row + step * self.rows_per_step)
+        return self.rows_from(self.row_of(step))
+
+    def row_of(self, step: int) -> int:
+        """Return the number of a step's first row among those of all epochs."""
+        return self.first_row + step * self.rows_per_step
 
     def rows_from(self, first: int) -> Tensor:
         """Return a step's number of rows, beginning with row `first` of all epochs."""
@@ -73,48 +77,39 @@ class TrainLoader:
 
     def rows_at(self, rows_R: np.ndarray) -> Tensor:
         """Return the rows of these numbers, which must rise."""
-        ids = [
-            row
-            for epoch in np.unique(rows_R // self.rows_per_epoch)
-            for row in self._read(int(epoch), rows_R[rows_R // self.rows_per_epoch == epoch] % self.rows_per_epoch)
-        ]
-        return torch.from_numpy(np.stack(ids))
+        return torch.from_numpy(np.stack([self._read(place, shift) for place, shift in self._cuts(rows_R)]))
+
+    def starts_at(self, rows_R: np.ndarray) -> np.ndarray:
+        """Return where in the split the rows of these numbers begin (R), in the order of `rows_at`."""
+        return np.array([shift + place * self.block_size for place, shift in self._cuts(rows_R)])
 
     def epoch(self, step: int) -> float:
         """Return how many times all rows have been seen before `step`."""
-        return (self.first_row + step * self.rows_per_step) / self.rows_per_epoch
+        return self.row_of(step) / self.rows_per_epoch
 
     def continue_at(self, step: int, epochs: float) -> None:
         """Let `step` begin where all rows have been seen `epochs` times, however large the steps before it were."""
         self.first_row = round(epochs * self.rows_per_epoch) - step * self.rows_per_step
 
-    def _read(self, epoch: int, index_R: np.ndarray) -> list[np.ndarray]:
-        spare = self.split.n_tokens - 1 - self.rows_per_epoch * self.block_size
-        offset, *keys = np.random.SeedSequence([self.seed, epoch]).generate_state(5, np.uint64)
-        places = permute(index_R, self.rows_per_epoch, np.array(keys))
+    def _cuts(self, rows_R: np.ndarray) -> list[tuple[int, int]]:
+        """Return of each row which one of the split it is, and by how many tokens its epoch cuts later."""
+        found = []
+        for epoch in np.unique(rows_R // self.rows_per_epoch):
+            index_R = rows_R[rows_R // self.rows_per_epoch == epoch] % self.rows_per_epoch
+            offset, *keys = np.random.SeedSequence([self.seed, int(epoch)]).generate_state(5, np.uint64)
+            spare = self.split.n_tokens - 1 - self.rows_per_epoch * self.block_size
+            room = self.block_size if self.documents else min(spare, self.block_size - 1) + 1
+            places = permute(index_R, self.rows_per_epoch, np.array(keys))
+            found += [(place, int(offset) % room) for place in places.tolist()]
+        return found
+
+    def _read(self, place: int, shift: int) -> np.ndarray:
         if self.documents:
-            return [self.documents.read(int(place), int(offset) % self.block_size) for place in places]
-        offset = int(offset) % (min(spare, self.block_size - 1) + 1)
-        return [self.split.read(offset + int(place) * self.block_size, self.block_size + 1) for place in places]
+            return self.documents.read(place, shift)
+        return self.split.read(shift + place * self.block_size, self.block_size + 1)
 
 
 def shorten(rows: Tensor, parts: int) -> Tensor:
     """Cut rows (R, T+1) into rows (R * parts, T / parts + 1) with the same targets, each once."""
     length = (rows.shape[1] - 1) // parts
     return rows.unfold(1, length + 1, length).flatten(0, 1)
-
-
-def check_length(split: TokenSplit, block_size: int, name: str) -> None:
-    """Refuse a split that has no room for one row.
-
-    Raises:
-        UserError: with both numbers.
-    """
-    needed = block_size + 1
-    if split.n_tokens >= needed:
-        return
-    hint = f"prepare more text, or train with block_size={max(1, split.n_tokens - 1)} or less"
-    if name == "val":  # rows so short would teach nothing, and the text is there: it was not held out
-        times = -(-needed // max(1, split.n_tokens))
-        hint = f"prepare again with --val-fraction {times} times as large, or with {times} times as much text"
-    raise UserError(f"the {name} split has {split.n_tokens:,} tokens, one row needs block_size + 1 = {needed:,}", hint)

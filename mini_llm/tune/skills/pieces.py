@@ -68,7 +68,7 @@ def _in_turns(pieces: list[str], generator: random.Random) -> Iterator[str]:
 def _letters(pieces: list[str], generator: random.Random) -> Exercise:
     """Spell these: iver, "ths". -> Here: iver i v e r, "ths" t h s."""
     # A piece that begins without a space stands as it is only in quotation marks.
-    shown = [piece.strip() if piece.startswith(" ") else f'"{piece}"' for piece in pieces]
+    shown = [_shown(piece.strip(), in_quotes=not piece.startswith(" ")) for piece in pieces]
     spelled = [f"{name} {' '.join(piece.strip())}" for name, piece in zip(shown, pieces, strict=True)]
     question = generator.choice(SPELL).format(", ".join(shown))
     return Exercise(ask(question), f"Here: {', '.join(spelled)}", "exact", "letters")
@@ -82,9 +82,13 @@ def _joined(pieces: list[str], generator: random.Random) -> Exercise:
     if generator.random() < ONE:
         question = generator.choice(SPELL_ONE.train).format(words[0])
         return Exercise(ask(question), " ".join(words[0]), "letters", "joined")
-    shown = [word if generator.random() < 0.5 else f'"{word}"' for word in words]  # which are cut into other pieces
+    shown = [_shown(word, in_quotes=generator.random() >= 0.5) for word in words]  # which are cut into other pieces
     question = generator.choice(SPELL).format(", ".join(shown))
     return Exercise(ask(question), ", ".join(" ".join(word) for word in words), "letters", "joined")
+
+
+def _shown(word: str, *, in_quotes: bool) -> str:
+    return f'"{word}"' if in_quotes else word
 
 
 def _echo(pieces: list[str], generator: random.Random) -> Exercise:

@@ -80,10 +80,10 @@ export function announce(text) {
   document.getElementById("live").textContent = text;
 }
 
-/** Show a line below the header, or take it away. */
-export function notice(text) {
+/** Show a line below the header, with buttons in it, or take it away. */
+export function notice(text, ...buttons) {
   const line = document.getElementById("notice");
-  line.textContent = text || "";
+  line.replaceChildren(text || "", ...buttons);
   line.hidden = !text;
 }
 

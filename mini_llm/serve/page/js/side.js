@@ -19,10 +19,20 @@ export function side(writer) {
       && (!wanted || one.nodes.some((node) => node.text.toLowerCase().includes(wanted))));
     list.replaceChildren(...found.map((one) => h("li", {},
       button(one.title || "Untitled", () => writer.open(one), { "aria-current": one === writer.conversation ? "true" : null, title: new Date(one.created).toLocaleString() }),
-      button("×", () => {
-        remove(one);
-        if (one === writer.conversation) writer.open(newConversation(writer.kind)); else show();
-      }, { "aria-label": `Delete ${one.title || "Untitled"}` }))));
+      button("×", () => forget(one), { "aria-label": `Delete ${one.title || "Untitled"}` }))));
+  };
+  const forget = (one) => {
+    const restore = remove(one);
+    const wasOpen = one === writer.conversation;
+    if (wasOpen) writer.open(newConversation(writer.kind)); else show();
+    const undo = button("Undo", () => {
+      restore();
+      notice("");
+      if (wasOpen && !writer.conversation.nodes.length) writer.open(one); else show();
+      list.querySelector("[aria-current=true]")?.focus();
+    });
+    notice(`Deleted: ${one.title || "Untitled"}`, undo, button("Dismiss", () => { notice(""); search.focus(); }));
+    undo.focus();
   };
   const fresh = () => { writer.open(newConversation(writer.kind)); writer.field.focus(); };
   const find = () => { element.open = true; search.focus(); };

@@ -103,12 +103,18 @@ export function include(conversation) {
   conversations.unshift(conversation);
 }
 
-/** Forget a conversation. */
+/** Forget a conversation; returns what brings it back, under another id: by this one no tab keeps it any more. */
 export function remove(conversation) {
   goneHere.add(conversation.id);
   keep(GONE, [...list(GONE), conversation.id].slice(-MOST_GONE));
   conversations.splice(conversations.indexOf(conversation), 1);
   save();
+  return () => {
+    conversation.id = newConversation(conversation.kind).id;
+    conversations.push(conversation);
+    conversations.sort((a, b) => b.created - a.created);
+    save();
+  };
 }
 
 /** Offer all conversations as a JSON file, or one as text. */
