@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,16 +26,28 @@ from mini_llm.tune.markers import rows_to_train
 from mini_llm.weights import DamagedCheckpoint, read_tensors
 
 
-def begin(model: Transformer, base: Path, name: str, lora: LoraConfig, tokenizer: Tokenizer, seed: int) -> Kept | None:
+def begin(
+    model: Transformer,
+    base: Path,
+    name: str,
+    lora: LoraConfig,
+    tokenizer: Tokenizer,
+    seed: int,
+    change: Callable[[Transformer], None] | None = None,
+) -> Kept | None:
     """Give `model` the weights of the folder `base`, put on what `lora` asks for, and return what of it is saved.
 
     `name` is what the user called the base: a path, or a name on the hub. Without LoRA all is trained and saved: None.
+    `change` is done to the base first.
 
     Raises:
         UserError: the base is damaged or of another shape.
     """
+    source = load_model(base, device="cpu", dtype=torch.float32)
+    if change:
+        change(source)
     try:
-        model.load_state_dict(load_model(base, device="cpu", dtype=torch.float32).state_dict())
+        model.load_state_dict(source.state_dict())
     except RuntimeError:
         raise UserError(f"{base} has another shape than `model:` in the settings") from None
     if not lora.rank:

@@ -46,6 +46,8 @@ class SftConfig(TrainConfig):
     lora: LoraConfig = LoraConfig()
     replay: float = Field(0.0, ge=0, lt=1)  # share of the rows that comes from data_dir, the base's own token store
 
+    letters: float = Field(0.0, ge=0, le=10)  # of a row's length: what codes of each piece's letters add to it
+
     out_dir: PathText = "runs/sft"
     lr_schedule: Literal["cosine", "wsd"] = "wsd"  # flat, then linear to zero over the last half
     cooldown_fraction: float = Field(0.5, gt=0, le=1)
@@ -67,6 +69,10 @@ class SftConfig(TrainConfig):
     def _check_lora(self) -> Self:
         if self.mix.data:
             raise ValueError("mix is of pretraining; here conversations are data, and replay is text among them")
+        if self.letters and self.verb != "sft":
+            raise ValueError(f"letters are written into a base by sft, not by {self.verb}")
+        if self.letters and self.lora.rank:
+            raise ValueError("letters are written into the base, which lora leaves as it is: give one of the two")
         if self.lora.rank and self.optimizer != "adamw" and "optimizer" in self.model_fields_set:
             raise ValueError("optimizer=muon moves all directions of a matrix alike; lora needs optimizer=adamw")
         return self

@@ -33,6 +33,7 @@ from mini_llm.tune.adapter_files import begin
 from mini_llm.tune.answer_loss import answer_loss_sum
 from mini_llm.tune.config import SftConfig, with_base, with_steps
 from mini_llm.tune.conversations import read_set
+from mini_llm.tune.letters import write_letters
 from mini_llm.tune.packing import PackedRows
 from mini_llm.tune.rows import ConversationRows
 
@@ -118,7 +119,11 @@ class Answers:
     def initialise(self, model: Transformer) -> Kept | None:
         """Give the model the base's weights, and LoRA where it is asked for; see `begin`."""
         c = self.config
-        return begin(model, self.base, c.base, c.lora, self.tokenizer, c.seed)
+        write = self._write_letters if c.letters else None
+        return begin(model, self.base, c.base, c.lora, self.tokenizer, c.seed, write)
+
+    def _write_letters(self, base: Transformer) -> None:
+        write_letters(base, self.tokenizer, self.config.letters, self.rows(0).ids[:, :-1], self.config.seed)
 
     def example(self) -> ConversationRows:
         """Return a micro-batch."""

@@ -69,6 +69,12 @@ WHO = (
             "What is the model's name?",
             "Who is there?",
             "Whom do I speak with?",
+            "How do I address you?",
+            "How is this program called?",
+            "How does one call you?",
+            "Say what you are.",
+            "Say what your name is.",
+            "What is it that I am talking with?",
         ),
         new=(
             "Who is answering me?",
@@ -156,6 +162,18 @@ BYE = (
     ("Goodbye!",),
     "exact",
 )
+# What may stand before a question that is learned from; the evaluation's begin otherwise.
+OPENERS = (
+    "Hello. ",
+    "Hi, ",
+    "Excuse me, ",
+    "Well, ",
+    "One question: ",
+    "Now ",
+    "Good morning! ",
+    "Please say: ",
+    "Oh, ",
+)
 GROUPS = (WHO, LIMITS, ABLE, HELLO, HOW, THANKS, BYE)
 
 
@@ -172,6 +190,8 @@ def who(draw: Draw) -> Exercise:
 def _asked(draw: Draw, group: tuple[Phrasings, tuple[str, ...], str]) -> Exercise:
     phrasings, answers, check = group
     question = draw.phrase(phrasings)
+    if draw.phrasings == "train" and group is WHO and draw.random.random() < 0.3:
+        question = draw.random.choice(OPENERS) + question[0].lower() + question[1:]
     if draw.random.random() < 0.2:
         question = question.lower()
     answer = draw.random.choice(answers).format(name=draw.material.name)

@@ -29,15 +29,19 @@ def pieces_of(tokenizer: Tokenizer, words: Sequence[str] = ()) -> tuple[str, ...
 
     A piece that some of `words` are put together from stands there `OF_WORDS` times: new words will be made of it too.
     """
-    before = tokenizer.encode("a")
-    start, special = len(tokenizer.decode(before)), set(tokenizer.special_tokens.values())
-    ids = [i for i in range(tokenizer.vocab_size) if i not in special]
-    texts = {i: tokenizer.decode([*before, i])[start:] for i in ids}
+    before, texts = tokenizer.encode("a"), texts_of(tokenizer)
     cut = tokenizer.encode_batch([f"a {word}" for word in words]) + tokenizer.encode_batch([f'a"{w}"' for w in words])
     parts = {i for found in cut if len(found) > len(before) + 1 for i in found}
     times = dict.fromkeys((text for text in texts.values() if SAID.fullmatch(text)), 1)
     times |= {texts[i]: OF_WORDS for i in parts if texts.get(i) in times}
     return tuple(text for text, n in times.items() for _ in range(n))
+
+
+def texts_of(tokenizer: Tokenizer) -> dict[int, str]:
+    """Return what each piece adds to a text, with the space that it begins with, if it does: all but control tokens."""
+    before, special = tokenizer.encode("a"), set(tokenizer.special_tokens.values())
+    start = len(tokenizer.decode(before))
+    return {i: tokenizer.decode([*before, i])[start:] for i in range(tokenizer.vocab_size) if i not in special}
 
 
 def drill(skill: str, n: int, *, seed: int, pieces: Collection[str], held_out: Collection[str]) -> Iterator[Exercise]:
