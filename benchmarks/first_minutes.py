@@ -108,10 +108,12 @@ def main() -> None:
                 env[variable] = str(folder / variable)
         seconds = installed | demo(python, folder / "demo", args.minutes, env)
     rows = [[part, f"{value:.1f}"] for part, value in seconds.items()]
-    whole, rest = sum(seconds.values()), sum(seconds.values()) - seconds["steps"]
-    print(table(["", "seconds"], [*rows, ["**together**", f"{whole:.1f}"], ["**all but the steps**", f"{rest:.1f}"]]))
+    whole, training = sum(seconds.values()), seconds["steps"] + seconds[AFTER]
+    sums = {"together": whole, "all but training": whole - training, "all but the steps": whole - seconds["steps"]}
+    print(table(["", "seconds"], rows + [[f"**{name}**", f"{value:.1f}"] for name, value in sums.items()]))
     about = {"benchmark": "first_minutes", "machine": machine(), "minutes": args.minutes, "warm": args.warm}
-    result = {**about, "installed": not args.here, "seconds": seconds, "all_but_the_steps": rest}
+    result = {**about, "installed": not args.here, "seconds": seconds}
+    result |= {name.replace(" ", "_"): value for name, value in sums.items()}
     finish("first_minutes", result, as_json=args.json, keep=not args.quick)
 
 
