@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 from mini_llm import log
+from mini_llm.data.conversions import conversions
 from mini_llm.data.formats import (
     BLOCK_BYTES,
     NULL,
@@ -184,7 +185,7 @@ def _find(source: str, count: Reading) -> list[Path]:
         return _known(_of_datasets(walk(path, count), path, count), f"the folder {source}", count)
     if kind == "file":
         if format_of(path) is None:
-            raise UserError(f"cannot read {source}: unknown format '{path.suffix}'", SUPPORTED)
+            raise UserError(f"cannot read {source}: unknown format '{path.suffix}'", _how([path.suffix]))
         return [path]
     if kind == "nothing" and glob.has_magic(source):
         return _known(matching(source, count), f"the glob {source}", count)
@@ -215,5 +216,14 @@ def _known(paths: list[Path], where: str, count: Reading) -> list[Path]:
             count.leave_out(f"{path.suffix or 'nameless'} files", path)
     if not known:
         found = ", ".join(sorted({path.suffix or path.name for path in paths})[:8])
-        raise UserError(f"no text files in {where}" + (f"; it has {found}" if found else ""), SUPPORTED)
+        raise UserError(
+            f"no text files in {where}" + (f"; it has {found}" if found else ""), _how(path.suffix for path in paths)
+        )
+    if how := conversions(path.suffix for path in paths if not format_of(path)):
+        log.note(f"some files in {where} are not read as they are; what makes text of them:\n{how}")
     return sorted(known)
+
+
+def _how(suffixes: Iterable[str]) -> str:
+    how = conversions(suffixes)
+    return f"{SUPPORTED}; first make text of it:\n{how}" if how else SUPPORTED

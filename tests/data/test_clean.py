@@ -262,6 +262,45 @@ def test_two_cleanings_into_one_folder_are_one_too_many(tmp_path: Path, passages
         clean([str(source)], tmp_path / "out", CleanConfig.model_validate({"minhash": None}), Where())
 
 
+def test_an_older_cleaning_stays_until_the_next_is_whole_and_files_without_text_stop_none(
+    tmp_path: Path, passages: list[str], run_cli: Any
+) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "0.jsonl").write_text("")
+    (texts / "1.jsonl").write_text('{"text": " "}\n')
+    write(texts / "2.jsonl", passages[:4])
+    words = ("clean", texts, "--out", tmp_path / "out", "minhash=null")
+    assert run_cli(*words).returncode == 0
+    assert kept(tmp_path / "out") == passages[:4]
+    (texts / "3.jsonl").write_text("no JSON\n")
+    assert run_cli(*words).returncode == 1
+    assert kept(tmp_path / "out") == passages[:4]
+    write(texts / "3.jsonl", passages[4:6])
+    assert run_cli(*words).returncode == 0
+    assert kept(tmp_path / "out") == passages[:6]
+
+
+def test_killed_while_the_result_is_put_in_its_place_it_goes_on(
+    tmp_path: Path, passages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, config = str(write(tmp_path / "a.jsonl", passages[:4])), CleanConfig.model_validate({"minhash": None})
+    real, moved = Path.rename, []
+
+    def killed(path: Path, target: Path) -> Path:
+        moved.append(real(path, target))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        clean([source], tmp_path / "out", config, Where())
+    assert moved == [tmp_path / "out" / "kept"]
+    monkeypatch.undo()
+    assert clean([source], tmp_path / "out", config, Where()) is not None
+    assert kept(tmp_path / "out") == passages[:4]
+    assert not list((tmp_path / "out").glob("work-*"))
+
+
 def test_nothing_that_stays_is_no_text_to_go_on_with(tmp_path: Path, passages: list[str], run_cli: Any) -> None:
     texts = tmp_path / "texts"
     texts.mkdir()
@@ -293,6 +332,7 @@ def test_nothing_that_stays_is_no_text_to_go_on_with(tmp_path: Path, passages: l
         (("good.jsonl", "--slurm", "queue=x"), 2, ["known keys"]),
         (("good.jsonl", "--slurm", "cpus=x"), 2, ["cpus=x", "a whole number"]),
         (("good.jsonl", "--slurm", "partition=cpu"), 1, ["there is no sbatch here"]),
+        (("good.jsonl", "--ray"), 1, ["--ray needs the package ray", "pip install 'ray[default]'"]),
         (("good.jsonl", "--out", "mine"), 1, ["mine", "not replaced"]),
         (("hf://datasets/a/b",), 1, ["hf://datasets/a/b lies elsewhere"]),
     ],

@@ -5,6 +5,7 @@ import json
 import lzma
 import os
 import random
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,6 +145,30 @@ def test_an_unknown_format_lists_the_known_ones(tmp_path: Path, name: str) -> No
     (tmp_path / name).write_text("x")
     assert ".txt .md .jsonl .parquet" in failure(tmp_path / name)
     assert ".txt .md .jsonl .parquet" in failure(tmp_path)
+
+
+def test_what_makes_text_of_files_of_other_kinds_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    for name in ("book.EPUB", "page.html", "what.xyz"):
+        (tmp_path / name).write_text("x")
+    assert "pandoc BOOK.epub -t plain" in failure(tmp_path / "book.EPUB")
+    assert "pandoc PAGE.html -t plain" in failure(tmp_path)
+    (tmp_path / "full.txt").write_text("text")
+    assert list(read_documents([tmp_path])) == ["text"]
+    said = capfd.readouterr().err
+    assert said.count("pandoc BOOK.epub") == said.count("pandoc PAGE.html") == 1
+    assert "1 .html files" in said
+
+
+def test_a_table_becomes_text_by_the_command_that_is_told(tmp_path: Path) -> None:
+    (tmp_path / "TABLE.csv").write_text("text,n\nthe first,1\nthe second,2\n")
+    command = failure(tmp_path / "TABLE.csv").splitlines()[-1]
+    words = shlex.split(command)
+    assert words[:2] == ["python", "-c"]
+    subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, check=True)
+    assert list(read_documents([tmp_path])) == ["the first", "the second"]
 
 
 def test_empty_files_are_skipped_with_a_note(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

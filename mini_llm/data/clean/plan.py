@@ -90,7 +90,7 @@ class Needs:
 def needs(config: CleanConfig, files: list[Path], text_column: str, workers: int = 1) -> Needs:
     """Return what cleaning these files by so many processes here takes."""
     text = sum(p.stat().st_size * (PACKED if p.suffix in (".gz", ".xz", ".zst", ".parquet") else 1) for p in files)
-    sample = [len(t.encode()) for t in itertools.islice(read_documents(files[:1], text_column=text_column), SAMPLE)]
+    sample = [len(t.encode()) for t in itertools.islice(read_documents(files, text_column=text_column), SAMPLE)]
     documents = text / (sum(sample) / len(sample))
     signature = config.minhash.buckets * (8 * config.minhash.hashes + 4) if config.minhash else 0
     copies = 1 + config.exact_duplicates + (config.minhash is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -38,6 +39,7 @@ CLEAN_FOLDER = Kind(
     re.compile(rf"kept/{TEXTS}|dropped/([\w-]+/{TEXTS})?|work-[0-9a-f]{{12}}/.*|report\.(json|md)"),
     _is_cleaned_here,
 )
+RESULTS = ("kept", "dropped")
 WHEN_DONE = "when they are done, the same command makes the table"
 
 
@@ -72,9 +74,11 @@ def clean(
     Texts that share `decontaminate_n_grams` words in a row with one of `items` are dropped.
 
     Raises:
-        UserError: no text, damage, no room, a step that failed.
+        UserError: no text, damage, no room, no Ray or Slurm, a step that failed; what was cleaned before is as it was.
         Interrupted: what was done stays, and the same command goes on.
     """
+    if where.ray and importlib.util.find_spec("ray") is None:
+        raise UserError("--ray needs the package ray", "pip install 'ray[default]'")
     files = local_files(sources, text_column)
     _check_apart(sources, files, out)
     check_replaceable(out, CLEAN_FOLDER)
@@ -89,9 +93,6 @@ def _clean(
 ) -> Report | None:
     with writing_to(out):
         work = out / f"work-{key(config, files, text_column, list(items))}"
-        if (out / "report.json").is_file() and not any(out.glob("work-*")):
-            for old in (out / "kept", out / "dropped"):
-                shutil.rmtree(old, ignore_errors=True)
         for stale in out.glob("work-*"):
             if stale != work:
                 shutil.rmtree(stale)
@@ -186,6 +187,8 @@ def _submit(plan: Plan, settings: dict[str, str]) -> bool:
         log.info(f"submitted before ({record.read_text().strip()}); {WHEN_DONE}")
         log.info("to submit again what is missing: --slurm again=1,...")
         return False
+    if shutil.which("sbatch") is None:
+        raise UserError("there is no sbatch here", "run it on a login node of the cluster, or without --slurm")
     from datatrove.executor.slurm import SlurmPipelineExecutor
 
     last = None
@@ -206,10 +209,6 @@ def _submit(plan: Plan, settings: dict[str, str]) -> bool:
     assert last is not None
     try:
         last.run()
-    except FileNotFoundError:
-        raise UserError(
-            "there is no sbatch here", "run it on a login node of the cluster, or without --slurm"
-        ) from None
     except subprocess.CalledProcessError as problem:
         raise UserError(f"sbatch ended with code {problem.returncode}: what it said is above") from None
     record.write_text(f"job {last.job_id} is the last\n", encoding="utf-8")
@@ -218,13 +217,20 @@ def _submit(plan: Plan, settings: dict[str, str]) -> bool:
 
 
 def _finish(plan: Plan, out: Path) -> Report:
-    """Move the result to its place, write the report, and forget the work."""
+    """Put the result in the place of an older one, write the report, and forget the work.
+
+    Killed on the way it goes on: `whole` says that what is no longer in the work has come to its place.
+    """
     work = Path(plan.work)
     report = read_report(plan)
-    for name in ("kept", "dropped"):
-        shutil.rmtree(out / name, ignore_errors=True)
-        (work / name).mkdir(exist_ok=True)
-        (work / name).rename(out / name)
+    if not (work / "whole").exists():
+        for name in RESULTS:
+            (work / name).mkdir(exist_ok=True)
+        (work / "whole").touch()
+    for name in RESULTS:
+        if (work / name).exists():
+            shutil.rmtree(out / name, ignore_errors=True)
+            (work / name).rename(out / name)
     write_text(out / "report.md", report.markdown() + "\n")
     write_text(out / "report.json", json.dumps(report.as_json(), indent=1) + "\n")
     shutil.rmtree(work)
