@@ -240,7 +240,7 @@ print("Submitted batch job", number)
     executable(tools / "srun", '#!/bin/bash\nwhile [[ $1 == -* || $1 =~ ^[0-9]+$ ]]; do shift; done\nexec "$@"\n')
     executable(tools / "scontrol", "#!/bin/bash\necho here\n")
     write(tmp_path / "a.jsonl", [*passages[:6], passages[2]])
-    path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{tools}:{os.environ['PATH']}"
     slurm = ("--slurm", "partition=cpu,time=01:00:00", "minhash=null")
     words = ("clean", tmp_path / "a.jsonl", "--out", tmp_path / "out", *slurm)
     first = run_cli(*words, env={"PATH": path})
@@ -248,6 +248,7 @@ print("Submitted batch job", number)
     assert "submitted 3 jobs" in first.stderr
     scripts = [path.read_text() for path in sorted(tmp_path.glob("job-*"))]
     assert any("#SBATCH --partition=cpu" in script and "#SBATCH --time=01:00:00" in script for script in scripts)
+    assert all(f"export PATH={Path(sys.executable).parent}:$PATH" in script for script in scripts)
     assert any("--dependency=afterok:" in script or "dependency=afterok" in script for script in scripts)
     second = run_cli(*words, env={"PATH": path})
     assert second.returncode == 0, second.stderr

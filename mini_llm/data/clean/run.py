@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -191,7 +192,7 @@ def _submit(plan: Plan, settings: dict[str, str]) -> bool:
         raise UserError("there is no sbatch here", "run it on a login node of the cluster, or without --slurm")
     from datatrove.executor.slurm import SlurmPipelineExecutor
 
-    last = None
+    last, programs = None, shlex.quote(str(Path(sys.executable).parent))  # conda has no bin/activate
     for number, stage in enumerate(stages):
         last = SlurmPipelineExecutor(
             stage.steps,
@@ -202,7 +203,7 @@ def _submit(plan: Plan, settings: dict[str, str]) -> bool:
             mem_per_cpu_gb=int(settings.get("mem", "4")),
             qos=settings.get("qos", "normal"),
             job_name=f"clean-{number}",
-            venv_path=str(Path(sys.prefix, "bin", "activate")),
+            env_command=f"export PATH={programs}:$PATH",
             logging_dir=str(plan.logs(number)),
             depends=last,
         )
