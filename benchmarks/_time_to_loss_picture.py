@@ -21,7 +21,7 @@ def draw(sizes: dict[str, Any], path: Path) -> None:
         figure = Figure(figsize=(2.6 * len(sizes) + 1.2, 2.8), layout="constrained")
         for place, (size, found) in enumerate(sizes.items()):
             axes = figure.add_subplot(1, len(sizes), place + 1)
-            axes.set_title(f"{size}: {found['budget'] / 1e6:g} million tokens of nanoGPT")
+            axes.set_title(f"{size}: {found['budget'] / 1e6:.3g} million tokens of nanoGPT")
             axes.axhline(found["target"], color=GREY, linewidth=0.6, linestyle=":")
             for name, about in found["contenders"].items():
                 means = [mean_of(point) for point in zip(*about["curves"], strict=True)]
