@@ -138,8 +138,8 @@ def test_a_dry_run_of_several_tells_what_each_needs_and_writes_nothing(words, st
     finish(start_ranks(2, "train", *words(tmp_path / "run"), "parallel.shard=full", "--dry-run", before=out))
     told = (tmp_path / "out-0").read_text()
     assert "in each of 2 processes" in told
-    assert "weights 0.1 MB, gradients 0.1 MB, optimizer 0.3 MB" in told  # half of what one process has
-    assert "of 0.8 MB, of which" in told  # a checkpoint is whole
+    assert "weights 127 kB, gradients 127 kB, optimizer 255 kB" in told  # half of what one process has
+    assert "of 764 kB, of which" in told  # a checkpoint is whole
     assert (tmp_path / "out-1").read_text() == ""
     assert not (tmp_path / "run").exists()
 
