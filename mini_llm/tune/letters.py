@@ -21,7 +21,7 @@ from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.skills.pieces import texts_of
 
 DIRECTIONS = 2 / 3  # of the width are for the codes
-OF_HEAD = 1.5  # times the embedding's share is the head's: with 0.5 copies gain nothing (docs/LOG.md)
+OF_HEAD = 0.5  # times the embedding's share is the head's: with 1.5 spelling gains, form and text lose (docs/LOG.md)
 MOST_LETTERS = 16  # of a piece that have a place
 BESIDE = 0.5  # of a letter at its place: what pairs, the length and the space count; with 1, places blur
 

@@ -70,14 +70,14 @@ def test_codes_go_where_the_base_keeps_least(chat_tokenizer: Tokenizer, tied: bo
     for table in ("model.embed_tokens", "lm_head"):
         old, new = (m.get_submodule(table).weight.detach() for m in (before, model))
         added = (new - old).norm(dim=1) / old.norm(dim=1).mean()
-        share = 0.5 if tied or table != "lm_head" else 0.75
+        share = 0.5 if tied or table != "lm_head" else 0.25
         for i, length in enumerate(added.tolist()):
             assert length == pytest.approx(share if features(texts.get(i, "")) else 0, abs=1e-5), texts.get(i)
     if not tied:
         with torch.no_grad():
             hidden = before.model(IDS).flatten(0, 1)
         scores = hidden @ (model.lm_head.weight - before.lm_head.weight).T
-        somewhere = hidden.norm(dim=1).mean() * 0.75 * before.lm_head.weight.norm(dim=1).mean() / math.sqrt(64)
+        somewhere = hidden.norm(dim=1).mean() * 0.25 * before.lm_head.weight.norm(dim=1).mean() / math.sqrt(64)
         assert scores.std() < 0.75 * somewhere  # than scores of random directions would change by
     again = a_model(chat_tokenizer, tied=tied)
     write_letters(again, chat_tokenizer, 0.5, IDS, seed=3)
