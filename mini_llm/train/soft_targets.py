@@ -20,33 +20,16 @@ from mini_llm.train.head_loss import hand_on_gradients, head_sums
 from mini_llm.train.loss import token_loss_sum, wants_chunks
 from mini_llm.train.rows.continuations import Continuations
 from mini_llm.train.rows.dataloader import TrainLoader, shorten
+from mini_llm.train.rows.tensor_rows import TensorRows
 
 
 @dataclass(frozen=True)
-class SoftRows:
+class SoftRows(TensorRows):
     """R rows of T+1 tokens, and for each target M other tokens with their shares of it; the rest is its own."""
 
     ids: Tensor  # (R, T+1), int64
     others: Tensor  # (R, T, M), int32
     shares: Tensor  # (R, T, M), float32; of a token together 1 at most
-
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.ids, self.others, self.shares
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def split(self, n_rows: int) -> list[SoftRows]:
-        """Return them in parts of `n_rows`."""
-        return [SoftRows(*parts) for parts in zip(*(t.split(n_rows) for t in self._tensors()), strict=True)]
-
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> SoftRows:
-        """Return them on `device`."""
-        return SoftRows(*(tensor.to(device, non_blocking=non_blocking) for tensor in self._tensors()))
-
-    def pin_memory(self) -> SoftRows:
-        """Return them in memory that a GPU can read by itself."""
-        return SoftRows(*(tensor.pin_memory() for tensor in self._tensors()))
 
     def shorten(self, parts: int) -> SoftRows:
         """Cut each row into `parts`, as `dataloader.shorten` does."""

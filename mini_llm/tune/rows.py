@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mini_llm.train.rows.tensor_rows import TensorRows
+
 
 @dataclass(frozen=True)
-class ConversationRows:
+class ConversationRows(TensorRows):
     """R rows of T+1 tokens; the last is only a target.
 
     `weights` say how much the loss of each token counts as a target: 0 is not learned. Tokens of one document lie
@@ -33,26 +35,8 @@ class ConversationRows:
         """Return the rows of several, one after the other."""
         return cls(*(torch.cat(tensors) for tensors in zip(*(part._tensors() for part in parts), strict=True)))
 
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.ids, self.weights, self.documents
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def __getitem__(self, part: slice) -> ConversationRows:
         return ConversationRows(*(tensor[part] for tensor in self._tensors()))
-
-    def split(self, n_rows: int) -> list[ConversationRows]:
-        """Return them in parts of `n_rows`."""
-        return [ConversationRows(*parts) for parts in zip(*(t.split(n_rows) for t in self._tensors()), strict=True)]
-
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> ConversationRows:
-        """Return them on `device`."""
-        return ConversationRows(*(tensor.to(device, non_blocking=non_blocking) for tensor in self._tensors()))
-
-    def pin_memory(self) -> ConversationRows:
-        """Return them in memory that a GPU can read by itself."""
-        return ConversationRows(*(tensor.pin_memory() for tensor in self._tensors()))
 
     def n_targets(self) -> int:
         """Return how many tokens are learned."""
