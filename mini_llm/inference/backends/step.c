@@ -25,12 +25,14 @@ enum { F32, BF16, INT8 };
 static const size_t BYTES[] = {4, 2, 1};  // of a weight
 #if defined __AVX512F__ && defined __AVX512BW__
 #define WIDE
-enum { LANES = 16, OUTS = 4 };  // numbers in a register; outputs of a tile of up to 4 rows: what 32 registers hold
-enum { GROUP = 0 };             // bytes of weights that all rows meet before the next: with 512 bits it gains nothing
+#define OUTS(kind) 4  // outputs of a tile of up to 4 rows: what 32 registers hold
+enum { LANES = 16 };  // numbers in a register
+enum { GROUP = 0 };   // bytes of weights that all rows meet before the next: with 512 bits it gains nothing
 #define ASKS(t0, ROWS, next) AHEAD
 #else
-enum { LANES = 8, OUTS = 2 };   // what 16 registers hold, with a mask and whole numbers' products
-enum { GROUP = 24576 };         // half of the innermost cache: else 16 rows of inputs push each other out of it
+#define OUTS(kind) ((kind) == F32 ? 3 : 2)  // what 16 registers hold; a mask and whole numbers' products need some
+enum { LANES = 8 };
+enum { GROUP = 24576 };  // half of the innermost cache: else 16 rows of inputs push each other out of it
 // One row alone waits for loads: on Zen 3 asking lost 5 % (docs/LOG.md). Of several the first four ask a little ahead, and
 // the next four for the weights that follow these: together they have the time of all rows to come.
 #define ASKS(t0, ROWS, next) (ROWS == 1 ? 0 : t0 == 0 ? AHEAD : t0 == 4 ? next : 0)
@@ -86,8 +88,9 @@ INLINE f4 sum_pairs(f4 a, f4 b) { return (f4)vpaddq_f32((float32x4_t)a, (float32
 INLINE f4 sum_pairs(f4 a, f4 b) { return (f4){a[0] + a[1], a[2] + a[3], b[0] + b[1], b[2] + b[3]}; }
 #endif
 
-// A row's numbers are loaded once for all outputs of a tile: left alone, a compiler makes the load a part of each of the
-// multiplications, and a processor that multiplies twice in a cycle loads twice, not three times. FENCE keeps weights from
+// Numbers are loaded once for a tile, a row's for all outputs and weights for all rows: left alone, a compiler makes the
+// load a part of each of the multiplications, and a processor that multiplies twice in a cycle loads twice, not three
+// times. FENCE keeps weights from
 // being held for their second half: 16 registers do not suffice for that.
 #if defined __AVX2__ && defined __FMA__
 #define HOLD(x) __asm__("" : "+v"(x))
@@ -385,6 +388,7 @@ INLINE void tile(float *out, size_t out_step, Inputs in, int t0, Weights w, int 
             fv wv[ROW_OUTS];
             UNROLL for (int j = 0; j < OUT; j++)
                 wv[j] = kind == F32 ? load(w.data, j * w.step + i, F32) : every_other(w.data, j * w.step + i, odd);
+            UNROLL for (int j = 0; j < OUT && ROWS > 1; j++) HOLD(wv[j]);
             UNROLL for (int t = 0; t < ROWS; t++) {
                 fv xv = load(x, (size_t)t * n_in + i + odd * LANES, F32);
                 HOLD(xv);
@@ -458,9 +462,9 @@ INLINE void some_rows(float *out, size_t out_step, Inputs in, int t0, Weights w,
 // `n` tiles of all rows: their weights and four rows of inputs stay in the innermost cache meanwhile
 INLINE void all_rows(float *out, size_t out_step, Inputs in, Weights w, int n, int kind, int add) {
     int t = 0;
-    for (; t + 4 <= in.n; t += 4) some_rows(out, out_step, in, t, w, n, kind, add, OUTS, 4);
-    if (in.n & 2) some_rows(out, out_step, in, t, w, n, kind, add, OUTS, 2), t += 2;
-    if (in.n & 1) some_rows(out, out_step, in, t, w, n, kind, add, OUTS, 1);
+    for (; t + 4 <= in.n; t += 4) some_rows(out, out_step, in, t, w, n, kind, add, OUTS(kind), 4);
+    if (in.n & 2) some_rows(out, out_step, in, t, w, n, kind, add, OUTS(kind), 2), t += 2;
+    if (in.n & 1) some_rows(out, out_step, in, t, w, n, kind, add, OUTS(kind), 1);
 }
 
 INLINE Weights weights_at(Matrix w, int o, int n_in, int kind, size_t step, int gap) {
@@ -469,7 +473,7 @@ INLINE Weights weights_at(Matrix w, int o, int n_in, int kind, size_t step, int 
 
 // The outputs of `range`, for a kind that is known when it is compiled
 INLINE void product_of(float *out, size_t out_step, Inputs in, Matrix w, Range range, int kind, int add) {
-    const int outs = in.n == 1 ? ROW_OUTS : OUTS, gap = (range.to - range.from) / outs;
+    const int outs = in.n == 1 ? ROW_OUTS : OUTS(kind), gap = (range.to - range.from) / outs;
     const int fits = GROUP / (in.n_in * (int)BYTES[kind] * outs), group = fits < 1 ? 1 : fits, end = range.from + gap;
     const size_t step = (size_t)gap * in.n_in;
     if (in.n == 1) {
