@@ -435,9 +435,12 @@ INLINE void whole_tile(float *out, size_t out_step, Inputs in, int t0, Weights w
     float results[MOST];
     sum_all(results, total, OUT * ROWS);
     UNROLL for (int j = 0; j < OUT; j++) UNROLL for (int t = 0; t < ROWS; t++) {
-        int rest = 0;
-        for (int k = whole; k < n_in; k++) rest += weights[j * w.step + k] * x[(size_t)t * n_in + k];
-        results[j * ROWS + t] = (results[j * ROWS + t] + rest) * (w.scale[j * w.gap] * in.scale[t0 + t]);
+        if (whole < n_in) {
+            int rest = 0;
+            for (int k = whole; k < n_in; k++) rest += weights[j * w.step + k] * x[(size_t)t * n_in + k];
+            results[j * ROWS + t] += rest;
+        }
+        results[j * ROWS + t] *= w.scale[j * w.gap] * in.scale[t0 + t];
     }
     put(out, out_step, w.gap, add, results, OUT, ROWS);
 }
