@@ -26,7 +26,7 @@ from _harness import Skipped, finish, machine, median, note, pair_ratio, table
 from _serve_contenders import SLOTS, EngineAlone, ServerProcess, llama_cpp, ours, transformers
 from _serve_load import WORDS, Asked, load, questions, soak
 
-EACH = {1: 4, 8: 2, 32: 2, 64: 1}  # how often each of so many streams asks
+EACH = {1: 12, 8: 2, 32: 2, 64: 1}  # how often each of so many streams asks
 PAIRS = [("Mini-LLM bf16", "llama.cpp BF16"), ("Mini-LLM int8", "llama.cpp Q8_0")]
 SETTLED = 30.0  # seconds of a soak after which memory should grow no more
 
