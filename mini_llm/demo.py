@@ -36,6 +36,8 @@ from mini_llm.train.train import train
 
 PROMPTS = ("Fellow citizens, the state of our Union is", "The people of", "Our economy")
 EVALUATIONS = 6  # in the course of training; each shows a sample
+FEW_TOKENS = 1_000_000  # a shorter run learns from soft targets too: 0.04 bits per byte at 0.6 million, docs/LOG.md
+SOFT = 0.8
 
 
 def run_demo(*, corpus: list[str] | None, out: Path, minutes: float, seed: int) -> None:
@@ -148,6 +150,9 @@ def demo_config(store: TokenStore, minutes: float, settings: dict[str, Any]) -> 
         "milestones": True,
         "sample_interval": interval,  # for the page's tab Learn
     }
+    if steps * fitting.tokens_per_step < FEW_TOKENS:
+        log.note("there is time for few tokens: what followed the same words elsewhere is learned from too (soft_targets)")
+        schedule["soft_targets"] = SOFT
     return fitting.model_copy(update=schedule)
 
 
