@@ -71,6 +71,7 @@ class TrainConfig(Config):
     seed: int = Field(1337, ge=0, lt=2**32)  # weights, batches and dropout
     length_warmup: float = Field(0.0, ge=0, lt=1)  # share of max_iters with rows of block_size/4, then block_size/2
     align_documents: bool = False  # rows begin where documents begin; no token is lost
+    document_attention: bool = False  # no token sees another document of its row
     soft_targets: float = Field(0.0, ge=0, le=1)  # part of each target for what followed the same tokens elsewhere
     soft_fade_tokens: int = Field(1_000_000, ge=1, le=10**15)  # of training, until that part has faded to nothing
     soft_tokens: int = Field(10_000_000, ge=1, le=10**10)  # of the training text, counted for it: 16 bytes each
@@ -169,8 +170,10 @@ class TrainConfig(Config):
             raise ValueError(f"length_warmup cuts rows into quarters: block_size={self.block_size} must divide by 4")
         if self.fit_minutes and (self.max_minutes is None or self.lr_decay_iters is not None or self.length_warmup):
             raise ValueError("fit_minutes needs max_minutes, lr_decay_iters unset and length_warmup=0")
-        if self.soft_targets and (self.align_documents or len(self.stores) > 1):
-            raise ValueError("soft_targets counts plain rows of one store: no align_documents, and one data_dir")
+        if self.soft_targets and (self.align_documents or self.document_attention or len(self.stores) > 1):
+            raise ValueError(
+                "soft_targets counts plain rows of one store: no align_documents or document_attention, and one data_dir"
+            )
         if self.soft_targets and self.parallel.tensor > 1:
             raise ValueError("soft_targets needs every process to have all scores: parallel.tensor=1")
         if self.mix.data:

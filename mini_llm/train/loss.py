@@ -26,8 +26,8 @@ def token_loss_sum(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="sum")
 
 
-def rows_loss_sum(model: Transformer, rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the summed loss of rows (B, T+1): each token but the last predicts the next.
+def rows_loss_sum(model: Transformer, rows: Tensor, dtype: torch.dtype, documents_BT: Tensor | None = None) -> Tensor:
+    """Return the summed loss of rows (B, T+1): each token but the last predicts the next, from its own document alone.
 
     Matrix products run in `dtype` (automatic mixed precision); weights and reductions stay float32.
     """
@@ -35,11 +35,11 @@ def rows_loss_sum(model: Transformer, rows: Tensor, dtype: torch.dtype) -> Tenso
     with torch.autocast(rows.device.type, dtype=dtype, enabled=dtype != torch.float32):
         learns, on_cpu = torch.is_grad_enabled(), rows.device.type == "cpu"
         if (learns or not on_cpu) and wants_chunks(model, ids_BT, dtype):
-            x_ND, targets_N = model.model(ids_BT).flatten(0, 1), targets_BT.flatten()
+            x_ND, targets_N = model.model(ids_BT, documents_BT=documents_BT).flatten(0, 1), targets_BT.flatten()
             if learns:
                 return head_loss(x_ND, model.lm_head.weight, targets_N, dtype)[0]
             return held_out_head_loss(x_ND, model.lm_head, targets_N)
-        logits_BTV = model(ids_BT)
+        logits_BTV = model(ids_BT, documents_BT=documents_BT)
     return token_loss_sum(logits_BTV, targets_BT)
 
 

@@ -218,7 +218,18 @@ class Pretraining:
 
     def loss_sum(self, model: Transformer, rows: Tensor | SoftRows, dtype: torch.dtype) -> Tensor:
         """Return the summed loss of rows in nats."""
-        return rows_loss_sum(model, rows, dtype) if isinstance(rows, Tensor) else soft_loss_sum(model, rows, dtype)
+        if not isinstance(rows, Tensor):
+            return soft_loss_sum(model, rows, dtype)
+        return rows_loss_sum(model, rows, dtype, self.documents(rows[:, :-1]))
+
+    def documents(self, ids_BT: Tensor) -> Tensor | None:
+        """Return the number of each token's document in its row; None where all of a row may be seen."""
+        if not self.config.document_attention:
+            return None
+        if self.tokenizer.bos_id is not None:
+            return (ids_BT == self.tokenizer.bos_id).cumsum(1)
+        ends_BT = (ids_BT == self.tokenizer.eos_id).long()  # what parts documents where nothing begins them
+        return ends_BT.cumsum(1) - ends_BT
 
     def targets(self, rows: Tensor | SoftRows) -> int:
         """Return the number of tokens that are foretold."""

@@ -62,7 +62,7 @@ VARIANTS = {
     "adamw": {"gradient_accumulation_steps": 2, "model": {"dropout": 0.2}},
     "muon": {
         **{"optimizer": "muon", "lr_schedule": "wsd", "cautious_decay": True, "weight_average": 0.9},
-        **{"length_warmup": 0.6, "align_documents": True, "init": "bigram"},
+        **{"length_warmup": 0.6, "align_documents": True, "document_attention": True, "init": "bigram"},
         "model": {"dropout": 0.1, "tie_embeddings": "false"},
     },
     # Small batches: a CPU without instructions for half precision takes more than ten times as long.

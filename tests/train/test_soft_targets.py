@@ -122,6 +122,7 @@ def test_they_teach_what_the_text_says_elsewhere(make_config: MakeConfig) -> Non
     [
         ({"soft_targets": 1.5}, "soft_targets"),
         ({"soft_targets": 0.5, "align_documents": True}, "align_documents"),
+        ({"soft_targets": 0.5, "document_attention": True}, "document_attention"),
         ({"soft_targets": 0.5, "soft_fade_tokens": 0}, "soft_fade_tokens"),
         ({"soft_targets": 0.5, "parallel.tensor": 2}, "parallel.tensor=1"),
     ],
