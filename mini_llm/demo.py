@@ -142,7 +142,7 @@ def demo_config(store: TokenStore, minutes: float, settings: dict[str, Any]) -> 
     fitting, seconds = fit_memory(template.model_copy(update={**settings, "model": model}), measure)
     interval = max(1, round(60 * minutes / seconds / EVALUATIONS))
     steps = EVALUATIONS * interval
-    schedule = {
+    schedule: dict[str, Any] = {
         "max_iters": steps,
         "warmup_iters": min(template.warmup_iters, steps // 4),
         "eval_interval": interval,
@@ -151,7 +151,7 @@ def demo_config(store: TokenStore, minutes: float, settings: dict[str, Any]) -> 
         "sample_interval": interval,  # for the page's tab Learn
     }
     if steps * fitting.tokens_per_step < FEW_TOKENS:
-        log.note("there is time for few tokens: what followed the same words elsewhere is learned from too (soft_targets)")
+        log.note("time for few tokens: what followed the same words elsewhere is learned from too (soft_targets)")
         schedule["soft_targets"] = SOFT
     return fitting.model_copy(update=schedule)
 

@@ -172,7 +172,7 @@ class TrainConfig(Config):
             raise ValueError("fit_minutes needs max_minutes, lr_decay_iters unset and length_warmup=0")
         if self.soft_targets and (self.align_documents or self.document_attention or len(self.stores) > 1):
             raise ValueError(
-                "soft_targets counts plain rows of one store: no align_documents or document_attention, and one data_dir"
+                "soft_targets counts plain rows of one store: no align_documents, no document_attention, one data_dir"
             )
         if self.soft_targets and self.parallel.tensor > 1:
             raise ValueError("soft_targets needs every process to have all scores: parallel.tensor=1")

@@ -228,7 +228,8 @@ class Pretraining:
             return None
         if self.tokenizer.bos_id is not None:
             return (ids_BT == self.tokenizer.bos_id).cumsum(1)
-        ends_BT = (ids_BT == self.tokenizer.eos_id).long()  # what parts documents where nothing begins them
+        assert self.tokenizer.eos_id is not None, "prepare takes no tokenizer that parts documents by nothing"
+        ends_BT = ids_BT.eq(self.tokenizer.eos_id).long()
         return ends_BT.cumsum(1) - ends_BT
 
     def targets(self, rows: Tensor | SoftRows) -> int:
