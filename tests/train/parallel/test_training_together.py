@@ -163,10 +163,10 @@ def test_memory_that_one_lacks_is_found_before_the_first_step_and_all_take_less(
     lacks = """
 import mini_llm.train.objective as objective
 whole = objective.rows_loss_sum
-def limited(model, rows, dtype):
+def limited(model, rows, *more):
     if len(rows) > 2:
         raise RuntimeError("CUDA out of memory, says the test")
-    return whole(model, rows, dtype)
+    return whole(model, rows, *more)
 objective.rows_loss_sum = limited
 """
     ranks = start_ranks(
