@@ -37,7 +37,7 @@ from mini_llm.train.train import train
 PROMPTS = ("Fellow citizens, the state of our Union is", "The people of", "Our economy")
 EVALUATIONS = 6  # in the course of training; each shows a sample
 FEW_TOKENS = 1_000_000  # a shorter run learns from soft targets too: 0.04 bits per byte at 0.6 million, docs/LOG.md
-SOFT = 0.8
+SOFT = 0.8  # of each target that others may have
 
 
 def run_demo(*, corpus: list[str] | None, out: Path, minutes: float, seed: int) -> None:

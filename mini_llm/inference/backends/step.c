@@ -37,7 +37,7 @@ enum { GROUP = 24576 };  // half of the innermost cache: else 16 rows of inputs 
 // the next four for the weights that follow these: together they have the time of all rows to come.
 #define ASKS(t0, ROWS, next) (ROWS == 1 ? 0 : t0 == 0 ? AHEAD : t0 == 4 ? next : 0)
 #endif
-enum { UNIT = 8 };      // outputs of a thread, and a multiple of them: what tiles of 8, of 4 and of 2 fill
+enum { UNIT = 8 };      // outputs of a thread, and a multiple of them: what tiles of 8, of 4 and of 2 fill; of 3 leave two at most
 enum { ROW_OUTS = 8 };  // outputs of a tile of one row
 enum { MOST = 16 };     // sums that a tile holds at most
 enum { AHEAD = 1024 };  // bytes: so far before their use weights are asked for; from 512 to 1,536 it is the same
