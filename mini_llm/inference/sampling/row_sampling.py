@@ -34,13 +34,18 @@ def pieces(logits_V: Tensor, params: SamplingParams) -> tuple[np.ndarray, np.nda
         ids_C = np.flatnonzero(scores_V >= np.partition(scores_V, -params.top_k)[-params.top_k])  # with all its equals
     if params.top_p < 1:
         weights_C = np.exp(scores_V[ids_C] - scores_V.max())
-        ids_C = ids_C[nucleus(weights_C, params.top_p)]
+        ids_C = ids_C[nucleus(weights_C, rounded(params.top_p))]
     scores_C = scores_V[ids_C]
     if params.min_p:
         scores_C = keep_min_p(torch.from_numpy(scores_C), params.min_p).numpy()
     if params.typical_p < 1:
-        scores_C = keep_typical(torch.from_numpy(scores_C), params.typical_p).numpy()
+        scores_C = keep_typical(torch.from_numpy(scores_C), rounded(params.typical_p)).numpy()
     return ids_C, np.exp(scores_C - scores_C.max()).astype(np.float64).cumsum()
+
+
+def rounded(p: float) -> float:
+    """Return `p` as `RowParams` holds it: of a flat row a part of 1e-8 decides whether one token more belongs to it."""
+    return float(np.float32(p))
 
 
 def nucleus(weights_V: np.ndarray, p: float) -> np.ndarray:

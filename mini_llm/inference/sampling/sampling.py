@@ -67,7 +67,7 @@ def keep_typical(logits: Tensor, p: Number) -> Tensor:
 
     Source: arXiv 2202.00666.
     """
-    surprise = -logits.log_softmax(-1)
+    surprise = -logits.log_softmax(-1, dtype=torch.float64)  # equally near ones must not part by rounding
     probabilities = (-surprise).exp()
     expected = torch.where(probabilities > 0, surprise * probabilities, 0.0).sum(-1, keepdim=True)
     return _keep_fewest(logits, probabilities, -(surprise - expected).abs(), p)
@@ -77,7 +77,8 @@ def _keep_fewest(logits: Tensor, probabilities: Tensor, rank: Tensor, p: Number)
     """Keep the tokens of highest `rank` until their probabilities reach `p`; of equals, the lower id goes first."""
     order = rank.sort(descending=True, stable=True, dim=-1).indices
     mass = probabilities.gather(-1, order)
-    beyond = (mass.cumsum(-1) - mass >= p) & (torch.arange(mass.shape[-1], device=mass.device) > 0)  # one always stays
+    line = mass.cumsum(-1, dtype=torch.float64)  # in float32 it is wrong by whole tokens of a flat row
+    beyond = (line - mass >= p * line[..., -1:]) & (torch.arange(mass.shape[-1], device=mass.device) > 0)  # one always stays
     outside = torch.empty_like(mass, dtype=torch.bool).scatter_(-1, order, beyond)
     return logits.masked_fill(outside, -math.inf)
 
