@@ -28,17 +28,19 @@ static const size_t BYTES[] = {4, 2, 1};  // of a weight
 #define OUTS(kind) 4  // outputs of a tile of up to 4 rows: what 32 registers hold
 enum { LANES = 16 };  // numbers in a register
 enum { GROUP = 0 };   // bytes of weights that all rows meet before the next: with 512 bits it gains nothing
+enum { ROW_OUTS = 8 };  // outputs of a tile of one row
 #define ASKS(t0, ROWS, next) AHEAD
 #else
 #define OUTS(kind) ((kind) == F32 ? 3 : 2)  // what 16 registers hold; a mask and whole numbers' products need some
 enum { LANES = 8 };
 enum { GROUP = 24576 };  // half of the innermost cache: else 16 rows of inputs push each other out of it
-// One row alone waits for loads: on Zen 3 asking lost 5 % (docs/LOG.md). Of several the first four ask a little ahead, and
-// the next four for the weights that follow these: together they have the time of all rows to come.
-#define ASKS(t0, ROWS, next) (ROWS == 1 ? 0 : t0 == 0 ? AHEAD : t0 == 4 ? next : 0)
+// One row alone waits for loads: four streams of weights that ask for little ahead are the fastest on Zen 3, beside eight
+// that do not (docs/LOG.md). Of several rows the first four ask further ahead, and the next four for the weights that
+// follow these: together they have the time of all rows to come.
+enum { ROW_OUTS = 4 };
+#define ASKS(t0, ROWS, next) (ROWS == 1 ? AHEAD / 2 : t0 == 0 ? AHEAD : t0 == 4 ? next : 0)
 #endif
 enum { UNIT = 8 };      // outputs of a thread, and a multiple of them: what tiles of 8, of 4 and of 2 fill; of 3 leave two at most
-enum { ROW_OUTS = 8 };  // outputs of a tile of one row
 enum { MOST = 16 };     // sums that a tile holds at most
 enum { AHEAD = 1024 };  // bytes: so far before their use weights are asked for; from 512 to 1,536 it is the same
 enum { LINE = 16 };     // floats in a line of the cache
