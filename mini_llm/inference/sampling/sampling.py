@@ -78,7 +78,8 @@ def _keep_fewest(logits: Tensor, probabilities: Tensor, rank: Tensor, p: Number)
     order = rank.sort(descending=True, stable=True, dim=-1).indices
     mass = probabilities.gather(-1, order)
     line = mass.cumsum(-1, dtype=torch.float64)  # in float32 it is wrong by whole tokens of a flat row
-    beyond = (line - mass >= p * line[..., -1:]) & (torch.arange(mass.shape[-1], device=mass.device) > 0)  # one always stays
+    beyond = line - mass >= p * line[..., -1:]
+    beyond[..., 0] = False  # one always stays
     outside = torch.empty_like(mass, dtype=torch.bool).scatter_(-1, order, beyond)
     return logits.masked_fill(outside, -math.inf)
 
