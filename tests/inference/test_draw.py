@@ -32,7 +32,7 @@ def test_a_draw_is_what_the_plain_rules_say(
     if banned:
         adjusted[logits.argsort()[n // 2 :]] = -torch.inf
     params = SamplingParams(**knobs)
-    chosen = pick_one(adjusted, params, dart)
+    chosen = pick_one(adjusted.numpy(), params, dart)
     found = look_at_draw(chosen, logits, adjusted, params, dart, 10)
     model, sampled = logits.double().log_softmax(-1), shape_logits(adjusted, params).double().softmax(-1)
     before = sampled.cumsum(-1) - sampled

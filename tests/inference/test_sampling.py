@@ -280,7 +280,9 @@ def test_the_largest_numbers_that_are_allowed_stay_finite(temperature: float) ->
         scores = history.adjust(torch.tensor([50.0, -50.0, 3.0, 0.0]))
         chances = shape_logits(scores, params).softmax(-1)
         assert chances.isfinite().all()
-        assert pick_one(scores, params, 0.5) == int(sample(scores[None], RowParams.of([params]), torch.tensor([0.5])))
+        assert pick_one(scores.numpy(), params, 0.5) == int(
+            sample(scores[None], RowParams.of([params]), torch.tensor([0.5]))
+        )
 
 
 def test_a_token_of_probability_zero_is_never_picked() -> None:

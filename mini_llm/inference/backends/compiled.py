@@ -101,13 +101,13 @@ class CompiledBackend:
     def run(self, rows: Rows) -> Tensor:
         """Compute the step; see `Backend.run`."""
         n, cache, most = len(rows.ids), self.cache, torch.get_num_threads()
-        if len(self._cos) < cache.n_places:
+        if self._cos.shape[0] < cache.n_places:
             self._cos, self._sin = (
                 table[0, 0].contiguous()
                 for table in rope_tables(torch.arange(cache.n_places)[None], self.config, torch.float32)
             )
         size = self._library.scratch_size(self._c_model, n, cache.n_places, most)
-        if len(self._scratch) < size:
+        if self._scratch.shape[0] < size:
             self._scratch = torch.empty(size)
         logits_MV = torch.empty(len(rows.wanted), self.config.vocab_size)
         numbers = [(c_int32 * len(values))(*values) for values in (rows.ids, rows.slots, rows.positions, rows.wanted)]

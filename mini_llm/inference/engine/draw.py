@@ -49,7 +49,7 @@ def look_at_draw(
     if params.greedy:
         ids_C, line_C = np.array([token_id]), np.ones(1)
     else:
-        ids_C, line_C = pieces(adjusted_V.float().cpu(), params)
+        ids_C, line_C = pieces(adjusted_V.float().cpu().numpy(), params)
     ends_C = np.concatenate([[0.0], line_C / line_C[-1]])
 
     def candidate(i: int) -> Candidate:

@@ -250,7 +250,8 @@ class Engine:
                 raise not_finite(self.source, self.backend.dtype)
         done, last_rows, row = [], [], 0
         for (slot, n), own in zip(work, asked, strict=True):
-            slot.text.score_prompt(len(slot.known) + own.start, logits_MV[row : row + len(own)])
+            if slot.text.request.score_from is not None:
+                slot.text.score_prompt(len(slot.known) + own.start, logits_MV[row : row + len(own)])
             row += len(own)
             slot.known += slot.unread[:n]
             slot.unread = slot.unread[n:]

@@ -42,10 +42,13 @@ class Picker:
         adjusted_MV = _adjusted(jobs, logits_MV)
         chosen = self._choose(jobs, adjusted_MV)
         note_logprobs(jobs, chosen, logits_MV)
-        for job, token_id, logits_V, adjusted_V in zip(jobs, chosen, logits_MV, adjusted_MV, strict=True):
+        for row, (job, token_id) in enumerate(
+            zip(jobs, chosen, strict=True)
+        ):  # whose scores, only where they are asked for
             if job.request.inspect is not None and job.request.max_new_tokens:
                 thrown, sampling = dart(job.seed, len(job.written)), job.request.sampling
-                job.drawn.append(look_at_draw(token_id, logits_V, adjusted_V, sampling, thrown, job.request.inspect))
+                scores = logits_MV[row], adjusted_MV[row]
+                job.drawn.append(look_at_draw(token_id, *scores, sampling, thrown, job.request.inspect))
             if job.history is not None:
                 job.history.add(token_id)
             if job.request.guide is not None:
@@ -59,7 +62,7 @@ class Picker:
         device = logits_MV.device
         if device.type == "cpu":
             darts = [0.0 if job.request.sampling.greedy else dart(job.seed, len(job.written)) for job in jobs]
-            return [pick_one(*row) for row in zip(logits_MV.float(), params, darts, strict=True)]
+            return [pick_one(*row) for row in zip(logits_MV.float().numpy(), params, darts, strict=True)]
         if self._rows is None or self._params != params:
             self._params, self._rows = params, RowParams.of(params, device)
         dtype = torch.float32 if device.type == "mps" else torch.float64  # on MPS all are greedy: no dart is thrown

@@ -123,8 +123,7 @@ class Job:
 
     def score_prompt(self, place: int, logits_MV: Tensor) -> None:
         """Take the scores after the ids at `place` and the following ones, as far as ids of the prompt follow them."""
-        ids = list(self.request.prompt_ids[place + 1 : place + 1 + len(logits_MV)])
-        if self.request.score_from is not None and ids:
+        if ids := list(self.request.prompt_ids[place + 1 : place + 1 + len(logits_MV)]):
             self.prompt_logprobs += logprobs_of(ids, logits_MV[: len(ids)], self.request.logprobs or 0)
 
 

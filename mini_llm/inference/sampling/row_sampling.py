@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.inference.sampling.sampling import keep_min_p, keep_typical
@@ -17,18 +16,18 @@ from mini_llm.inference.sampling.sampling import keep_min_p, keep_typical
 FLOORS = (1e-3, 1e-5, 0.0)  # so likely, beside the likeliest, is what the nucleus is looked for among
 
 
-def pick_one(logits_V: Tensor, params: SamplingParams, dart: float) -> int:
-    """Return the token that `sample` would pick from finite scores (float32, on the CPU)."""
+def pick_one(logits_V: np.ndarray, params: SamplingParams, dart: float) -> int:
+    """Return the token that `sample` would pick from finite scores (float32)."""
     if params.greedy:
-        return int(logits_V.numpy().argmax())
+        return int(logits_V.argmax())
     ids_C, line_C = pieces(logits_V, params)
     # `right` steps over tokens of probability 0: they take no room on the line.
     return int(ids_C[line_C.searchsorted(dart * line_C[-1], side="right")])
 
 
-def pieces(logits_V: Tensor, params: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
+def pieces(logits_V: np.ndarray, params: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids that temperature and filters leave, ascending, and where each one's piece of the line ends."""
-    scores_V = logits_V.numpy() / np.float32(params.temperature)
+    scores_V = logits_V / np.float32(params.temperature)
     ids_C = np.arange(len(scores_V))
     if 0 < params.top_k < len(scores_V):
         ids_C = np.flatnonzero(scores_V >= np.partition(scores_V, -params.top_k)[-params.top_k])  # with all its equals
