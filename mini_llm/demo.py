@@ -36,8 +36,10 @@ from mini_llm.train.train import train
 
 PROMPTS = ("Fellow citizens, the state of our Union is", "The people of", "Our economy")
 EVALUATIONS = 6  # in the course of training; each shows a sample
-FEW_TOKENS = 1_000_000  # a shorter run learns from soft targets too: 0.04 bits per byte at 0.6 million, docs/LOG.md
+# A run of fewer tokens is taught otherwise: 0.05 bits per byte at 0.6 million tokens, docs/LOG.md.
+FEW_TOKENS = 1_000_000
 SOFT = 0.8  # of each target that others may have
+HASTE = 1.5  # times the rates; at 3.4 million tokens they lose 0.01
 
 
 def run_demo(*, corpus: list[str] | None, out: Path, minutes: float, seed: int) -> None:
@@ -151,8 +153,10 @@ def demo_config(store: TokenStore, minutes: float, settings: dict[str, Any]) -> 
         "sample_interval": interval,  # for the page's tab Learn
     }
     if steps * fitting.tokens_per_step < FEW_TOKENS:
-        log.note("time for few tokens: what followed the same words elsewhere is learned from too (soft_targets)")
+        log.note("time for few tokens: what followed the same words elsewhere is learned from too, and in longer steps")
         schedule["soft_targets"] = SOFT
+        for rate in ("learning_rate", "muon_learning_rate"):
+            schedule[rate] = HASTE * getattr(template, rate)
     return fitting.model_copy(update=schedule)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from mini_llm.demo import FEW_TOKENS, demo_config
+from mini_llm.demo import FEW_TOKENS, demo_config, demo_template
 
 
 @pytest.mark.parametrize(("pace", "share"), [(0.8, 0.8), (0.1, 0.0)])
-def test_with_time_for_few_tokens_the_demo_learns_from_soft_targets_too(
+def test_with_time_for_few_tokens_the_demo_learns_from_soft_targets_too_and_in_longer_steps(
     pace: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mini_llm.demo.seconds_per_step", lambda config: pace)
@@ -22,4 +22,7 @@ def test_with_time_for_few_tokens_the_demo_learns_from_soft_targets_too(
     config = demo_config(store, 4.0, {"data_dir": "tokens", "out_dir": "run", "device": "cpu"})
     assert config.max_iters == pytest.approx(240 / pace, rel=0.03)
     assert config.soft_targets == share
+    template, times = demo_template(), 1.5 if share else 1
+    assert config.learning_rate == pytest.approx(times * template.learning_rate)
+    assert config.muon_learning_rate == pytest.approx(times * template.muon_learning_rate)
     assert (config.max_iters * config.tokens_per_step < FEW_TOKENS) == bool(share)
