@@ -156,7 +156,7 @@ def demo_config(store: TokenStore, minutes: float, settings: dict[str, Any]) -> 
         log.note("time for few tokens: what followed the same words elsewhere is learned from too, and in longer steps")
         schedule["soft_targets"] = SOFT
         for rate in ("learning_rate", "muon_learning_rate"):
-            schedule[rate] = HASTE * getattr(template, rate)
+            schedule[rate] = round(HASTE * getattr(template, rate), 6)
     return fitting.model_copy(update=schedule)
 
 
