@@ -153,7 +153,9 @@ def demo_config(store: TokenStore, minutes: float, settings: dict[str, Any]) -> 
         "sample_interval": interval,  # for the page's tab Learn
     }
     if steps * fitting.tokens_per_step < FEW_TOKENS:
-        log.note("time for few tokens: what followed the same words elsewhere is learned from too, and in longer steps")
+        log.note(
+            "time for few tokens: higher rates, and targets from what followed the same words elsewhere (soft_targets)"
+        )
         schedule["soft_targets"] = SOFT
         for rate in ("learning_rate", "muon_learning_rate"):
             schedule[rate] = round(HASTE * getattr(template, rate), 6)

@@ -42,9 +42,7 @@ class Picker:
         adjusted_MV = _adjusted(jobs, logits_MV)
         chosen = self._choose(jobs, adjusted_MV)
         note_logprobs(jobs, chosen, logits_MV)
-        for row, (job, token_id) in enumerate(
-            zip(jobs, chosen, strict=True)
-        ):  # whose scores, only where they are asked for
+        for row, (job, token_id) in enumerate(zip(jobs, chosen, strict=True)):
             if job.request.inspect is not None and job.request.max_new_tokens:
                 thrown, sampling = dart(job.seed, len(job.written)), job.request.sampling
                 scores = logits_MV[row], adjusted_MV[row]

@@ -122,7 +122,7 @@ class Job:
         return range(min(n, max(0, self.request.score_from - 1 - start)), n)
 
     def score_prompt(self, place: int, logits_MV: Tensor) -> None:
-        """Take the scores after the ids at `place` and the following ones, as far as ids of the prompt follow them."""
+        """Take, of a prompt to be scored, the scores after the ids from `place` on, as far as ids of it follow them."""
         if ids := list(self.request.prompt_ids[place + 1 : place + 1 + len(logits_MV)]):
             self.prompt_logprobs += logprobs_of(ids, logits_MV[: len(ids)], self.request.logprobs or 0)
 
