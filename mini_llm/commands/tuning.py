@@ -141,7 +141,7 @@ def rl(
     if dry_run:
         from mini_llm.train.dry_run import dry_run as rehearse
 
-        full, questions = prepared(resolved)
-        output.line(rehearse(full, lambda fitting: Rewarded(fitting, questions)))
+        full, asked = prepared(resolved)
+        output.line(rehearse(full, lambda fitting: Rewarded(fitting, asked)))
         return
     run(resolved)

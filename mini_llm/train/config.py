@@ -37,10 +37,10 @@ DataText = Annotated[str, AfterValidator(_expand_data)]
 
 
 class MixConfig(Config):
-    """Conversations in pretraining's cool-down, the section `mix:`; see tune/midtraining.py."""
+    """Conversations in pretraining's cool-down or beside rl's answers, the section `mix:`; see tune/midtraining.py."""
 
     data: tuple[PathText, ...] = ()  # files, folders or globs, as for `mini-llm sft`
-    share: float = Field(default=0.05, gt=0, le=0.5)  # of the rows of each step of the cool-down
+    share: float = Field(default=0.05, gt=0, le=0.5)  # of the rows of each step of the cool-down; rl: of answers' room
 
     @field_validator("data", mode="before")
     @classmethod

@@ -67,8 +67,8 @@ class SftConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _check_lora(self) -> Self:
-        if self.mix.data:
-            raise ValueError("mix is of pretraining; here conversations are data, and replay is text among them")
+        if self.mix.data and self.verb != "rl":
+            raise ValueError("mix is of pretraining and rl; here conversations are data, and replay is text among them")
         if self.letters and self.verb != "sft":
             raise ValueError(f"letters are written into a base by sft, not by {self.verb}")
         if self.letters and self.lora.rank:

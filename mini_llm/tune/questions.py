@@ -51,9 +51,9 @@ def read_questions(config: RlConfig, tokenizer: Tokenizer) -> tuple[list[Questio
     return learned, held_out
 
 
-def fingerprint(questions: Iterable[Question]) -> str:
-    """Return "sha256:" and the hash of all that is asked and of what is right."""
-    digest = hashlib.sha256()
+def fingerprint(questions: Iterable[Question], beside: str = "") -> str:
+    """Return "sha256:" and the hash of all that is asked and of what is right, and of what is learned `beside` it."""
+    digest = hashlib.sha256(beside.encode())
     for question in questions:
         digest.update(repr((question.ids, question.reference, question.check)).encode())
     return f"sha256:{digest.hexdigest()}"

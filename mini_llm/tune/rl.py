@@ -3,6 +3,8 @@
 Fine-tuning with signed weights: a group of answers to one question is written, what is better than the group's mean is
 made likelier, what is worse less likely. REINFORCE with a group's mean as its baseline, loss = -sum(advantage * log p)
 / all tokens of the step's answers: GRPO (arXiv 2402.03300) without its two biases (arXiv 2503.20783).
+Conversations of `mix.data` may be learned beside them, each answer's token with weight 1, so that what no question
+asks for is not unlearned: as InstructGPT does with text (arXiv 2203.02155, section 3.5).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,17 +31,27 @@ from mini_llm.train.run.kept import Kept
 from mini_llm.train.train import AfterEvaluation, train
 from mini_llm.tune.adapter_files import begin
 from mini_llm.tune.answer_loss import answer_loss_sum
+from mini_llm.tune.beside import conversations_beside
 from mini_llm.tune.clip import clipped
 from mini_llm.tune.config import with_base
 from mini_llm.tune.exact_match import ExactMatch
 from mini_llm.tune.look import Look, look
+from mini_llm.tune.packing import PackedRows
 from mini_llm.tune.questions import Question, fingerprint, read_questions
 from mini_llm.tune.rewards import advantages
 from mini_llm.tune.rl_config import RlConfig, with_questions
 from mini_llm.tune.rollouts import Answer, packed, seed_of, write_answers
 from mini_llm.tune.rows import ConversationRows
 
-Questions = tuple[list[Question], list[Question]]  # to learn from, held out
+
+class Asked(NamedTuple):
+    """What a run reads."""
+
+    learned: list[Question]
+    held_out: list[Question]
+    beside: PackedRows | None  # conversations of `mix.data`
+
+
 MOST_SILENT = 0.8  # share of groups without signal from which on something is said
 
 
@@ -49,9 +62,10 @@ def rl(config: RlConfig, after_evaluation: AfterEvaluation | None = None) -> Pat
         UsageError, UserError: as `with_base`, `read_questions` and `train`.
         Interrupted: as `train`.
     """
-    config, questions = prepared(config)
-    log.info("a loss near 0 is as it should be, for advantages sum to 0: look at the reward, and at held-out answers")
-    run = train(config, after_evaluation, lambda fitting: Rewarded(fitting, questions))
+    config, asked = prepared(config)
+    if not config.mix.data:
+        log.info("a loss near 0 is as it should be, advantages sum to 0: look at the reward, and at held-out answers")
+    run = train(config, after_evaluation, lambda fitting: Rewarded(fitting, asked))
     if not (run / "best").exists():
         log.warn(
             f"no checkpoint answers better than {config.base}: try a lower learning_rate, more samples, more steps"
@@ -59,15 +73,17 @@ def rl(config: RlConfig, after_evaluation: AfterEvaluation | None = None) -> Pat
     return run
 
 
-def prepared(config: RlConfig) -> tuple[RlConfig, Questions]:
-    """Return the settings in full, and the questions to learn from and held out."""
+def prepared(config: RlConfig) -> tuple[RlConfig, Asked]:
+    """Return the settings in full, and the questions to learn from and held out, with what is learned beside them."""
     config = with_base(config)
-    questions = read_questions(config, Tokenizer.load(resolve_checkpoint(config.base)))
+    tokenizer = Tokenizer.load(resolve_checkpoint(config.base))
+    learned, held_out = read_questions(config, tokenizer)
     if (config.temperature, config.top_p, config.top_k) != (1.0, 1.0, 0):
         log.warn(
             "answers are not drawn from the model's own distribution: log-probabilities learned are of another one"
         )
-    return with_questions(config, len(questions[0])), questions
+    full = with_questions(config, len(learned))
+    return full, Asked(learned, held_out, conversations_beside(full, tokenizer))
 
 
 @dataclass(frozen=True)
@@ -88,15 +104,17 @@ class Rewarded:
 
     reads_ahead = deals_out_rows = False
 
-    def __init__(self, config: RlConfig | object, questions: Questions) -> None:
+    def __init__(self, config: RlConfig | object, asked: Asked) -> None:
         assert isinstance(config, RlConfig)
         self.config = config
         self.base = resolve_checkpoint(config.base)
         self.tokenizer = Tokenizer.load(self.base)
-        self.questions, self.held_out = questions
-        self.fingerprints = {"tokenizer": self.tokenizer.fingerprint, "text": fingerprint(self.questions)}
+        self.questions, self.held_out, self.beside = asked
+        beside = self.beside.conversations.fingerprint() if self.beside else ""
+        self.fingerprints = {"tokenizer": self.tokenizer.fingerprint, "text": fingerprint(self.questions, beside)}
         self.first_question = 0  # see `continue_at`
         self.batch: Batch | None = None
+        self.n_beside = 0  # tokens that are learned of the step's conversations
         self.numbers: dict[str, float] = {}
         self.has_warned = False
 
@@ -124,7 +142,10 @@ class Rewarded:
         return replace(rows, weights=torch.ones_like(rows.weights))
 
     def rows(self, step: int) -> ConversationRows:
-        """Return the answers that the model as it is now gives at a step, packed, with their advantages as weights."""
+        """Return the answers that the model as it is now gives at a step, packed, with their advantages as weights.
+
+        Behind them are the conversations of the step, if there are some.
+        """
         config = self.config
         number, update = divmod(step, config.updates_per_batch)
         if update == 0 or self.batch is None or self.batch.number != number:
@@ -145,12 +166,16 @@ class Rewarded:
         if seen is not None:
             self.numbers |= {"entropy": seen.entropy, "kl": seen.kl}
         self._warn(batch)
+        if self.beside is not None:
+            n = config.rows_beside
+            beside = self.beside.rows(step * n, n)
+            self.n_beside, rows = beside.n_targets(), ConversationRows.joined([rows, beside])
         return rows
 
     def _write(self, number: int) -> Batch:
         """Ask the questions of a batch, judge the answers and pack them."""
         config, n = self.config, self.config.prompts_per_step
-        asked = self._asked(self.first_question + number * n, n)
+        asked = self._ask(self.first_question + number * n, n)
         answers = write_answers(
             self.model,
             self.tokenizer,
@@ -176,7 +201,7 @@ class Rewarded:
             1 - len(learned) / len(groups),
         )
 
-    def _asked(self, first: int, n: int) -> list[tuple[int, Question]]:
+    def _ask(self, first: int, n: int) -> list[tuple[int, Question]]:
         """Return questions first .. first + n - 1 of an endless sequence of epochs, each in another order."""
         order, size = np.arange(first, first + n), len(self.questions)
         places: list[int] = []
@@ -200,17 +225,17 @@ class Rewarded:
             log.warn(f"{batch.silent:.0%} of the questions taught nothing, their answers were all alike: {why}")
 
     def loss_sum(self, model: Transformer, rows: ConversationRows, dtype: torch.dtype) -> Tensor:
-        """Return -sum(advantage * log p) over the tokens of answers."""
+        """Return -sum(advantage * log p) over the tokens of answers; those of conversations have advantage 1."""
         return answer_loss_sum(model, rows, dtype)
 
     def targets(self, rows: ConversationRows) -> int:
-        """Return the tokens of all answers of the step, those of groups without a signal too."""
-        assert self.batch is not None
-        return self.batch.n_tokens
+        """Return the tokens of all answers of the step: of groups without a signal too, and of conversations."""
+        return self.tokens(rows) + self.n_beside
 
     def tokens(self, rows: ConversationRows) -> int:
         """Return how many tokens were written."""
-        return self.targets(rows)
+        assert self.batch is not None
+        return self.batch.n_tokens
 
     def noted(self, step: int) -> dict[str, float]:
         """Return what became of the step's answers."""

@@ -54,7 +54,7 @@ class RlConfig(SftConfig):
     @model_validator(mode="after")
     def _check_rl(self) -> RlConfig:
         if self.replay or self.length_warmup:
-            raise ValueError("rl learns from its own answers alone: replay and length_warmup must stay 0")
+            raise ValueError("rl reads no text: replay and length_warmup must stay 0; mix.data holds other skills")
         if self.gradient_accumulation_steps != 1 and not self.auto_batch:
             raise ValueError("a step of rl has as many micro-batches of batch_size rows as its answers fill")
         for name in ("eval_interval", "max_iters"):
@@ -92,6 +92,14 @@ class RlConfig(SftConfig):
         """What a step sees, for a person."""
         again = f", {self.updates_per_batch} steps from the same" if self.updates_per_batch > 1 else ""
         return f"{self.prompts_per_step} questions x {self.samples} answers a step{again}"
+
+    @property
+    def rows_beside(self) -> int:
+        """Rows of conversations in each step: `mix.share` of its answers' room, in whole micro-batches."""
+        if not self.mix.data:
+            return 0
+        rows = self.mix.share * self.tokens_per_step / self.block_size
+        return self.batch_size * max(1, round(rows / self.batch_size))
 
     def micro_batches(self, n_rows: int) -> int:
         """Return in how many parts of `batch_size` rows a step is computed."""

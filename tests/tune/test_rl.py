@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from mini_llm.checkpoint import load_model
+from mini_llm.pointers import resolve_checkpoint
+from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.run.metrics import read_metrics
+from mini_llm.tune.answer_loss import answer_loss_sum
+from mini_llm.tune.beside import conversations_beside
 from mini_llm.tune.rl import rl
 from mini_llm.tune.rl_config import RlConfig
 from tests.train.cli_process import CliProcess, last_step, wait_until
@@ -69,11 +75,20 @@ def test_the_reward_rises(settings, write_rows, tmp_path: Path) -> None:  # type
 
 
 @pytest.mark.parametrize(
-    ("updates", "compiled"),
-    [(1, False), (2, False), pytest.param(1, True, marks=pytest.mark.needs_torch_compile)],
+    ("updates", "compiled", "beside"),
+    [
+        (1, False, False),
+        (2, False, False),
+        (2, False, True),
+        pytest.param(1, True, True, marks=pytest.mark.needs_torch_compile),
+    ],
 )
-def test_a_run_killed_with_9_goes_on_to_the_bit(updates: int, compiled: bool, settings, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_killed_with_9_goes_on_to_the_bit(  # type: ignore[no-untyped-def]
+    updates: int, compiled: bool, beside: bool, settings, spelling_file: Path, tmp_path: Path
+) -> None:
     changes = {"updates_per_batch": updates, "save_interval": 2, "compile": compiled, "learning_rate": 1e-3}
+    if beside:
+        changes["mix"] = {"data": [str(spelling_file)], "share": 0.5}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     rl(settings(out_dir=str(whole), **changes))
     command = ("rl", *words(settings(out_dir=str(broken), **changes)))
@@ -150,6 +165,39 @@ def test_a_step_whose_groups_are_all_alike_teaches_nothing_and_goes_on(  # type:
     assert "too hard" in capfd.readouterr().err
 
 
+def test_conversations_beside_the_answers_are_learned_where_those_teach_nothing(  # type: ignore[no-untyped-def]
+    settings, write_rows, spelling_file: Path
+) -> None:
+    """The loss is theirs, divided by all tokens of answers: as much as fine-tuning on the same rows would say."""
+    hopeless = write_rows(*({"question": f"Part {i}.", "answer": "no such thing"} for i in range(40)), name="no.jsonl")
+    mix = {"data": [str(spelling_file)], "share": 0.5}
+    config = settings(data=[str(hopeless)], mix=mix, max_iters=8, eval_interval=8, learning_rate=3e-3)
+    run = rl(config)
+    rows = [row for row in read_metrics(run) if "reward" in row]
+    assert all(row["silent"] == 1 for row in rows)
+    beside = conversations_beside(config, Tokenizer.load(resolve_checkpoint(config.base)))
+    assert beside is not None
+    first = beside.rows(0, config.rows_beside)
+    with torch.no_grad():
+        before, after = (
+            answer_loss_sum(
+                load_model(folder, device=torch.device("cpu"), dtype=torch.float32), first, torch.float32
+            ).item()
+            for folder in (resolve_checkpoint(config.base), run / "latest")
+        )
+    written = rows[0]["length"] * config.answers_per_step
+    assert rows[0]["loss"] == pytest.approx(before / (written + first.n_targets()), rel=1e-5)
+    assert after < 0.9 * before
+
+
+def test_a_run_that_goes_on_beside_other_conversations_says_so(settings, spelling_file: Path, capfd) -> None:  # type: ignore[no-untyped-def]
+    mix = {"data": [str(spelling_file)], "share": 0.5}
+    rl(settings(mix=mix, max_iters=2))
+    spelling_file.write_text("".join(spelling_file.read_text().splitlines(keepends=True)[1:]))
+    rl(settings(mix=mix, max_iters=4))
+    assert "was trained on another text" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("rate", [0.0, 1e-3])
 def test_best_is_the_checkpoint_with_the_most_right_answers(rate: float, settings, capfd) -> None:  # type: ignore[no-untyped-def]
     run = rl(settings(learning_rate=rate, max_iters=8, eval_questions=20))
@@ -220,6 +268,8 @@ def test_what_is_wrong_is_said(answering: Path, pairs_file: Path, tmp_path: Path
         ([*base, *data, "samples=1"], 2, "samples"),
         ([*base, *data, "updates_per_batch=4", "max_iters=6"], 2, "multiple of updates_per_batch=4"),
         ([*base, *data, "replay=0.5"], 2, "replay"),
+        ([*base, *data, "max_new_tokens=12", f"mix.data={tmp_path / 'none.jsonl'}"], 1, "none.jsonl"),
+        ([*base, *data, "max_new_tokens=12", f"mix.data={tmp_path / 'empty.jsonl'}"], 1, "nothing to learn in"),
         ([*base, *data, "tempersture=1"], 2, "did you mean 'temperature'"),
         (["--base", tmp_path / "nothing", *data], 1, "nothing"),
     ):
