@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mini_llm.demo_chat import MIXTURE
+from mini_llm.demo_chat import FEW, WHOLE
 from mini_llm.errors import UsageError
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.checks import CHECKS
@@ -190,7 +190,8 @@ def test_what_it_says_that_it_can_do_is_what_the_demo_practises() -> None:
     (answer,) = ABLE[1]
     assert all(word in answer for word in named)
     assert not any(word in answer for word in kept_back)
-    assert min(MIXTURE[skill] for skill in named.values()) > max(MIXTURE[skill] for skill in kept_back.values())
+    for counts in (WHOLE.counts, FEW.counts):
+        assert min(counts[skill] for skill in named.values()) > max(counts[skill] for skill in kept_back.values())
 
 
 def test_the_command_drills_the_vocabulary_of_a_model(base: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
