@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from mini_llm.tune.config import SftConfig
 from mini_llm.tune.sft import sft
 from mini_llm.tune.skills import Material
 from mini_llm.tune.skills.addresses import address_exercises, read_addresses
+from mini_llm.tune.skills.talks import talks
 from mini_llm.tune.skills.write import Wish, material_of, mixed
 
 
@@ -88,6 +90,7 @@ FEW = Course(
     settings={"replay": 0.375, "eval_interval": 1200},
 )
 FEW_SEEN = 600_000  # tokens that see them all
+TURNS = 4  # the most exercises in a conversation
 QUESTIONS = (
     "Hello!",
     "Who are you?",
@@ -160,8 +163,10 @@ def write_exercises(path: Path, corpus: list[str] | None, base: Path, seed: int,
     found = list(mixed(Wish(course.counts, seed), material))
     if corpus is None:
         found += address_exercises(read_addresses(built_in_corpus()), course.addresses, seed=seed)
-    write_text(path, "".join(json.dumps(exercise.record(), ensure_ascii=False) + "\n" for exercise in found))
-    log.info(f"{len(found):,} exercises in {path}")
+    random.Random(seed).shuffle(found)
+    lines = [json.dumps(talk.record(), ensure_ascii=False) for talk in talks(found, TURNS, seed)]
+    write_text(path, "".join(f"{line}\n" for line in lines))
+    log.info(f"{len(found):,} exercises in {len(lines):,} conversations: {path}")
 
 
 def talk(tuned: Path) -> None:
