@@ -6,10 +6,14 @@ Each step is one that you could run by hand: `mini-llm skills`, `mini-llm sft`, 
 from __future__ import annotations
 
 import json
+import math
+import random
 import sys
-from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mini_llm import log, output
 from mini_llm.config import load_config, shipped_config
@@ -19,33 +23,74 @@ from mini_llm.inference.chat import Conversation
 from mini_llm.inference.generate import Generator
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.inference.session import chat
+from mini_llm.plot.curves import read_runs
 from mini_llm.tune.config import SftConfig
 from mini_llm.tune.sft import sft
-from mini_llm.tune.skills import Exercise, Material
+from mini_llm.tune.skills import Material
 from mini_llm.tune.skills.addresses import address_exercises, read_addresses
+from mini_llm.tune.skills.talks import talks
 from mini_llm.tune.skills.write import Wish, material_of, mixed
 
-# How many exercises of each skill: what small models learn slowly, and what people ask first, stands there most often.
-# The first three go through the vocabulary: a piece that no exercise has shown is neither spelled nor copied.
-MIXTURE = {
-    "letters": 4_000,
-    "joined": 10_000,
-    "echo": 18_000,
-    "spelling": 10_000,
-    "counting": 2_000,
-    "reversing": 500,
-    "sorting": 1_000,
-    "addition": 500,
-    "copying": 10_000,
-    "identity": 4_500,
-    "recall": 2_000,
-    "reading": 500,
-    "unknown": 1_500,
-    "forms": 6_000,
-    "system": 2_500,
-}
-ADDRESSES = 4_000
-MINUTES = 4.5  # of tuning that see them all
+
+@dataclass(frozen=True)
+class Course:
+    """What is practised, and with which changes of configs/demo-chat.yaml."""
+
+    counts: dict[str, int]  # exercises of each skill
+    addresses: int  # exercises about the built-in corpus's speeches
+    settings: dict[str, float] = field(default_factory=dict)
+
+    def shared(self, share: float) -> Course:
+        """Return a share of the exercises; a short tuning does not see them all."""
+        counts = {skill: round(n * share) for skill, n in self.counts.items()}
+        return replace(self, counts=counts, addresses=round(self.addresses * share))
+
+
+# What small models learn slowly, and what people ask first, stands there most often. The first three go through the
+# vocabulary: a piece that no exercise has shown is neither spelled nor copied.
+WHOLE = Course(
+    {
+        "letters": 4_000,
+        "joined": 10_000,
+        "echo": 18_000,
+        "spelling": 10_000,
+        "counting": 2_000,
+        "reversing": 500,
+        "sorting": 1_000,
+        "addition": 500,
+        "copying": 10_000,
+        "identity": 4_500,
+        "recall": 2_000,
+        "reading": 500,
+        "unknown": 1_500,
+        "forms": 6_000,
+        "system": 2_500,
+    },
+    addresses=4_000,
+)
+MINUTES = 4.5  # that see them all, at 13,000 tokens a second
+# With time for fewer tokens drills take most of them and come to nothing; what else there is to learn, is: docs/LOG.md.
+FEW_TOKENS = 2_000_000
+FEW = Course(
+    {
+        "spelling": 1_200,
+        "counting": 800,
+        "reversing": 100,
+        "sorting": 300,
+        "addition": 200,
+        "copying": 1_200,
+        "identity": 2_500,
+        "recall": 2_000,
+        "reading": 200,
+        "unknown": 700,
+        "forms": 2_500,
+        "system": 1_000,
+    },
+    addresses=800,
+    settings={"replay": 0.375, "eval_interval": 1200},
+)
+FEW_SEEN = 600_000  # tokens that see them all
+TURNS = 4  # the most exercises in a conversation
 QUESTIONS = (
     "Hello!",
     "Who are you?",
@@ -73,16 +118,27 @@ def run_chat_demo(
         UserError: the corpus or the conversations cannot be read, or `out` holds a demo of another corpus.
     """
     run = trained_base(corpus=corpus, out=out, minutes=minutes, seed=seed)
-    log.info("[4/5] exercises made by program: spelling, counting, copying, answers from a text, who it is")
-    exercises = out / "skills.jsonl"
+    log.info("[4/5] exercises made by program: who it is, forms of answers, counting, answers from a text")
+    course, exercises = course_for(run, chat_minutes), out / "skills.jsonl"
     if not exercises.exists():
-        write_exercises(exercises, corpus, run, seed, share=min(1.0, chat_minutes / MINUTES))
+        write_exercises(exercises, corpus, run, seed, course)
     log.info(f"[5/5] teaching it to answer, for about {chat_minutes:g} minutes")
-    config = chat_config(run, out, [str(exercises), *chat_data], chat_minutes, seed)
+    config = chat_config(run, out, [str(exercises), *chat_data], chat_minutes, seed, course)
     talk(sft(config))
 
 
-def chat_config(run: Path, out: Path, data: list[str], minutes: float, seed: int) -> SftConfig:
+def course_for(run: Path, minutes: float) -> Course:
+    """Return what `minutes` of tuning can teach here, by the speed of the base's own training."""
+    speeds = read_runs([run])[0].tokens_per_second.values
+    tokens = 60 * minutes * float(np.median(speeds)) if len(speeds) else math.inf
+    if tokens >= FEW_TOKENS:
+        return WHOLE.shared(min(1.0, minutes / MINUTES))
+    enough = math.ceil(minutes * FEW_TOKENS / tokens)
+    log.note(f"time for some {tokens:,.0f} tokens: spelling and copying take more, from --chat-minutes {enough} on")
+    return FEW.shared(tokens / FEW_SEEN)
+
+
+def chat_config(run: Path, out: Path, data: list[str], minutes: float, seed: int, course: Course) -> SftConfig:
     """Return the settings of the tuning: the shipped ones for this run, or those of the run that has begun."""
     tuned = out / "chat"
     here = {"base": str(run), "data_dir": str(out / "tokens"), "out_dir": str(tuned), "data": tuple(data)}
@@ -91,31 +147,26 @@ def chat_config(run: Path, out: Path, data: list[str], minutes: float, seed: int
         kept = load_config(SftConfig, tuned / "config.yaml")
         return kept.model_copy(update={**here, "data": kept.data})
     template = load_config(SftConfig, shipped_config("demo-chat.yaml"))
-    values = template.model_dump(include=template.model_fields_set)
+    values = template.model_dump(include=template.model_fields_set) | course.settings
     # The warm-up is what tells how many steps there is room for: it must end long before the minutes do.
     warmup = max(2, round((template.warmup_iters or 0) * min(1.0, minutes / MINUTES)))
     return SftConfig.model_validate({**values, **here, "max_minutes": minutes, "warmup_iters": warmup, "seed": seed})
 
 
-def write_exercises(path: Path, corpus: list[str] | None, base: Path, seed: int, share: float = 1.0) -> None:
+def write_exercises(path: Path, corpus: list[str] | None, base: Path, seed: int, course: Course) -> None:
     """Write the exercises: of the corpus's words and sentences, and of its speeches where it is the built-in one.
 
-    Args:
-        base: whose vocabulary the drills go through.
-        share: of the mixture's numbers; a short tuning does not see them all.
+    Drills go through the vocabulary of `base`.
     """
     sources = corpus or [str(built_in_corpus())]
     material = material_of(sources, Material().name, str(base))
-    found = _all(material, corpus is None, seed, share)
-    lines = [json.dumps(exercise.record(), ensure_ascii=False) for exercise in found]
-    write_text(path, "\n".join(lines) + "\n")
-    log.info(f"{len(lines):,} exercises in {path}")
-
-
-def _all(material: Material, with_addresses: bool, seed: int, share: float) -> Iterator[Exercise]:
-    yield from mixed(Wish({skill: round(n * share) for skill, n in MIXTURE.items()}, seed), material)
-    if with_addresses:
-        yield from address_exercises(read_addresses(built_in_corpus()), round(ADDRESSES * share), seed=seed)
+    found = list(mixed(Wish(course.counts, seed), material))
+    if corpus is None:
+        found += address_exercises(read_addresses(built_in_corpus()), course.addresses, seed=seed)
+    random.Random(seed).shuffle(found)
+    lines = [json.dumps(talk.record(), ensure_ascii=False) for talk in talks(found, TURNS, seed)]
+    write_text(path, "".join(f"{line}\n" for line in lines))
+    log.info(f"{len(found):,} exercises in {len(lines):,} conversations: {path}")
 
 
 def talk(tuned: Path) -> None:

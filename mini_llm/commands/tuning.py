@@ -39,11 +39,15 @@ def skills(
         SideName.train
     ),
     phrasings: Annotated[SideName, typer.Option(help="Questions to learn from, or those held out.")] = SideName.train,
+    turns: Annotated[
+        int, typer.Option(help="The most exercises in a conversation; 1: each alone, as rl wants them.", min=1, max=100)
+    ] = 4,
 ) -> None:
     """Make exercises by program, each with a right answer and the check that knows others: for sft and rl."""
     from mini_llm.tune.skills.write import Wish, material_of, parse_counts, write_exercises
 
-    wish = Wish(parse_counts(skills, n, with_drills=tokenizer is not None), seed, arguments.value, phrasings.value)
+    counts = parse_counts(skills, n, with_drills=tokenizer is not None)
+    wish = Wish(counts, seed, arguments.value, phrasings.value, turns)
     write_exercises(out, wish, material_of(corpus or [], name, tokenizer))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -12,9 +12,11 @@ from mini_llm.tune.skills import SKILLS, Exercise, Material, exercises
 from mini_llm.tune.skills.draw import Draw, ask
 from mini_llm.tune.skills.forms import FORMS, of_form
 from mini_llm.tune.skills.identity import WHO
+from mini_llm.tune.skills.talks import BEGINS, joined
 
 SEED = 20_261_127  # of all exercises that are asked, in every evaluation
 FORM_ITEMS = 20  # of each of the twelve forms, at most
+LATE, LATE_ALONE = "after other turns", "the same, each alone"
 
 PROMPTS = (
     "Who are you?",
@@ -57,12 +59,27 @@ def items(material: Material, n: int) -> list[Item]:
             made += _of(f"{skill}, new arguments", exercises(skill, n, seed=SEED, arguments="new", material=material))
             made += _of(f"{skill}, new phrasings", exercises(skill, n, seed=SEED, phrasings="new", material=material))
     made += _of("identity, new phrasings", _who(material))
+    late = list(_late(material, n))
+    made += _of(LATE, (joined(talk) for talk in late)) + _of(LATE_ALONE, (talk[-1] for talk in late))
     made += _of("forms of IFEval-lite", _forms(material, min(n, FORM_ITEMS)))
     return made + [Item("prompts", ask(prompt)) for prompt in PROMPTS]
 
 
-def _of(group: str, found: Iterator[Exercise]) -> Iterator[Item]:
-    return (Item(group, exercise.messages, exercise) for exercise in found)
+def _of(group: str, found: Iterable[Exercise]) -> list[Item]:
+    return [Item(group, exercise.messages, exercise) for exercise in found]
+
+
+def _late(material: Material, n: int) -> Iterator[list[Exercise]]:
+    """Yield some `n` questions with new arguments, each after one to three of other skills."""
+    skills = [skill for skill in SKILLS if skill not in BEGINS]
+    asked = [skill for skill in skills if skill != "identity"]
+    for skill in asked:
+        for i, last in enumerate(
+            exercises(skill, max(1, n // len(asked)), seed=SEED, arguments="new", material=material)
+        ):
+            draw = Random(f"{SEED} {skill} {i}")
+            others = draw.sample([other for other in skills if other != skill], draw.randint(1, 3))
+            yield [*(next(exercises(other, 1, seed=SEED + i, material=material)) for other in others), last]
 
 
 def _who(material: Material) -> Iterator[Exercise]:

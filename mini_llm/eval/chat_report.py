@@ -10,6 +10,7 @@ from typing import Any
 
 from mini_llm import __version__
 from mini_llm.eval.chat import Answered
+from mini_llm.eval.chat_items import LATE, LATE_ALONE
 from mini_llm.files import write_text
 from mini_llm.tune.skills import SKILLS
 
@@ -36,6 +37,7 @@ def _measures(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     every, prompts = found["form"]["all"], found["form"]["prompts"]
     loss, groups = found["answers"], found["groups"]
     left_out = f", {loss['left_out']} left out as too long" if loss["left_out"] else ""
+    (late, n_late), (alone, _) = _share(groups[LATE]), _share(groups[LATE_ALONE])
     rows = [
         ("loss of right answers, bits/byte", f"{loss['bits_per_byte']:.4f}", f"{loss['n']:,}: {loss['of']}{left_out}"),
         ("stopped within 256 tokens", _percent(every["stop_rate"]), f"{every['n']:,} answers"),
@@ -46,6 +48,7 @@ def _measures(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("empty", _percent(every["empty"]), f"{every['n']:,}"),
         ("says its name, asked in new words", *_share(groups["identity, new phrasings"])),
         ("recall over turns", *_share(groups["recall, new arguments"])),
+        ("right after other turns", f"{late} (alone {alone})", n_late),
         ("IFEval-lite, strict", *_share(groups[IFEVAL])),
     ]
     if forgotten := found["forgetting"]:

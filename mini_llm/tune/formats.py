@@ -104,9 +104,12 @@ def conversation_of(record: dict[str, Any], place: str, *, merge_turns: bool = F
 
 
 def _messages(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
-    turns = [message_of(turn, "role", "content", place) for turn in turns_of(record["messages"], place)]
-    if "answer" in record and turns[-1][0].role == "user":  # the earlier turns are part of the question
-        return [*((said, False) for said, _ in turns), (Message("assistant", text_of(record["answer"], place)), True)]
+    found = turns_of(record["messages"], place)
+    turns = [message_of(turn, "role", "content", place) for turn in found]
+    if "answer" in record and turns[-1][0].role == "user":
+        # The earlier turns are part of the question, but for answers whose weight says that they are right too.
+        turns = [(said, learned and "weight" in turn) for (said, learned), turn in zip(turns, found, strict=True)]
+        turns.append((Message("assistant", text_of(record["answer"], place)), True))
     return turns
 
 

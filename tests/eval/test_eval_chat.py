@@ -73,6 +73,7 @@ def test_the_command_measures_shows_and_keeps(folders: Path, run_cli, tmp_path: 
     assert set(measured["groups"]["forms of IFEval-lite"]["forms"]) == set(FORMS)
     assert len(FORMS) == 12
     assert f"chat_{'spelling'}_new_arguments" in found["results"]
+    assert measured["groups"]["after other turns"]["n"] == measured["groups"]["the same, each alone"]["n"]
     kept = sorted((folders / "run/eval").glob("chat_*"))
     assert json.loads(kept[0].read_text(encoding="utf-8"))["mini_llm"]["chat"] == measured
     lines = [json.loads(line) for line in kept[1].read_text(encoding="utf-8").splitlines()]
@@ -112,6 +113,12 @@ def test_the_same_questions_each_time_and_of_each_skill_two_kinds() -> None:
     groups = [item.group for item in asked]
     for skill in set(SKILLS) - {"identity"}:
         assert groups.count(f"{skill}, new arguments") == groups.count(f"{skill}, new phrasings") == 5
+    late, alone = ([i for i in asked if i.group == group] for group in ("after other turns", "the same, each alone"))
+    assert len(late) == len(alone) >= 8
+    for item, single in zip(late, alone, strict=True):
+        assert item.messages[-1] == single.messages[-1]
+        assert 3 <= len(item.messages) <= 7
+        assert item.exercise.answer == single.exercise.answer
     assert groups.count("identity, new phrasings") == 20
     assert groups.count("forms of IFEval-lite") == 60
     names = [item.exercise.answer for item in asked if item.group == "identity, new phrasings" and item.exercise]

@@ -69,6 +69,20 @@ def test_system_messages(row: dict[str, Any], write_rows: Write) -> None:
     assert [(m.role, m.content) for m in conversation.messages] == [S, U, A]
 
 
+def test_earlier_answers_of_a_verifiable_row_are_learned_where_a_weight_says_so(write_rows: Write) -> None:
+    asked = {"role": "user", "content": "b?"}
+    path = write_rows(
+        {"messages": [Q, ANSWER, asked], "answer": "b"},
+        {"messages": [Q, {**ANSWER, "weight": 1}, asked], "answer": "b"},
+        {"messages": [Q, {**ANSWER, "weight": 0}, asked], "answer": "b"},
+    )
+    assert [c.learned for c in read_conversations(path)] == [
+        [False, False, False, True],
+        [False, True, False, True],
+        [False, False, False, True],
+    ]
+
+
 def test_history_input_weight_and_tools(write_rows: Write) -> None:
     (alpaca,) = read_conversations(
         write_rows({"instruction": "Add.", "input": "1 2", "output": "3", "history": [["a", "b"]]})

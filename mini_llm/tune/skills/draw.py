@@ -43,10 +43,14 @@ class Exercise:
     answer: str
     check: str
     skill: str
+    learned: tuple[int, ...] = ()  # places of earlier answers that are learned too
 
     def record(self) -> dict[str, object]:
-        """Return it as an object of a .jsonl file."""
-        turns = [{"role": message.role, "content": message.content} for message in self.messages]
+        """Return it as an object of a .jsonl file; what is learned of its messages has OpenAI's `weight`."""
+        turns = [
+            {"role": message.role, "content": message.content, **({"weight": 1} if place in self.learned else {})}
+            for place, message in enumerate(self.messages)
+        ]
         made = {"answer": self.answer, "check": self.check, "skill": self.skill, "source": "synthetic"}
         return {"messages": turns, **made}
 

@@ -17,6 +17,7 @@ from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.skills import DRILLS, SKILLS, Exercise, Material, exercises
 from mini_llm.tune.skills.draw import Side
 from mini_llm.tune.skills.pieces import pieces_of
+from mini_llm.tune.skills.talks import talks
 from mini_llm.user_files import writing_to
 
 MOST = 10**7  # exercises of a skill, as in RlConfig: their order is held in memory
@@ -34,6 +35,7 @@ class Wish:
     seed: int = 0
     arguments: Side = "train"
     phrasings: Side = "train"
+    turns: int = 1  # the most that are joined to a conversation
 
 
 def parse_counts(words: str, n: int, *, with_drills: bool = False) -> dict[str, int]:
@@ -77,7 +79,11 @@ def material_of(corpus: Sequence[str], name: str, model: str | None = None) -> M
 
 
 def mixed(wish: Wish, material: Material) -> Iterator[Exercise]:
-    """Yield the exercises of all skills, so that any part of them holds each in its share."""
+    """Yield the exercises of all skills, so that any part of them holds each in its share; see `talks`."""
+    yield from talks(_each(wish, material), wish.turns, wish.seed) if wish.turns > 1 else _each(wish, material)
+
+
+def _each(wish: Wish, material: Material) -> Iterator[Exercise]:
     sides = {"arguments": wish.arguments, "phrasings": wish.phrasings}
     streams = {
         skill: exercises(skill, n, seed=wish.seed, material=material, **sides) for skill, n in wish.counts.items()
@@ -101,5 +107,7 @@ def write_exercises(out: Path, wish: Wish, material: Material) -> int:
             for exercise in mixed(wish, material):
                 file.write(json.dumps(exercise.record(), ensure_ascii=False) + "\n")
                 n += 1
-    log.info(f"{out}: {n:,} exercises, made by program, of {', '.join(wish.counts)}")
+    together = f" in {n:,} conversations" if wish.turns > 1 else ""
+    n = sum(wish.counts.values())
+    log.info(f"{out}: {n:,} exercises{together}, made by program, of {', '.join(wish.counts)}")
     return n

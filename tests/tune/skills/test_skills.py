@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mini_llm.demo_chat import MIXTURE
+from mini_llm.demo_chat import FEW, WHOLE
 from mini_llm.errors import UsageError
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.checks import CHECKS
@@ -91,6 +91,7 @@ def test_the_command_writes_what_sft_reads(tmp_path: Path, run_cli) -> None:  # 
     text, out = tmp_path / "speech.txt", tmp_path / "skills.jsonl"
     text.write_text(SPEECH * 3, encoding="utf-8")
     words = ["skills", "--out", out, "--skills", "spelling=6,identity", "--n", "4", "--corpus", text, "--name", "Bo"]
+    words += ["--turns", "1"]
     for _ in range(2):  # over a file of its own it may write
         result = run_cli(*words)
         assert result.returncode == 0, result.stderr
@@ -101,6 +102,24 @@ def test_the_command_writes_what_sft_reads(tmp_path: Path, run_cli) -> None:  # 
     assert [c.messages[-1].content for c in conversations] == [row["answer"] for row in rows]
     assert all(c.learned == [*[False] * (len(c.messages) - 1), True] for c in conversations)
     assert any("Bo" in row["answer"] for row in rows)
+
+
+def test_exercises_join_to_conversations_in_which_every_answer_is_learned(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    alone, out = tmp_path / "alone.jsonl", tmp_path / "talks.jsonl"
+    for path, turns in ((alone, "1"), (out, "4")):
+        result = run_cli("skills", "--out", path, "--n", "20", "--turns", turns)
+        assert result.returncode == 0, result.stderr
+    together = list(read_conversations(out))
+    taught = [[m.content for m, learned in zip(c.messages, c.learned, strict=True) if learned] for c in [*together]]
+    assert [answer for answers in taught for answer in answers] == [
+        c.messages[-1].content for c in read_conversations(alone)
+    ]
+    assert {len(answers) for answers in taught} == {1, 2, 3, 4}
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    for row, conversation in zip(rows, together, strict=True):
+        assert [m.role for m in conversation.messages[1:]].count("system") == 0
+        if row["skill"] in ("recall", "unknown", "system"):  # what is right there depends on all that was said
+            assert sum(conversation.learned) == 1
 
 
 def test_bad_words_of_the_command(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
@@ -190,12 +209,13 @@ def test_what_it_says_that_it_can_do_is_what_the_demo_practises() -> None:
     (answer,) = ABLE[1]
     assert all(word in answer for word in named)
     assert not any(word in answer for word in kept_back)
-    assert min(MIXTURE[skill] for skill in named.values()) > max(MIXTURE[skill] for skill in kept_back.values())
+    for counts in (WHOLE.counts, FEW.counts):
+        assert min(counts[skill] for skill in named.values()) > max(counts[skill] for skill in kept_back.values())
 
 
 def test_the_command_drills_the_vocabulary_of_a_model(base: Path, tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "drills.jsonl"
-    result = run_cli("skills", "--out", out, "--n", "3", "--tokenizer", base, fresh=True)
+    result = run_cli("skills", "--out", out, "--n", "3", "--tokenizer", base, "--turns", "1", fresh=True)
     assert result.returncode == 0, result.stderr
     made = [json.loads(line)["skill"] for line in out.read_text(encoding="utf-8").splitlines()]
     assert {skill: made.count(skill) for skill in made} == dict.fromkeys([*SKILLS, *DRILLS], 3)
