@@ -134,7 +134,9 @@ def course_for(run: Path, minutes: float) -> Course:
     if tokens >= FEW_TOKENS:
         return WHOLE.shared(min(1.0, minutes / MINUTES))
     enough = math.ceil(minutes * FEW_TOKENS / tokens)
-    log.note(f"time for some {tokens:,.0f} tokens: spelling and copying take more, from --chat-minutes {enough} on")
+    log.note(
+        f"time for some {tokens:,.0f} tokens: no drills in spelling and copying, which need --chat-minutes {enough}"
+    )
     return FEW.shared(tokens / FEW_SEEN)
 
 
