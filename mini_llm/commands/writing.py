@@ -90,6 +90,8 @@ def chat(
     """Talk with a model in the terminal; /help there shows what else it can do."""
     if (run is None) == (url is None):
         raise UsageError("name a RUN, or a server by --url http://..., one of them", "mini-llm chat runs/demo")
+    if model is not None and url is None:
+        raise UsageError("--model names a model of a server, --url http://...", "mini-llm chat runs/demo")
     from mini_llm.inference.questions import with_signs
 
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed}

@@ -29,7 +29,7 @@ class RemoteAnswer(Iterator[str]):
 
     def __init__(self, response: Any) -> None:
         self.finish_reason: str | None = None
-        self.n_tokens = 0  # pieces; a server may put several tokens into one
+        self.n_tokens = 0  # as the server counts them at the end; until then pieces, which may hold several
         self._response = response
 
     def __next__(self) -> str:
@@ -63,6 +63,8 @@ class RemoteAnswer(Iterator[str]):
             found = json.loads(data)
             if problem := found.get("error"):
                 raise UserError(f"the server says: {_message(problem)}")
+            if usage := found.get("usage"):
+                self.n_tokens = int(usage["completion_tokens"])
             choice = (found.get("choices") or [{}])[0]
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
             return str((choice.get("delta") or {}).get("content") or "")
@@ -84,7 +86,7 @@ class RemoteConversation(Messages):
         if not url.lower().startswith(("http://", "https://")):
             raise UsageError(f"--url '{url}' must begin with http:// or https://, as in http://127.0.0.1:8000")
         self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
-        self.model = model or self._first_model()
+        self.model = model or self._models()[0]
         self.start(system)
 
     def ask(
@@ -105,15 +107,32 @@ class RemoteConversation(Messages):
         wishes |= {"seed": seed + self.n_asked} if seed is not None else {}
         wishes |= {"stop": list(stop)} if stop else {}
         body = {"model": self.model, "messages": messages, "stream": True, "max_tokens": max_new_tokens, **wishes}
+        body["stream_options"] = {"include_usage": True}
         answer = RemoteAnswer(self._open("chat/completions", body))
         self.turns.append(Message("user", question))
         self.n_asked += 1
         return answer
 
-    def _first_model(self) -> str:
+    def use(self, name: str) -> None:
+        """Go on with another model of the server: by its name, or by the step of a checkpoint of this one.
+
+        Raises:
+            UsageError: it lists no such model.
+            UserError: it lists none.
+        """
+        known = self._models()
+        wanted = (name, f"{self.model.partition('@')[0]}@{name}")
+        found = next((one for one in wanted if one in known), None)
+        if found is None:
+            raise UsageError(f"the server has no model '{name}'", f"it has: {', '.join(known[:20])}")
+        self.model = found
+
+    def _models(self) -> list[str]:
+        """Return the names that the server lists, one at least."""
         with self._open("models") as response:
             try:
-                return str(json.loads(response.read(MOST_BYTES))["data"][0]["id"])
+                names = [str(model["id"]) for model in json.loads(response.read(MOST_BYTES))["data"]]
+                return [names[0], *names[1:]]
             except (*NO_FORM, *BROKEN):
                 raise UserError(f"{self.url}/models lists no model", "name one: --model NAME") from None
 

@@ -55,13 +55,11 @@ class Service:
         self.settings, self.metrics = settings, Metrics()
         self.draining = False
         self.ready = False
-        self.catalog: Catalog
-        self.run = run
+        self.catalog = Catalog(run, settings, self.metrics)
 
     @contextlib.asynccontextmanager
     async def life(self, _app: FastAPI) -> AsyncIterator[None]:
         """Load the first model before anybody is let in, and end all engines when nobody is left."""
-        self.catalog = Catalog(self.run, self.settings, self.metrics)
         watch = asyncio.create_task(self.metrics.watch_loop())
         look = asyncio.create_task(self._look_at_readers())
         try:

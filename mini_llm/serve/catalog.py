@@ -93,6 +93,7 @@ class Catalog:
         self.run = run_of(path)
         self.name = settings.name or default_name(path)
         self.loaded: dict[Path, Served] = {}
+        self.problem: UserError | OSError | None = None  # why a model could not be read, the last time
         self._lock = asyncio.Lock()
         self._last: Served | None = None  # what the bare name was answered with
 
@@ -153,7 +154,8 @@ class Catalog:
                 try:
                     entry = self.find(name)
                     served = self.loaded.get(entry.folder) or await self._load(entry.folder)
-                except (UserError, OSError):
+                except (UserError, OSError) as problem:
+                    self.problem = problem
                     await asyncio.sleep(0.05)
                     continue
                 except ApiError as refusal:

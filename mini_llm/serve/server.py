@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mini_llm import log, output
 from mini_llm.errors import Interrupted, UserError
 from mini_llm.serve.app import Service, make_app
+from mini_llm.serve.problems import ApiError
 from mini_llm.serve.settings import LOOPBACK, ServeSettings
 
 BACKSTOP = 5.0  # seconds after the drain: then connections are cut
@@ -85,6 +86,15 @@ class Server(uvicorn.Server):
         """Serve until a signal has come and the drain is over."""
         self._run_loop = asyncio.get_running_loop()
         await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load the model, and listen if that went well."""
+        try:
+            await self.service.catalog.get()
+        except ApiError:  # `serve` tells why
+            self.should_exit = True
+            return
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; the second time, end."""
@@ -165,7 +175,7 @@ def serve(run: Path, settings: ServeSettings) -> None:
     if server.signal is not None:
         raise Interrupted(server.signal, "stopped")
     if not service.ready:
-        raise UserError("the model could not be loaded", f"try: mini-llm generate {run} --prompt Hello")
+        raise service.catalog.problem or UserError("the model could not be loaded")
 
 
 async def _announce(service: Service, address: str, settings: ServeSettings) -> None:

@@ -1,11 +1,13 @@
 """What clients send: the bodies of all requests, checked field by field. Null means the default everywhere.
 
 Unknown fields are ignored, as OpenAI's clients expect, but those whose silent loss would give a wrong result are
-refused by name. Source: OpenAI's API reference; the extras have vLLM's and llama.cpp's names.
+refused by name, and so is one that is a letter or two beside a known one. Source: OpenAI's API reference; the extras
+have vLLM's and llama.cpp's names.
 """
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -43,6 +45,14 @@ REFUSED = {
     "guided_json": "use response_format",
     "guided_regex": "use response_format with a json_schema",
     "grammar": "use response_format with a json_schema",
+    "chat_template": "the model's own is used",
+    "chat_template_kwargs": "the model's template takes none",
+    "documents": "put them into a message",
+    "truncate_prompt_tokens": "shorten the prompt; /tokenize counts it",
+    "num_predict": "use max_tokens",
+    "n_predict": "use max_tokens",
+    "length_penalty": "no beams are searched",
+    "mirostat": "use min_p or typical_p",
 }
 BESIDES = {  # what /v1/responses refuses as well
     "prompt": "nothing is stored; send instructions and input",
@@ -55,8 +65,10 @@ BESIDES = {  # what /v1/responses refuses as well
     ),
 }  # fmt: skip
 HARMLESS: dict[str, tuple[Any, ...]] = {
-    "tool_choice": ("none", "auto"), "modalities": (["text"],), "use_beam_search": (False,), "truncation": ("disabled",)
+    "tool_choice": ("none", "auto"), "modalities": (["text"],), "use_beam_search": (False,),
+    "truncation": ("disabled",), "reasoning_effort": ("none", "minimal"),
 }  # fmt: skip
+MISSPELT = 0.85  # how alike names are: "temprature" 0.95, "promt" 0.91, but "store" and "stop" 0.67
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
@@ -75,7 +87,11 @@ class Body(BaseModel):
     def _refuse(cls, values: Any) -> Any:
         if not _is_unicode(values):
             raise ApiError(400, "the body holds half of a surrogate pair, which is no text", code="invalid_unicode")
+        known = {**cls.model_fields, **cls.refused, **HARMLESS}
         for field in values if isinstance(values, dict) else ():
+            if field not in known and (meant := difflib.get_close_matches(field, cls.model_fields, 1, MISSPELT)):
+                message = f"there is no field '{field[:64]}', did you mean '{meant[0]}'?"
+                raise ApiError(400, message, param=field[:64], code="unknown_parameter")
             value = values[field]
             if field in cls.refused and field not in cls.model_fields and value not in (None, [], {}, False, ""):
                 raise not_done(field, cls.refused[field])
@@ -156,6 +172,12 @@ class Writing(Body):
 class CompletionBody(Writing):
     """POST /v1/completions."""
 
+    refused: ClassVar[dict[str, str]] = {
+        **REFUSED,
+        "messages": "/v1/chat/completions has it",
+        "top_logprobs": "use logprobs, here a number",
+    }
+
     prompt: (
         str
         | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
@@ -193,6 +215,12 @@ class ChatMessage(BaseModel):
 
 class ChatBody(Writing):
     """POST /v1/chat/completions."""
+
+    refused: ClassVar[dict[str, str]] = {
+        **REFUSED,
+        "prompt": "/v1/completions has it",
+        "echo": "/v1/completions has it",
+    }
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)

@@ -147,7 +147,7 @@ class Server(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
     def do_GET(self) -> None:
-        self.reply(200, json.dumps({"data": [{"id": "echo"}]}))
+        self.reply(200, json.dumps({"data": [{"id": "echo"}, {"id": "echo@20"}]}))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -161,7 +161,8 @@ class Server(BaseHTTPRequestHandler):
         if question == "break":
             ends = []
         else:
-            ends = [{"choices": [{"delta": {}, "finish_reason": "stop"}]}]
+            ends = [{"choices": [{"delta": {}, "finish_reason": "length" if question == "long" else "stop"}]}]
+            ends += [{"choices": [], "usage": {"completion_tokens": 7}}] if "stream_options" in body else []
         chunks = [f"data: {json.dumps(one)}\n\n" for one in [*words, *ends]]
         self.reply(200, ": a comment\n\n" + "".join(chunks) + ("data: [DONE]\n\n" if ends else ""))
 
@@ -194,6 +195,16 @@ def test_a_server_elsewhere(run_cli: RunCli, server: str) -> None:
     assert "top_k" not in Server.asked[0]
 
 
+def test_a_server_counts_its_tokens_and_its_models(run_cli: RunCli, server: str) -> None:
+    Server.asked.clear()
+    lines = "long\n/model 20\nhi\n/model 30\nhi\n/model echo\nhi\n"
+    result = run_cli("chat", "--url", server, stdin=lines)
+    assert "after 7 tokens" in result.stderr  # which came in two pieces
+    assert "no model '30'" in result.stderr
+    assert "echo, echo@20" in result.stderr
+    assert [body["model"] for body in Server.asked] == ["echo", "echo@20", "echo@20", "echo"]
+
+
 @pytest.mark.parametrize("key", ["sec\nret", "se\u2603cret"])
 def test_a_key_that_no_header_can_hold_is_not_shown(run_cli: RunCli, server: str, key: str) -> None:
     for words in (["chat", "--url", server], ["eval", server, "--tasks", "piqa", "--data", "/"]):
@@ -209,6 +220,9 @@ def test_nobody_there_and_wrong_words(run_cli: RunCli) -> None:
     assert "nobody answers at" in result.stderr
     assert run_cli("chat", "--url", "file:///etc/passwd").returncode == 2
     assert run_cli("chat").returncode == 2
+    result = run_cli("chat", "runs/demo", "--model", "echo")
+    assert result.returncode == 2
+    assert "--url" in result.stderr
 
 
 def test_a_real_terminal(endless: Path, tmp_path: Path) -> None:

@@ -110,3 +110,14 @@ def test_vercel_ai_sdk(server: RunningServer, ai_sdk: Path) -> None:
     assert found["chat"] == found["streamed"]
     assert found["usage"] == 8
     assert all(found[kind] for kind in ("completion", "responses", "events"))
+
+
+def test_the_javascript_of_the_documentation(server: RunningServer, repository: Path, tmp_path: Path) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("no node here: it runs the example")
+    page = (repository / "docs" / "serving.md").read_text(encoding="utf-8")
+    (tmp_path / "ask.mjs").write_text(page.split("```js\n")[1].split("```")[0], encoding="utf-8")
+    command = ["node", "ask.mjs", server.url]
+    asked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert asked.returncode == 0, asked.stderr[-3000:]
+    assert asked.stdout.strip()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -301,3 +302,46 @@ def test_addresses_we_do_not_have_say_where_to_go(server: RunningServer) -> None
         response = server.post(path)
         assert response.status_code == 404
         assert response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value", "said"),
+    [
+        ("/v1/chat/completions", "temprature", 0.5, "did you mean 'temperature'"),
+        ("/v1/completions", "promt", "We", "did you mean 'prompt'"),
+        ("/v1/completions", "max_token", 3, "did you mean 'max_tokens'"),
+        ("/v1/responses", "max_output_token", 3, "did you mean 'max_output_tokens'"),
+        ("/v1/completions", "messages", CHAT["messages"], "/v1/chat/completions"),
+        ("/v1/completions", "top_logprobs", 3, "logprobs"),
+        ("/v1/chat/completions", "echo", True, "/v1/completions"),
+        ("/v1/chat/completions", "reasoning_effort", "high", "only none or minimal"),
+        ("/v1/chat/completions", "chat_template_kwargs", {"thinking": True}, "template"),
+        ("/v1/chat/completions", "num_predict", 3, "max_tokens"),
+    ],
+)
+def test_a_field_that_would_be_lost_in_silence_is_refused(
+    server: RunningServer, path: str, field: str, value: object, said: str
+) -> None:
+    body = {"/v1/chat/completions": CHAT, "/v1/responses": {"input": "Hi"}}.get(path, {"prompt": "Hi"})
+    answer = server.client.post(path, json={**body, field: value})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == field
+    assert said in answer.json()["error"]["message"]
+
+
+def test_a_field_of_other_servers_that_changes_nothing_is_let_through(server: RunningServer) -> None:
+    more = {"user": "me", "store": False, "metadata": {"a": "b"}, "service_tier": "auto", "safety_identifier": "x"}
+    more |= {"prompt_cache_key": "k", "parallel_tool_calls": True, "verbosity": "low", "keep_alive": "5m"}
+    for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "Hi"})):
+        assert server.client.post(path, json={**body, **more, "max_tokens": 2}).status_code == 200
+
+
+@pytest.mark.parametrize("words", [("--dtype", "int7"), ("--device", "nowhere"), ("--backend", "cuda-graphs")])
+def test_a_server_that_cannot_begin_says_why(model_folder: Path, run_cli, words: tuple[str, str]) -> None:  # type: ignore[no-untyped-def]
+    if words[1] == "cuda-graphs" and torch.cuda.is_available():
+        pytest.skip("they work here")
+    result = run_cli("serve", model_folder, "--port", "0", *words, timeout=120)
+    assert result.returncode == 2
+    assert words[1] in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "cannot be read" not in result.stderr
