@@ -67,9 +67,11 @@ def problem_of(block: Block) -> str | None:
         return None
     if block.language == "mermaid":
         return None if block.text.split()[0] in DIAGRAMS else "not a Mermaid diagram of a known kind"
-    if block.language in ("python", "text", *SHELLS):
+    if block.language in ("python", "js", "text", *SHELLS):  # tests/serve/test_clients.py runs the JavaScript
         return None
-    return f"'{block.language}' is not checked by any test: use python, text, mermaid, {', '.join([*SHELLS, *DATA])}"
+    return (
+        f"'{block.language}' is not checked by any test: use python, js, text, mermaid, {', '.join([*SHELLS, *DATA])}"
+    )
 
 
 def script_of(page: str) -> str:

@@ -113,11 +113,15 @@ def test_vercel_ai_sdk(server: RunningServer, ai_sdk: Path) -> None:
 
 
 def test_the_javascript_of_the_documentation(server: RunningServer, repository: Path, tmp_path: Path) -> None:
+    """Each block alone, with the server's address as its argument, writes an answer."""
     if shutil.which("node") is None:
-        pytest.skip("no node here: it runs the example")
-    page = (repository / "docs" / "serving.md").read_text(encoding="utf-8")
-    (tmp_path / "ask.mjs").write_text(page.split("```js\n")[1].split("```")[0], encoding="utf-8")
-    command = ["node", "ask.mjs", server.url]
-    asked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert asked.returncode == 0, asked.stderr[-3000:]
-    assert asked.stdout.strip()
+        pytest.skip("no node here: it runs the examples")
+    pages = [*repository.glob("*.md"), *repository.glob("docs/*.md"), *repository.glob("mini_llm/**/*.md")]
+    found = [part.split("```")[0] for page in pages for part in page.read_text(encoding="utf-8").split("```js\n")[1:]]
+    assert found
+    for script in found:
+        (tmp_path / "ask.mjs").write_text(script, encoding="utf-8")
+        command = ["node", "ask.mjs", server.url]
+        asked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert asked.returncode == 0, asked.stderr[-3000:]
+        assert asked.stdout.strip()
