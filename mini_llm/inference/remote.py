@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mini_llm import log
 from mini_llm.errors import UsageError, UserError
 from mini_llm.inference.chat import Messages
 from mini_llm.inference.sampling.params import SamplingParams, knobs
@@ -126,6 +127,7 @@ class RemoteConversation(Messages):
         if found is None:
             raise UsageError(f"the server has no model '{name}'", f"it has: {', '.join(known[:20])}")
         self.model = found
+        log.note(f"now talking with {found}")
 
     def _models(self) -> list[str]:
         """Return the names that the server lists, one at least."""

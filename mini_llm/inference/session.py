@@ -232,7 +232,6 @@ class Session:
             raise UsageError("/model needs a step of the run, as in /model 500, or a server's model")
         if isinstance(self.conversation, RemoteConversation):
             self.conversation.use(name)
-            log.note(f"now talking with {self.conversation.model}")
         elif self._load is not None:
             generator = self._load(name)
             generator.ready_to_chat()
