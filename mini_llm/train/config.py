@@ -47,6 +47,12 @@ class MixConfig(Config):
     def _split_words(cls, value: Any) -> Any:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _is_of_something(self) -> MixConfig:
+        if not self.data and self.share != type(self).model_fields["share"].default:
+            raise ValueError("a share of nothing: name the conversations, mix.data=FILES")
+        return self
+
 
 class TrainConfig(Config):
     """What `mini-llm train --config FILE KEY=VALUE ...` reads."""

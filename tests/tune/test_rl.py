@@ -268,6 +268,7 @@ def test_what_is_wrong_is_said(answering: Path, pairs_file: Path, tmp_path: Path
         ([*base, *data, "samples=1"], 2, "samples"),
         ([*base, *data, "updates_per_batch=4", "max_iters=6"], 2, "multiple of updates_per_batch=4"),
         ([*base, *data, "replay=0.5"], 2, "replay"),
+        ([*base, *data, "mix.share=0.2"], 2, "mix.data=FILES"),
         ([*base, *data, "max_new_tokens=12", f"mix.data={tmp_path / 'none.jsonl'}"], 1, "none.jsonl"),
         ([*base, *data, "max_new_tokens=12", f"mix.data={tmp_path / 'empty.jsonl'}"], 1, "nothing to learn in"),
         ([*base, *data, "tempersture=1"], 2, "did you mean 'temperature'"),
