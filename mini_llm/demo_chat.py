@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mini_llm import log, output
 from mini_llm.config import load_config, shipped_config
 from mini_llm.demo import built_in_corpus, command_line, trained_base
@@ -129,8 +127,7 @@ def run_chat_demo(
 
 def course_for(run: Path, minutes: float) -> Course:
     """Return what `minutes` of tuning can teach here, by the speed of the base's own training."""
-    speeds = read_runs([run])[0].tokens_per_second.values
-    tokens = 60 * minutes * float(np.median(speeds)) if len(speeds) else math.inf
+    tokens = 60 * minutes * read_runs([run])[0].summary().get("tokens_per_second", math.inf)
     if tokens >= FEW_TOKENS:
         return WHOLE.shared(min(1.0, minutes / MINUTES))
     enough = math.ceil(minutes * FEW_TOKENS / tokens)

@@ -39,7 +39,7 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signal_number
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ", did you mean 'X'?" for the known word nearest to `word`, or an empty string."""
-    matches = difflib.get_close_matches(word, list(known), n=1)
+def did_you_mean(word: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """Return ", did you mean 'X'?" for the known word nearest to `word`, or "" if none is so much alike (0 to 1)."""
+    matches = difflib.get_close_matches(word, list(known), 1, alike)
     return f", did you mean '{matches[0]}'?" if matches else ""

@@ -7,11 +7,11 @@ have vLLM's and llama.cpp's names.
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mini_llm.errors import did_you_mean
 from mini_llm.serve.problems import ApiError, not_done
 from mini_llm.serve.settings import (
     LONGEST_STOP,
@@ -89,8 +89,8 @@ class Body(BaseModel):
             raise ApiError(400, "the body holds half of a surrogate pair, which is no text", code="invalid_unicode")
         known = {**cls.model_fields, **cls.refused, **HARMLESS}
         for field in values if isinstance(values, dict) else ():
-            if field not in known and (meant := difflib.get_close_matches(field, cls.model_fields, 1, MISSPELT)):
-                message = f"there is no field '{field[:64]}', did you mean '{meant[0]}'?"
+            if field not in known and (hint := did_you_mean(field, cls.model_fields, MISSPELT)):
+                message = f"there is no field '{field[:64]}'{hint}"
                 raise ApiError(400, message, param=field[:64], code="unknown_parameter")
             value = values[field]
             if field in cls.refused and field not in cls.model_fields and value not in (None, [], {}, False, ""):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mini_llm import log
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.tune.conversations import read_set
+from mini_llm.tune.midtraining import mixed_rows
 from mini_llm.tune.packing import PackedRows
 from mini_llm.tune.rl_config import RlConfig
 
@@ -18,18 +18,11 @@ def conversations_beside(config: RlConfig, tokenizer: Tokenizer) -> PackedRows |
     What fine-tuning would hold out of them is not read.
 
     Raises:
-        UserError: as `read_set`.
+        UserError: as `mixed_rows`.
     """
     if not config.mix.data:
         return None
-    learned, *_ = read_set(
-        config.mix.data,
-        tokenizer,
-        block_size=config.block_size,
-        val_fraction=config.val_fraction,
-        merge_turns=config.merge_turns,
-    )
-    rows = PackedRows(learned, block_size=config.block_size, pad_id=tokenizer.pad_id or 0, seed=config.seed)
+    rows = mixed_rows(config, tokenizer, val_fraction=config.val_fraction, merge_turns=config.merge_turns)
     epochs = config.max_iters * config.rows_beside / rows.n_rows
     log.info(f"beside the answers {config.rows_beside} rows of conversations a step, {epochs:.2g} epochs")
     return rows

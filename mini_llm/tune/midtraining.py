@@ -17,6 +17,7 @@ from mini_llm import log
 from mini_llm.data.token_store import TokenStore
 from mini_llm.errors import UserError
 from mini_llm.model.transformer import Transformer
+from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.config import TrainConfig
 from mini_llm.train.objective import Objective, Pretraining, open_tokenizer
 from mini_llm.train.soft_targets import SoftRows
@@ -40,9 +41,23 @@ def objective_of(config: TrainConfig) -> Callable[[TrainConfig], Objective]:
     if not config.mix.data:
         return Pretraining
     tokenizer = open_tokenizer(TokenStore.open(config.stores[0].path), config)
-    learned, *_ = read_set(config.mix.data, tokenizer, block_size=config.block_size, val_fraction=HELD_OUT)
-    packed = PackedRows(learned, block_size=config.block_size, pad_id=tokenizer.pad_id or 0, seed=config.seed)
+    packed = mixed_rows(config, tokenizer)
     return lambda fitting: MixedPretraining(fitting, packed)
+
+
+def mixed_rows(
+    config: TrainConfig, tokenizer: Tokenizer, *, val_fraction: float = HELD_OUT, merge_turns: bool = False
+) -> PackedRows:
+    """Return rows of the conversations of `mix.data`, but for what tuning would hold out of them.
+
+    Raises:
+        UserError: as `read_set`.
+    """
+    block = config.block_size
+    learned, *_ = read_set(
+        config.mix.data, tokenizer, block_size=block, val_fraction=val_fraction, merge_turns=merge_turns
+    )
+    return PackedRows(learned, block_size=block, pad_id=tokenizer.pad_id or 0, seed=config.seed)
 
 
 class MixedPretraining(Pretraining):

@@ -36,11 +36,12 @@ def test_it_learns_to_answer_and_shows_a_conversation(tmp_path: Path, run_cli: R
     assert "addresses" not in skills  # they are of the built-in corpus
     metrics = read_metrics(run)
     assert "text_bits_per_byte" in metrics[-1] or any("text_bits_per_byte" in row for row in metrics)
+    if "are over" in result.stderr:  # the machine was so busy that steps are left
+        result = run_cli(*words, env=ENV, timeout=300)
     again = run_cli(*words, env=ENV, timeout=300)
     assert again.returncode == 0, again.stderr
     assert "going on with the run" in again.stderr
-    if "are over" not in result.stderr:  # else the machine was so busy that the second call had steps left to do
-        assert again.stdout == result.stdout
+    assert again.stdout == result.stdout
     assert read_metrics(run)[: len(metrics)] == metrics  # an evaluation may follow, where the minutes had left no room
 
 

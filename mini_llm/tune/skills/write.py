@@ -80,7 +80,7 @@ def material_of(corpus: Sequence[str], name: str, model: str | None = None) -> M
 
 def mixed(wish: Wish, material: Material) -> Iterator[Exercise]:
     """Yield the exercises of all skills, so that any part of them holds each in its share; see `talks`."""
-    yield from talks(_each(wish, material), wish.turns, wish.seed) if wish.turns > 1 else _each(wish, material)
+    return talks(_each(wish, material), wish.turns, wish.seed)
 
 
 def _each(wish: Wish, material: Material) -> Iterator[Exercise]:
@@ -100,14 +100,14 @@ def write_exercises(out: Path, wish: Wish, material: Material) -> int:
         UserError: the place is taken by a file of somebody else's, or cannot be written.
     """
     check_replaceable_lines(out, _is_made_here, "file of exercises")
-    n = 0
+    n_lines = 0
     with writing_to(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with new_file(out) as temporary, temporary.open("w", encoding="utf-8") as file:
             for exercise in mixed(wish, material):
                 file.write(json.dumps(exercise.record(), ensure_ascii=False) + "\n")
-                n += 1
-    together = f" in {n:,} conversations" if wish.turns > 1 else ""
+                n_lines += 1
+    together = f" in {n_lines:,} conversations" if wish.turns > 1 else ""
     n = sum(wish.counts.values())
     log.info(f"{out}: {n:,} exercises{together}, made by program, of {', '.join(wish.counts)}")
     return n
