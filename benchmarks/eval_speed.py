@@ -43,8 +43,8 @@ def random_model(folder: Path) -> Path:
     """Write a model of the demo's shape with random weights, and a tokenizer learned from the demo's corpus."""
     from mini_llm.checkpoint import save_model
     from mini_llm.config import load_config, shipped_config
+    from mini_llm.data.built_in import built_in_corpus
     from mini_llm.data.sources import read_documents
-    from mini_llm.demo import built_in_corpus
     from mini_llm.model.transformer import Transformer
     from mini_llm.tokenizer.train import train_tokenizer
     from mini_llm.train.config import TrainConfig

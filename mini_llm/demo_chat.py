@@ -15,7 +15,8 @@ from typing import Any
 
 from mini_llm import log, output
 from mini_llm.config import load_config, shipped_config
-from mini_llm.demo import built_in_corpus, command_line, trained_base
+from mini_llm.data.built_in import built_in_corpus
+from mini_llm.demo import command_line, trained_base
 from mini_llm.files import write_text
 from mini_llm.inference.chat import Conversation
 from mini_llm.inference.generate import Generator

@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 from mini_llm import log
+from mini_llm.data.built_in import built_in_corpus, is_built_in
+from mini_llm.data.remote import is_address
 from mini_llm.data.sources import find_files, read_documents
 from mini_llm.data.store_check import sound
 from mini_llm.data.token_store import TokenStore
@@ -35,6 +37,7 @@ from mini_llm.tune.formats import Conversation, read_conversations
 from mini_llm.tune.packing import PackedRows
 from mini_llm.tune.sft import AnswerEvaluator
 from mini_llm.tune.skills import Material
+from mini_llm.tune.skills.addresses import Address, read_addresses
 
 MAX_NEW_TOKENS = 256
 MOST_CORPUS_BYTES = 100_000_000  # of a store's sources that are read for words unasked
@@ -89,7 +92,7 @@ def evaluate_chat(wishes: ChatWishes) -> tuple[dict[str, Any], list[Answered]]:
     material = _material(wishes, store)
     losses: dict[str, Any] = {"answers": _of_answers(generator, wishes, material)}
     losses["forgetting"] = _forgetting(generator, wishes, store, run)
-    answers = ask_all(generator, items(material, wishes.n))
+    answers = ask_all(generator, items(material, wishes.n, _addresses(wishes, store)))
     found = {
         **losses,
         **_form(answers),
@@ -277,3 +280,13 @@ def _material(wishes: ChatWishes, store: TokenStore | None) -> Material:
         return Material.of(read_documents(sources), wishes.name)
     log.note("the exercises' words are made up: name a text with --text to take its words")
     return Material(wishes.name)
+
+
+def _addresses(wishes: ChatWishes, store: TokenStore | None) -> list[Address]:
+    """Return the speeches that `make chat` teaches by heart, where the text is theirs; else none."""
+    if wishes.corpus:
+        here = not any(map(is_address, wishes.corpus))
+        files = [(str(path), path.stat().st_size) for path in find_files(wishes.corpus)] if here else []
+    else:
+        files = [(source.path, source.bytes) for source in store.manifest.sources] if store else []
+    return read_addresses(built_in_corpus()) if is_built_in(files) else []

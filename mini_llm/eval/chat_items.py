@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from mini_llm.tokenizer.chat import Message
 from mini_llm.tune.skills import SKILLS, Exercise, Material, exercises
+from mini_llm.tune.skills.addresses import Address, address_exercises
 from mini_llm.tune.skills.draw import Draw, ask
 from mini_llm.tune.skills.forms import FORMS, of_form
 from mini_llm.tune.skills.identity import WHO
@@ -17,6 +18,7 @@ from mini_llm.tune.skills.talks import BEGINS, joined
 SEED = 20_261_127  # of all exercises that are asked, in every evaluation
 FORM_ITEMS = 20  # of each of the twelve forms, at most
 LATE, LATE_ALONE = "after other turns", "the same, each alone"
+TAUGHT, REWORDED = "addresses, taught phrasings", "addresses, new phrasings"
 
 PROMPTS = (
     "Who are you?",
@@ -51,8 +53,11 @@ class Item:
     exercise: Exercise | None = None
 
 
-def items(material: Material, n: int) -> list[Item]:
-    """Return all questions, `n` of each skill with new arguments and `n` in new words, the same ones each time."""
+def items(material: Material, n: int, addresses: Sequence[Address] = ()) -> list[Item]:
+    """Return all questions, `n` of each skill with new arguments and `n` in new words, the same ones each time.
+
+    Of `addresses` everything is learned by heart: `n` are asked as they were taught, and `n` in new words.
+    """
     made: list[Item] = []
     for skill in SKILLS:
         if skill != "identity":  # which has no arguments
@@ -62,6 +67,9 @@ def items(material: Material, n: int) -> list[Item]:
     late = list(_late(material, n))
     made += _of(LATE, (joined(talk) for talk in late)) + _of(LATE_ALONE, (talk[-1] for talk in late))
     made += _of("forms of IFEval-lite", _forms(material, min(n, FORM_ITEMS)))
+    if addresses:
+        made += _of(TAUGHT, address_exercises(addresses, n, seed=SEED))
+        made += _of(REWORDED, address_exercises(addresses, n, seed=SEED, phrasings="new"))
     return made + [Item("prompts", ask(prompt)) for prompt in PROMPTS]
 
 

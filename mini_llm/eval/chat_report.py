@@ -10,7 +10,7 @@ from typing import Any
 
 from mini_llm import __version__
 from mini_llm.eval.chat import Answered
-from mini_llm.eval.chat_items import LATE, LATE_ALONE
+from mini_llm.eval.chat_items import LATE, LATE_ALONE, REWORDED, TAUGHT
 from mini_llm.files import write_text
 from mini_llm.tune.skills import SKILLS
 
@@ -51,6 +51,9 @@ def _measures(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("right after other turns", f"{late} (alone {alone})", n_late),
         ("IFEval-lite, strict", *_share(groups[IFEVAL])),
     ]
+    if TAUGHT in groups:
+        rows.append(("facts of the addresses, as taught", *_share(groups[TAUGHT])))
+        rows.append(("... in new words", *_share(groups[REWORDED])))
     if forgotten := found["forgetting"]:
         change = f"{forgotten['now']:.4f} ({forgotten['change']:+.1%} on the base's {forgotten['base']:.4f})"
         rows.append(("held-out text, bits/byte", change, forgotten["text"]))

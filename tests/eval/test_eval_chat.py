@@ -12,9 +12,10 @@ import torch
 
 from mini_llm import log
 from mini_llm.checkpoint import save_model
+from mini_llm.data.built_in import built_in_corpus, is_built_in
 from mini_llm.data.prepare import prepare
 from mini_llm.errors import UserError
-from mini_llm.eval.chat import Answered, ChatWishes, ask_all, evaluate_chat
+from mini_llm.eval.chat import Answered, ChatWishes, _addresses, ask_all, evaluate_chat
 from mini_llm.eval.chat_items import PROMPTS, Item, distinct_2, is_repetitive, items
 from mini_llm.eval.chat_report import markdown, table
 from mini_llm.inference.generate import Generator
@@ -23,6 +24,7 @@ from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.tokenizer.train import train_tokenizer
 from mini_llm.tune.skills import SKILLS, Exercise, Material
+from mini_llm.tune.skills.addresses import FINISH, FIRST, YEAR
 from mini_llm.tune.skills.forms import FORMS
 
 SHAPE = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=340, max_seq_len=512)
@@ -78,9 +80,13 @@ def test_the_command_measures_shows_and_keeps(folders: Path, run_cli, tmp_path: 
     assert json.loads(kept[0].read_text(encoding="utf-8"))["mini_llm"]["chat"] == measured
     lines = [json.loads(line) for line in kept[1].read_text(encoding="utf-8").splitlines()]
     assert len(lines) == measured["form"]["all"]["n"]
+    assert not [group for group in measured["groups"] if "addresses" in group]  # whose text this is not
     answers = [Answered(Item("prompts", [Message("user", question)]), "Yes.\n", True) for question in PROMPTS]
     shown = markdown(measured, answers)
     assert "| spelling" in shown
+    assert "facts of the addresses" not in shown
+    assert measured["form"]["all"]["n"] == 20 + sum(group["n"] for group in measured["groups"].values())
+    assert f"{measured['form']['all']['n']:,} answers |" in shown
     for question in PROMPTS:
         assert f"> {question}\nYes." in shown
 
@@ -96,6 +102,48 @@ def _bits_by_hand(folders: Path, rows: list[dict[str, str]]) -> float:
         nats -= sum(log_p[i - 1, whole[i]].item() for i in range(len(asked), len(whole)))
         n_bytes += len(row["answer"].encode())
     return nats / math.log(2) / n_bytes
+
+
+def test_addresses_are_asked_where_the_text_is_theirs(folders: Path, run_cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    store = Path(shutil.copytree(folders / "tokens", tmp_path / "tokens"))
+    manifest = json.loads((store / "manifest.json").read_text(encoding="utf-8"))
+    speeches = sorted(built_in_corpus().glob("*.txt"))
+    # As on another machine, where the package lay elsewhere.
+    manifest["sources"] = [{"path": f"/elsewhere/{path.name}", "bytes": path.stat().st_size} for path in speeches]
+    (store / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    words = ["eval", folders / "run", "--chat", "--limit", "3", "--store", store, "--out", tmp_path / "out"]
+    result = run_cli(*words, "--samples")
+    assert result.returncode == 0, result.stderr
+    kept = json.loads(next((tmp_path / "out").glob("chat_2*.json")).read_text(encoding="utf-8"))
+    groups = kept["mini_llm"]["chat"]["groups"]
+    n = kept["mini_llm"]["chat"]["form"]["all"]["n"]
+    assert n == 20 + sum(group["n"] for group in groups.values())
+    assert f"{n:,} answers |" in result.stdout
+    lines = [json.loads(line) for line in next((tmp_path / "out").glob("*.jsonl")).read_text("utf-8").splitlines()]
+    for side, row in (("taught", "facts of the addresses, as taught"), ("new", "... in new words")):
+        right = groups[f"addresses, {side} phrasings"]
+        assert right["n"] == kept["results"][f"chat_addresses_{side}_phrasings"]["n"] == 3
+        assert [line.split("|")[3].strip() for line in result.stdout.splitlines() if f"| {row} " in line] == ["3"]
+        begins = [
+            words.split("{}")[0] for one in (YEAR, FIRST, FINISH) for words in (one.new if side == "new" else one.train)
+        ]
+        asked = [line["messages"][-1]["content"] for line in lines if line["group"] == f"addresses, {side} phrasings"]
+        assert all(question.startswith(tuple(begins)) for question in asked)
+    other = run_cli(*words, "--text", folders / "0.txt", "--json")
+    assert "addresses, taught phrasings" not in json.loads(other.stdout)["mini_llm"]["chat"]["groups"]
+
+
+def test_the_built_in_corpus_is_known_by_its_files(folders: Path) -> None:
+    corpus = built_in_corpus()
+    files = [(str(path), path.stat().st_size) for path in corpus.glob("*.txt")]
+    assert is_built_in(reversed(files))
+    assert not is_built_in(files[1:])
+    assert not is_built_in([(files[0][0], 1), *files[1:]])
+    assert not is_built_in([])
+    run = str(folders / "run")
+    assert len(_addresses(ChatWishes(run, corpus=[str(corpus)]), None)) == len(files)
+    assert _addresses(ChatWishes(run, corpus=["https://example.org/a.txt"]), None) == []
+    assert _addresses(ChatWishes(run), None) == []
 
 
 def test_an_answer_counts_only_if_it_ended() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +67,9 @@ def read_addresses(speeches: Path) -> list[Address]:
     return sorted(found)
 
 
-def address_exercises(addresses: list[Address], n: int, *, seed: int, phrasings: Side = "train") -> Iterator[Exercise]:
+def address_exercises(
+    addresses: Sequence[Address], n: int, *, seed: int, phrasings: Side = "train"
+) -> Iterator[Exercise]:
     """Yield n questions on speeches and presidents."""
     first_years: dict[str, int] = {}
     for address in addresses:
