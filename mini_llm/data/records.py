@@ -1,15 +1,16 @@
-"""Records: the objects of .jsonl and .parquet files, packed or not, each with its place."""
+"""Records: the objects of .jsonl and .parquet files, packed or not, each with its place, and how far one has read."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mini_llm import log
 from mini_llm.data.formats import (
+    BLOCK_BYTES,
     INSTALL,
     MAX_LINE_BYTES,
     corrupt,
@@ -24,10 +25,44 @@ from mini_llm.errors import UserError
 
 BATCH = 1024  # rows of a table that become Python's objects at once
 Record = tuple[str, dict[str, Any]]  # "data.jsonl:12", the object
+Tell = Callable[[int], None]
+T = TypeVar("T")
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_each(paths: Sequence[Path], read: Callable[..., Iterable[T]], description: str) -> Iterator[T]:
+    """Yield all that `read(path, tell=...)` yields of each file, and show how many of their bytes are worked through.
+
+    What is done with each thing before the next one is asked for counts as work, such as to turn it into ids.
+    """
+    sizes, before = [path.stat().st_size for path in paths], 0
+    with log.byte_progress(description, sum(sizes)) as show:
+        for path, size in zip(paths, sizes, strict=True):
+            yield from read(path, tell=_now_and_then(show, before))
+            before += size
+            show(before)
+
+
+def _now_and_then(show: Tell, before: int) -> Tell:
+    """Return what shows the bytes of a file behind those `before` it, once a megabyte: a bar costs more than a line."""
+    shown = 0
+
+    def tell(done: int) -> None:
+        nonlocal shown
+        if done - shown >= BLOCK_BYTES:
+            shown = done
+            show(before + done)
+
+    return tell
+
+
+def nobody(_done: int) -> None:
+    """Be told of progress, and show none."""
+
+
+def read_records(path: Path, tell: Tell = nobody) -> Iterator[Record]:
     """Yield the objects of a file, those keys left out that are null: Arrow adds them to every object.
+
+    `tell` is called with the bytes of the file that have been read.
 
     Raises:
         UserError: another format, damage, a line that is no JSON object; it names file and line.
@@ -37,10 +72,12 @@ def read_records(path: Path) -> Iterator[Record]:
         raise UserError(f"{path} holds no records", "conversations come as .jsonl or .parquet, also .gz .xz .zst")
     with naming_file(path), path.open("rb") as file:
         stream = unpacked(file, kind[1])
-        records = _parquet_rows(stream, path) if kind[0] == ".parquet" else _json_lines(stream, path)
-        place = ""
+        is_table, place = kind[0] == ".parquet", ""
+        records = _parquet_rows(stream, path, tell) if is_table else _json_lines(stream, path)
         for place, record in records:
             yield place, _without_nulls(record)
+            if not is_table:
+                tell(file.tell())
         if not place:
             log.note(f"{path} holds no records")
 
@@ -69,7 +106,7 @@ def _json_lines(stream: Any, path: Path) -> Iterator[Record]:
         yield place, record
 
 
-def _parquet_rows(stream: Any, path: Path) -> Iterator[Record]:
+def _parquet_rows(stream: Any, path: Path, tell: Tell) -> Iterator[Record]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as parquet
@@ -78,11 +115,16 @@ def _parquet_rows(stream: Any, path: Path) -> Iterator[Record]:
     import io
 
     data, number = stream.read(), 0
+    if not data:
+        return
     try:
-        for batch in parquet.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=BATCH) if data else ():
+        table = parquet.ParquetFile(io.BytesIO(data))
+        for batch in table.iter_batches(batch_size=BATCH):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", row
+            # All has been read at once: the share of the rows tells how far one is.
+            tell(path.stat().st_size * number // table.metadata.num_rows)
     except UnicodeDecodeError:
         raise UserError(f"{path}: row {number + 1} or one of the {BATCH - 1} after it is not UTF-8") from None
     except pa.ArrowException as problem:

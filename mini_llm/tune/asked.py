@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_llm.data.records import read_records
+from mini_llm.data.records import Tell, nobody, read_each, read_records
 from mini_llm.data.sources import find_files
 from mini_llm.errors import UsageError, UserError
 from mini_llm.tokenizer.chat import Message
@@ -52,7 +52,7 @@ def asked_of(
             "what is to be asked?", "--tasks spelling,copying or --prompts questions.jsonl, one of the two"
         )
     if files:
-        found = [one for path in find_files(files) for one in read_asked(path)]
+        found = list(read_each(find_files(files), read_asked, "reading questions"))
         if not found:
             raise UserError(f"no question in {', '.join(files)}", WANTED)
         return found
@@ -60,13 +60,15 @@ def asked_of(
     return [Asked(one.messages, one.answer, one.check, one.skill) for one in made]
 
 
-def read_asked(path: Path, *, merge_turns: bool = False) -> Iterator[Asked]:
+def read_asked(path: Path, *, merge_turns: bool = False, tell: Tell = nobody) -> Iterator[Asked]:
     """Yield the questions of a file. Of GSM8K's answers, and others like them, what stands after `####` counts.
+
+    `tell` is as for `read_records`.
 
     Raises:
         UserError: with file and line.
     """
-    for place, record in read_records(path):
+    for place, record in read_records(path, tell):
         key = next((key for key in ANSWERS if key in record), None)
         asked = next((key for key in ASKED if key in record), None)
         if key is None or asked is None:

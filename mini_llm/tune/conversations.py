@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from mini_llm import log
+from mini_llm.data.records import read_each
 from mini_llm.data.sources import find_files
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.chat import Message
@@ -92,11 +94,11 @@ def read_set(
     counts = Counts()
 
     def encoded() -> Iterator[list[Encoded]]:
-        for path in find_files(sources):
-            for conversation in read_conversations(path, merge_turns=merge_turns):
-                found = shortened(tokenizer, conversation, block_size + 1)
-                counts.shortened += found is not None and found[2]
-                yield [] if found is None else [Encoded(conversation, *found[:2])]
+        read = partial(read_conversations, merge_turns=merge_turns)
+        for conversation in read_each(find_files(sources), read, "turning conversations into tokens"):
+            found = shortened(tokenizer, conversation, block_size + 1)
+            counts.shortened += found is not None and found[2]
+            yield [] if found is None else [Encoded(conversation, *found[:2])]
 
     train, val = two_sides(encoded(), counts, val_fraction, sources)
     log.info(f"{counts}; {train.learned.sum():,} of {len(train.ids):,} tokens are learned")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_llm.data.records import read_records
+from mini_llm.data.records import Tell, nobody, read_records
 from mini_llm.errors import UserError, did_you_mean
 from mini_llm.tokenizer.chat import Message
 
@@ -41,15 +41,15 @@ class Conversation:
     place: str  # "data.jsonl:12"
 
 
-def read_conversations(path: Path, *, merge_turns: bool = False) -> Iterator[Conversation]:
-    """Yield the conversations of a file, all of one format.
+def read_conversations(path: Path, *, merge_turns: bool = False, tell: Tell = nobody) -> Iterator[Conversation]:
+    """Yield the conversations of a file, all of one format; `tell` as for `read_records`.
 
     Raises:
         UserError: with file and line: an unknown format or role, no answer, an empty one, two turns of one role.
     """
     reader: Callable[[dict[str, Any], str], list[tuple[Message, bool]]] | None = None
     first = ""
-    for place, record in read_records(path):
+    for place, record in read_records(path, tell):
         found = detect(record, place)
         if reader is None:
             reader, first = found, place

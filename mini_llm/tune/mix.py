@@ -19,7 +19,7 @@ from pydantic import Field
 
 from mini_llm import log
 from mini_llm.config import Config
-from mini_llm.data.records import read_records
+from mini_llm.data.records import read_each, read_records
 from mini_llm.data.sources import find_files
 from mini_llm.errors import UsageError, UserError
 from mini_llm.files import check_replaceable_lines, new_file
@@ -101,12 +101,11 @@ def mix(sources: Sequence[str], mixture: Mixture, out: Path) -> Counter[str]:
 
 
 def _all(files: Sequence[Path], mixture: Mixture) -> Iterator[Found]:
-    for path in files:
-        for place, record in read_records(path):
-            conversation = conversation_of(record, place)
-            said = json.dumps([mixture.seed, [[m.role, m.content] for m in conversation.messages]])
-            order = hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()
-            yield Found(conversation, str(record.get(mixture.key, "")), str(record.get("license", "")), order)
+    for place, record in read_each(files, read_records, "reading conversations"):
+        conversation = conversation_of(record, place)
+        said = json.dumps([mixture.seed, [[m.role, m.content] for m in conversation.messages]])
+        order = hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()
+        yield Found(conversation, str(record.get(mixture.key, "")), str(record.get("license", "")), order)
 
 
 def _fits(one: Found, group: Group) -> bool:

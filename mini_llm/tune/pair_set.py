@@ -6,8 +6,10 @@ The hash of the first question decides what is held out, as in conversations.py:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from mini_llm import log
+from mini_llm.data.records import read_each
 from mini_llm.data.sources import find_files
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.tokenizer import Tokenizer
@@ -37,12 +39,12 @@ def read_pair_set(
     counts = Counts("pairs", "of which an answer does not fit into block_size")
 
     def encoded() -> Iterator[list[Encoded]]:
-        for path in find_files(sources):
-            for pair in read_pairs(path, merge_turns=merge_turns):
-                both = encode_pair(tokenizer, pair)
-                fits = max(len(ids) for ids, _ in both) <= block_size + 1
-                answers = zip((pair.chosen, pair.rejected), both, strict=True)
-                yield [Encoded(answer, *found) for answer, found in answers] if fits else []
+        read = partial(read_pairs, merge_turns=merge_turns)
+        for pair in read_each(find_files(sources), read, "turning pairs into tokens"):
+            both = encode_pair(tokenizer, pair)
+            fits = max(len(ids) for ids, _ in both) <= block_size + 1
+            answers = zip((pair.chosen, pair.rejected), both, strict=True)
+            yield [Encoded(answer, *found) for answer, found in answers] if fits else []
 
     train, val = two_sides(encoded(), counts, val_fraction, sources)
     log.info(f"{counts}; answers of {_mean(train, 0):.0f} tokens are preferred to answers of {_mean(train, 1):.0f}")

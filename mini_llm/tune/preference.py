@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_llm.data.records import read_records
+from mini_llm.data.records import Tell, nobody, read_records
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.chat import Message
 from mini_llm.tune.formats import Conversation, checked, message_of, text_of, turns_of
@@ -44,15 +44,15 @@ class _Answer:
     stopped: bool
 
 
-def read_pairs(path: Path, *, merge_turns: bool = False) -> Iterator[Pair]:
-    """Yield the pairs of a file, all of one format.
+def read_pairs(path: Path, *, merge_turns: bool = False, tell: Tell = nobody) -> Iterator[Pair]:
+    """Yield the pairs of a file, all of one format; `tell` as for `read_records`.
 
     Raises:
         UserError: with file and line: no pair, no common question, equal answers, and all that `read_conversations`
             refuses.
     """
     first: tuple[str, str | None] | None = None
-    for place, record in read_records(path):
+    for place, record in read_records(path, tell):
         key = _prompt_key(record, place)
         if first is None:
             first = place, key

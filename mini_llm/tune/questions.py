@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from mini_llm import log
+from mini_llm.data.records import nobody, read_each
 from mini_llm.data.sources import find_files
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.chat import encode_chat
@@ -16,6 +20,8 @@ from mini_llm.tune.conversations import is_held_out
 from mini_llm.tune.rl_config import RlConfig
 from mini_llm.tune.skills import Side, exercises
 from mini_llm.tune.skills.write import material_of
+
+SHOWN_EVERY = 256  # questions made: to draw a bar takes as long as to make one
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,16 @@ def fingerprint(questions: Iterable[Question], beside: str = "") -> str:
 def _all(config: RlConfig) -> Iterator[tuple[Asked, bool]]:
     """Yield what is asked, and whether it is held out."""
     material = material_of(config.corpus, config.name) if config.task else None
-    for task in config.task:
-        sides: list[tuple[Side, int]] = [("train", config.made), ("new", config.eval_questions)]
-        for side, n in sides:
+    sides: list[tuple[Side, int]] = [("train", config.made), ("new", config.eval_questions)]
+    n_made, done = len(config.task) * sum(n for _, n in sides), 0
+    with log.count_progress("making questions", n_made, "questions") if n_made else nullcontext(nobody) as show:
+        for task, (side, n) in itertools.product(config.task, sides):
             for made in exercises(task, n, seed=config.seed, arguments=side, material=material):
                 yield Asked(made.messages, made.answer, made.check, task), side == "new"
-    for path in find_files(config.data) if config.data else ():
-        for asked in read_asked(path, merge_turns=config.merge_turns):
-            yield asked, is_held_out(asked.messages, config.val_fraction)
+                done += 1
+                if done % SHOWN_EVERY == 0:
+                    show(done)
+        show(n_made)
+    read = partial(read_asked, merge_turns=config.merge_turns)
+    for asked in read_each(find_files(config.data), read, "reading questions") if config.data else ():
+        yield asked, is_held_out(asked.messages, config.val_fraction)

@@ -9,14 +9,20 @@ from typing import Any
 
 import pytest
 
-from mini_llm import Generator
+from mini_llm import Generator, log
 from mini_llm.checkpoint import read_model_config
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.run_folder import read_settings
+from mini_llm.tune import questions
 from mini_llm.tune.config import SftConfig, with_base, with_steps
 from mini_llm.tune.conversations import is_held_out
+from mini_llm.tune.dpo import prepared as dpo_prepared
+from mini_llm.tune.dpo_config import DpoConfig
+from mini_llm.tune.rl import prepared as rl_prepared
+from mini_llm.tune.rl_config import RlConfig
+from mini_llm.tune.sft import prepared as sft_prepared
 from mini_llm.tune.sft import sft
 
 SMALL = {"block_size": 127, "batch_size": 4, "compile": False, "device": "cpu", "dtype": "float32"}
@@ -126,6 +132,42 @@ def test_a_run_of_another_verb_or_of_its_own_base_is_left_alone(base: Path, sett
         assert result.returncode in (1, 2), (words, result.stderr)
         assert message in result.stderr
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("verb", ["sft", "dpo", "rl"])
+def test_reading_much_before_a_dry_run_is_shown(
+    verb: str, base: Path, write_rows, run_cli, monkeypatch, capsys
+) -> None:  # type: ignore[no-untyped-def]
+    """A line now and then where there is no terminal, and none where it takes no ten seconds."""
+    rows = [
+        {"question": f"Spell {a}{b}.", "answer": f"{a} {b}"}
+        if verb != "dpo"
+        else {"prompt": f"Spell {a}{b}.", "chosen": f"{a} {b}", "rejected": b}
+        for a in WORDS
+        for b in WORDS
+    ]
+    given = {"base": str(base), "data": [str(write_rows(*rows))], "block_size": 127}
+    words = [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    quick = ["batch_size=4", "compile=false", "device=cpu", "dtype=float32", "max_iters=1", "epochs=null"]
+    if verb == "rl":
+        quick += ["task=copying", "made=300", "prompts_per_step=2", "samples=2", "max_new_tokens=4", "eval_questions=4"]
+    result = run_cli(verb, "--dry-run", *words, *quick)
+    assert result.returncode == 0, result.stderr
+    assert "of 0 MB" not in result.stderr
+    monkeypatch.setattr(log, "LINE_SECONDS", 0)
+    monkeypatch.setattr(questions, "SHOWN_EVERY", 100)
+    if verb == "rl":
+        rl_prepared(RlConfig.model_validate({**given, "task": ("copying",), "made": 300, "max_new_tokens": 4}))
+    else:
+        of_sft = verb == "sft"
+        (sft_prepared if of_sft else dpo_prepared)((SftConfig if of_sft else DpoConfig).model_validate(given))
+    err = capsys.readouterr().err
+    for words in {
+        "sft": ["turning conversations into tokens: 0 of 0 MB"],
+        "dpo": ["turning pairs into tokens: 0 of 0 MB"],
+        "rl": ["making questions: 100 of 400 questions", "reading questions: 0 of 0 MB"],
+    }[verb]:
+        assert words in err
 
 
 def test_dropout_is_no_shape(settings, base: Path) -> None:  # type: ignore[no-untyped-def]
