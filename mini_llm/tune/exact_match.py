@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mini_llm import log
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.model.transformer import Transformer
 from mini_llm.tokenizer.tokenizer import Tokenizer
@@ -64,6 +65,7 @@ class ExactMatch:
         self.questions = [questions[i * len(questions) // chosen] for i in range(chosen)]
         self.config, self.tokenizer, self.model = config, tokenizer, model
         self.before_batch: Callable[[], None] = lambda: None
+        self.has_looked = False
 
     @property
     def n_batches(self) -> int:
@@ -78,6 +80,9 @@ class ExactMatch:
             part = range(first, min(first + AT_ONCE, len(self.questions)))
             greedy += self._answers([(i, 0) for i in part], 0.0)
             sampled += self._answers([(i, n) for i in part for n in range(self.config.eval_samples)], 1.0)
+        if not self.has_looked:
+            self.has_looked = True
+            _warn_without_signal(sampled)
         right = (sum(answer.reward == 1 for answer in answers) / len(answers) for answers in (greedy, sampled))
         return Found(next(right), next(right), sum(a.finished for a in greedy + sampled) / len(greedy + sampled))
 
@@ -91,4 +96,19 @@ class ExactMatch:
             max_new_tokens=self.config.max_new_tokens,
             before_step=self.before_batch,
             source=f"{self.config.base} in training",
+        )
+
+
+def _warn_without_signal(answers: Sequence[Answer]) -> None:
+    """Say at the first look, before any step, that no group would teach: whatever is drawn is worth the same."""
+    worth = {answer.reward for answer in answers}
+    if worth == {0.0}:
+        log.warn(
+            f"none of {len(answers):,} answers drawn to held-out questions is right: where all answers to a question "
+            "are wrong nothing is learned; stop here, and begin with more fine-tuning (sft) or easier questions"
+        )
+    elif worth == {1.0}:
+        log.warn(
+            f"all {len(answers):,} answers drawn to held-out questions are right: there is nothing left to learn; "
+            "stop here, and ask something harder"
         )

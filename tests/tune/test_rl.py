@@ -18,8 +18,11 @@ from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.tune.answer_loss import answer_loss_sum
 from mini_llm.tune.beside import conversations_beside
+from mini_llm.tune.exact_match import _warn_without_signal
+from mini_llm.tune.questions import Question
 from mini_llm.tune.rl import rl
 from mini_llm.tune.rl_config import RlConfig
+from mini_llm.tune.rollouts import Answer
 from tests.train.cli_process import CliProcess, last_step, wait_until
 from tests.tune.conftest import PAIRS
 
@@ -157,12 +160,31 @@ def test_a_step_whose_groups_are_all_alike_teaches_nothing_and_goes_on(  # type:
     optimizer: str, settings, write_rows, base: Path, answering: Path, capfd
 ) -> None:
     hopeless = write_rows(*({"question": f"Part {i}.", "answer": "no such thing"} for i in range(40)), name="no.jsonl")
-    run = rl(settings(data=[str(hopeless)], max_iters=2, optimizer=optimizer, learning_rate=1e-3))
+    said: list[str] = []
+
+    def at_first(step: int, _model: Any) -> None:
+        if step == 0:
+            said.append(capfd.readouterr().err)
+
+    run = rl(settings(data=[str(hopeless)], max_iters=2, optimizer=optimizer, learning_rate=1e-3), at_first)
+    assert re.search(
+        r"none of \d+ answers drawn to held-out questions is right: .*begin with more", " ".join(said[0].split())
+    )
     rows = [row for row in read_metrics(run) if "reward" in row]
     assert [(row["loss"], row["grad_norm"], row["silent"], row["reward"]) for row in rows] == [(0.0, 0.0, 1.0, 0.0)] * 2
     assert all(row["entropy"] > 0 for row in rows)
     assert (run / "latest/model.safetensors").read_bytes() == (answering / "latest/model.safetensors").read_bytes()
-    assert "too hard" in capfd.readouterr().err
+    rest = capfd.readouterr().err
+    assert "too hard" in rest
+    assert "none of" not in rest  # once is enough
+
+
+@pytest.mark.parametrize(("worth", "said"), [((0.0, 0.0), "begin with more"), ((1.0, 1.0), "something harder")])
+def test_a_first_look_without_signal_warns_once(worth, said: str, capsys) -> None:  # type: ignore[no-untyped-def]
+    question = Question([1], "a", "exact", "here")
+    for rewards, expected in ((worth, True), ((0.0, 1.0), False), ((0.5, 0.5), False)):
+        _warn_without_signal([Answer(question, [1], "a", True, reward) for reward in rewards])
+        assert (said in " ".join(capsys.readouterr().err.split())) is expected
 
 
 def test_conversations_beside_the_answers_are_learned_where_those_teach_nothing(  # type: ignore[no-untyped-def]
@@ -269,7 +291,7 @@ def test_what_is_wrong_is_said(answering: Path, pairs_file: Path, tmp_path: Path
         ([*base, *data, "updates_per_batch=4", "max_iters=6"], 2, "multiple of updates_per_batch=4"),
         ([*base, *data, "replay=0.5"], 2, "replay"),
         ([*base, *data, "mix.share=0.2"], 2, "mix.data=FILES"),
-        ([*base, *data, "max_new_tokens=12", f"mix.data={tmp_path / 'none.jsonl'}"], 1, "none.jsonl"),
+        ([*base, *data, "max_new_tokens=12", f"mix.data={tmp_path / 'none.jsonl'}"], 1, "mix.data=FILES"),
         ([*base, *data, "max_new_tokens=12", f"mix.data={tmp_path / 'empty.jsonl'}"], 1, "nothing to learn in"),
         ([*base, *data, "tempersture=1"], 2, "did you mean 'temperature'"),
         (["--base", tmp_path / "nothing", *data], 1, "nothing"),
