@@ -13,10 +13,12 @@ from pydantic import Field, model_validator
 from mini_llm.checkpoint import read_model_config
 from mini_llm.config import Config, PathText
 from mini_llm.errors import UsageError, UserError
+from mini_llm.hub import is_hub_name
 from mini_llm.model.config import ModelConfig
 from mini_llm.pointers import resolve_checkpoint
 from mini_llm.train.config import MOST_RATE, MOST_STEPS, ModelText, TrainConfig
 from mini_llm.train.run.run_folder import read_settings
+from mini_llm.user_files import above, kind_of
 
 RATE, LORA_RATE = 3e-4, 3e-3  # where nobody has tuned them
 
@@ -113,7 +115,7 @@ def with_base(config: ConfigT) -> ConfigT:
         UserError: the base is no model folder.
     """
     config.check_given()
-    folder = resolve_checkpoint(config.base)
+    folder = base_folder(config)
     if Path(config.out_dir).resolve() in (folder.resolve(), *folder.resolve().parents):
         raise UsageError(f"out_dir={config.out_dir} is where the base lies", "give another out_dir=...")
     shape = read_model_config(folder)
@@ -139,6 +141,21 @@ def with_base(config: ConfigT) -> ConfigT:
         return type(config).model_validate({**config.model_dump(), **changes, "model": changes["model"].model_dump()})
     except ValueError as problem:
         raise UsageError(f"these settings do not fit the base {folder}: {problem}") from None
+
+
+def base_folder(config: SftConfig) -> Path:
+    """Return the base's model folder.
+
+    Raises:
+        UserError: there is none; a record of a run names where it was, and it may have been moved since.
+    """
+    try:
+        return resolve_checkpoint(config.base)
+    except UserError as problem:
+        if is_hub_name(config.base) or kind_of(config.base) != "nothing":
+            raise
+        hint = above(config.base, f"say where it lies now: mini-llm {config.verb} --base MODEL ...")
+        raise UserError(f"the model to begin from is not there: {problem.message}", hint) from None
 
 
 def with_steps(config: SftConfig, n_rows: int) -> SftConfig:

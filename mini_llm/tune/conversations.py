@@ -6,9 +6,11 @@ It is a pure function of files, tokenizer and settings, so that a resumed run ha
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy as np
 from mini_llm import log
 from mini_llm.data.records import read_each
 from mini_llm.data.sources import find_files
-from mini_llm.errors import UserError
+from mini_llm.errors import UsageError, UserError
 from mini_llm.tokenizer.chat import Message
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.encode import learned_text, shortened
@@ -85,17 +87,20 @@ def read_set(
     block_size: int,
     val_fraction: float,
     merge_turns: bool = False,
+    setting: str = "data",
 ) -> tuple[ConversationSet, ConversationSet, Counts]:
     """Return the conversations to learn from, those held out, and what became of all that were read.
 
+    `setting` is where the sources were named.
+
     Raises:
-        UserError: as `find_files` and `read_conversations`, or nothing is left to learn from.
+        UserError: as `files_of` and `read_conversations`, or nothing is left to learn from.
     """
     counts = Counts()
 
     def encoded() -> Iterator[list[Encoded]]:
         read = partial(read_conversations, merge_turns=merge_turns)
-        for conversation in read_each(find_files(sources), read, "turning conversations into tokens"):
+        for conversation in read_each(files_of(sources, setting), read, "turning conversations into tokens"):
             found = shortened(tokenizer, conversation, block_size + 1)
             counts.shortened += found is not None and found[2]
             yield [] if found is None else [Encoded(conversation, *found[:2])]
@@ -103,6 +108,18 @@ def read_set(
     train, val = two_sides(encoded(), counts, val_fraction, sources)
     log.info(f"{counts}; {train.learned.sum():,} of {len(train.ids):,} tokens are learned")
     return train, val, counts
+
+
+def files_of(sources: Sequence[str], setting: str) -> list[Path]:
+    """Return the files behind the sources of a setting, which may be of a run's record: then they may have been moved.
+
+    Raises:
+        UserError: as `find_files`; what is not there is told with the setting that says where.
+    """
+    try:
+        return find_files(sources)
+    except UserError as problem:
+        raise UserError(problem.message, problem.hint or f"say where the files lie: {setting}=FILES") from None
 
 
 def two_sides(
@@ -127,8 +144,41 @@ def two_sides(
             sides[side].add(*one)
     train, val = sides["train"].build(), sides["val"].build()
     if not train.n:
-        raise UserError(f"nothing to learn in {', '.join(sources)}: {counts}", "give more data, or a larger block_size")
+        hint = "give more data, or a larger block_size"
+        if counts.held_out:
+            hint = f"give more: {enough(1 - val_fraction)} {counts.kind} or more, so that some are not held out"
+        raise UserError(f"nothing to learn in {', '.join(sources)}: {counts}", hint)
     return train, val
+
+
+def refuse_without_held_out(val: ConversationSet, counts: Counts, val_fraction: float) -> None:
+    """Refuse a set of which nothing is held out, before anything is computed: nobody could say what is learned.
+
+    Raises:
+        UsageError: with how many there are and how many it takes.
+    """
+    if not val.n:
+        n = counts.read - counts.left_out
+        raise UsageError(
+            f"no {counts.kind[:-1]} is held out of the {n:,} that were found: with val_fraction={val_fraction:g} it "
+            f"takes {enough(val_fraction):,} or more, with questions of their own",
+            f"give more {counts.kind}, or a larger val_fraction=...",
+        )
+
+
+def enough(share: float) -> int:
+    """Return how many things it takes so that a share of all is not empty, in 95 of 100 cases: e^-3 is 5 %."""
+    return math.ceil(3 / share)
+
+
+def tell_of_few(counts: Counts, n_rows: int, rows_per_step: int) -> None:
+    """Warn where all that is learned fills less than a step."""
+    if n_rows < rows_per_step:
+        n = counts.read - counts.left_out - counts.held_out
+        log.warn(
+            f"{n:,} {counts.kind} to learn from fill {n_rows:,} of the {rows_per_step:,} rows of a step, so that it "
+            f"sees some twice: it takes {math.ceil(n * rows_per_step / n_rows):,}, or a smaller batch_size=..."
+        )
 
 
 def is_held_out(messages: Sequence[Message], fraction: float) -> bool:

@@ -23,6 +23,7 @@ from mini_llm.pointers import resolve_checkpoint
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.train import AfterEvaluation, train
 from mini_llm.tune.config import with_steps
+from mini_llm.tune.conversations import refuse_without_held_out, tell_of_few
 from mini_llm.tune.dpo_config import DpoConfig, with_chat_base
 from mini_llm.tune.log_probs import document_log_probs
 from mini_llm.tune.packing import PackedRows
@@ -58,13 +59,15 @@ def prepared(config: DpoConfig) -> tuple[DpoConfig, Packed]:
     config = with_chat_base(config)
     tokenizer = Tokenizer.load(resolve_checkpoint(config.base))
     block, fraction = config.block_size, config.val_fraction
-    *sets, _ = read_pair_set(
+    *sets, counts = read_pair_set(
         config.data, tokenizer, block_size=block, val_fraction=fraction, merge_turns=config.merge_turns
     )
+    refuse_without_held_out(sets[1], counts, fraction)
     pad_id = tokenizer.pad_id or 0
     learned, held_out = (
         PackedRows(found, block_size=block, pad_id=pad_id, seed=config.seed, together=2) for found in sets
     )
+    tell_of_few(counts, learned.n_rows, config.chat_rows)
     full = with_steps(config, learned.n_rows)
     assert isinstance(full, DpoConfig)
     log.info(

@@ -55,7 +55,12 @@ def mixed_rows(
     """
     block = config.block_size
     learned, *_ = read_set(
-        config.mix.data, tokenizer, block_size=block, val_fraction=val_fraction, merge_turns=merge_turns
+        config.mix.data,
+        tokenizer,
+        block_size=block,
+        val_fraction=val_fraction,
+        merge_turns=merge_turns,
+        setting="mix.data",
     )
     return PackedRows(learned, block_size=block, pad_id=tokenizer.pad_id or 0, seed=config.seed)
 

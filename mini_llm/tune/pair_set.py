@@ -10,10 +10,9 @@ from functools import partial
 
 from mini_llm import log
 from mini_llm.data.records import read_each
-from mini_llm.data.sources import find_files
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.tokenizer import Tokenizer
-from mini_llm.tune.conversations import ConversationSet, Counts, Encoded, two_sides
+from mini_llm.tune.conversations import ConversationSet, Counts, Encoded, files_of, two_sides
 from mini_llm.tune.encode import encode
 from mini_llm.tune.formats import Conversation
 from mini_llm.tune.preference import Pair, read_pairs
@@ -34,13 +33,13 @@ def read_pair_set(
     Conversation 2i is the better answer of pair i, conversation 2i + 1 the worse one.
 
     Raises:
-        UserError: as `find_files` and `read_pairs`, or nothing is left to learn from.
+        UserError: as `files_of` and `read_pairs`, or nothing is left to learn from.
     """
     counts = Counts("pairs", "of which an answer does not fit into block_size")
 
     def encoded() -> Iterator[list[Encoded]]:
         read = partial(read_pairs, merge_turns=merge_turns)
-        for pair in read_each(find_files(sources), read, "turning pairs into tokens"):
+        for pair in read_each(files_of(sources, "data"), read, "turning pairs into tokens"):
             both = encode_pair(tokenizer, pair)
             fits = max(len(ids) for ids, _ in both) <= block_size + 1
             answers = zip((pair.chosen, pair.rejected), both, strict=True)

@@ -11,12 +11,11 @@ from functools import partial
 
 from mini_llm import log
 from mini_llm.data.records import nobody, read_each
-from mini_llm.data.sources import find_files
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.chat import encode_chat
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tune.asked import Asked, read_asked
-from mini_llm.tune.conversations import is_held_out
+from mini_llm.tune.conversations import files_of, is_held_out
 from mini_llm.tune.rl_config import RlConfig
 from mini_llm.tune.skills import Side, exercises
 from mini_llm.tune.skills.write import material_of
@@ -79,5 +78,5 @@ def _all(config: RlConfig) -> Iterator[tuple[Asked, bool]]:
                     show(done)
         show(n_made)
     read = partial(read_asked, merge_turns=config.merge_turns)
-    for asked in read_each(find_files(config.data), read, "reading questions") if config.data else ():
+    for asked in read_each(files_of(config.data, "data"), read, "reading questions") if config.data else ():
         yield asked, is_held_out(asked.messages, config.val_fraction)

@@ -32,10 +32,11 @@ from mini_llm.train.train import AfterEvaluation, train
 from mini_llm.tune.adapter_files import begin
 from mini_llm.tune.answer_loss import answer_loss_sum
 from mini_llm.tune.config import SftConfig, with_base, with_steps
-from mini_llm.tune.conversations import read_set
+from mini_llm.tune.conversations import read_set, refuse_without_held_out, tell_of_few
 from mini_llm.tune.letters import write_letters
 from mini_llm.tune.packing import PackedRows
 from mini_llm.tune.rows import ConversationRows
+from mini_llm.user_files import above, kind_of
 
 Packed = tuple[PackedRows, PackedRows]  # rows to learn from, rows held out
 
@@ -55,10 +56,16 @@ def prepared(config: SftConfig) -> tuple[SftConfig, Packed]:
     """Return the settings in full, and the conversations in rows, those to learn from and those held out."""
     config = with_base(config)
     tokenizer = Tokenizer.load(resolve_checkpoint(config.base))
+    if config.replayed_rows:
+        base_text(config, tokenizer)  # refused now, not when all conversations have been read
     block, fraction = config.block_size, config.val_fraction
-    *sets, _ = read_set(config.data, tokenizer, block_size=block, val_fraction=fraction, merge_turns=config.merge_turns)
+    *sets, counts = read_set(
+        config.data, tokenizer, block_size=block, val_fraction=fraction, merge_turns=config.merge_turns
+    )
+    refuse_without_held_out(sets[1], counts, fraction)
     pad_id = tokenizer.pad_id or 0  # fills rows; never a target and seen by nobody, so any will do
     learned, held_out = (PackedRows(found, block_size=block, pad_id=pad_id, seed=config.seed) for found in sets)
+    tell_of_few(counts, learned.n_rows, config.chat_rows)
     config = with_steps(config, learned.n_rows)
     text = f" and {config.replayed_rows} of replayed text" if config.replayed_rows else ""
     log.info(
@@ -66,6 +73,28 @@ def prepared(config: SftConfig) -> tuple[SftConfig, Packed]:
         f"{config.max_iters:,} steps of {config.chat_rows} rows{text}"
     )
     return config, (learned, held_out)
+
+
+def base_text(config: SftConfig, tokenizer: Tokenizer) -> Mixture:
+    """Return the text that is replayed: the store of the base's own run, or the one that was named.
+
+    Raises:
+        UserError: it is not there any more, damaged, or another tokenizer's.
+    """
+    for share in config.stores:
+        if kind_of(share.path) == "nothing":
+            raise UserError(
+                f"replay={config.replay:g} reads the text that the base learned, and there is no token store at "
+                f"{share.path}",
+                above(share.path, "say where it lies now: data_dir=DIR; or leave out replay"),
+            )
+    mixture = Mixture.open(config.data_dir)
+    if mixture.fingerprints["tokenizer"] != tokenizer.fingerprint:
+        raise UserError(
+            f"the text in {config.data_names} was made by another tokenizer than that of {config.base}",
+            "name the base's own store with data_dir=..., or replay=0",
+        )
+    return mixture
 
 
 class Answers:
@@ -80,18 +109,9 @@ class Answers:
         self.train_rows, self.held_out = packed
         text = self.train_rows.conversations.fingerprint()
         self.fingerprints = {"tokenizer": self.tokenizer.fingerprint, "text": text}
-        self.text = self._base_text() if config.replayed_rows else None
+        self.text = base_text(config, self.tokenizer) if config.replayed_rows else None
         self.replay = self._replayed(self.text) if self.text else None
         self.first_step = self.first_row = 0  # see `continue_at`
-
-    def _base_text(self) -> Mixture:
-        mixture = Mixture.open(self.config.data_dir)
-        if mixture.fingerprints["tokenizer"] != self.tokenizer.fingerprint:
-            raise UserError(
-                f"the text in {self.config.data_names} was made by another tokenizer than that of {self.config.base}",
-                "name the base's own store with data_dir=..., or replay=0",
-            )
-        return mixture
 
     def _replayed(self, mixture: Mixture) -> TrainLoader:
         return loader_of(

@@ -18,11 +18,13 @@ from mini_llm.adapter import stack_of
 from mini_llm.checkpoint import load_model, save_model
 from mini_llm.errors import UsageError, UserError
 from mini_llm.pointers import resolve_checkpoint
+from mini_llm.tokenizer.chat import Message
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.run_folder import read_settings
 from mini_llm.tune import dpo as dpo_module
-from mini_llm.tune.dpo import dpo
+from mini_llm.tune.conversations import is_held_out
+from mini_llm.tune.dpo import dpo, prepared
 from mini_llm.tune.dpo_config import DpoConfig, with_chat_base
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
@@ -275,10 +277,24 @@ def test_what_is_wrong_is_said(base: Path, pairs_file: Path, spelling_file: Path
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
-def test_nothing_held_out_is_said(settings, write_rows) -> None:  # type: ignore[no-untyped-def]
-    one = write_rows({"prompt": "Say ant.", "chosen": "ant", "rejected": "bee"}, name="one.jsonl")
-    with pytest.raises((UsageError, UserError), match=r"no pair is held out|nothing to learn"):
-        dpo(settings(data=[str(one)]))
+def test_too_few_pairs_are_said_before_anything_is_computed(settings, write_rows, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the reference is computed")
+
+    monkeypatch.setattr(dpo_module, "kept_reference", refuse)
+    rows = [{"prompt": f"Say {word}.", "chosen": word, "rejected": "no"} for word in WORDS]
+    held_out = [row for row in rows if is_held_out([Message("user", str(row["prompt"]))], 0.5)]
+    learned = [row for row in rows if row not in held_out]
+    none = settings(data=[str(write_rows(*learned, name="none.jsonl"))], val_fraction=0.5)
+    found = rf"no pair is held out of the {len(learned)} that were found: .*val_fraction=0.5 it takes 6 or more"
+    with pytest.raises(UsageError, match=found):
+        dpo(none)
+    every = settings(data=[str(write_rows(*held_out, name="all.jsonl"))], val_fraction=0.5)
+    with pytest.raises(UserError, match=r"nothing to learn in .* held out\ngive more: 6 pairs or more"):
+        dpo(every)
+    capsys.readouterr()
+    prepared(settings(data=[str(write_rows(*rows, name="few.jsonl"))], val_fraction=0.5, batch_size=16))
+    assert re.search(rf"{len(learned)} pairs to learn from fill \d of the 16 rows", capsys.readouterr().err)
 
 
 def test_the_references_are_log_probs_of_the_base(settings, base: Path) -> None:  # type: ignore[no-untyped-def]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from mini_llm import Generator, log
 from mini_llm.checkpoint import read_model_config
+from mini_llm.errors import UsageError
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.train.run.metrics import read_metrics
@@ -170,6 +172,44 @@ def test_reading_much_before_a_dry_run_is_shown(
         assert words in err
 
 
+def test_what_a_run_names_and_was_moved_is_told_with_the_setting_that_says_where(  # type: ignore[no-untyped-def]
+    base: Path, settings, spelling_file: Path, tiny_chat_store: Path, tmp_path: Path, run_cli
+) -> None:
+    store, moved = Path(shutil.copytree(tiny_chat_store, tmp_path / "tokens")), tmp_path / "elsewhere"
+    own_base = Path(shutil.copytree(base, tmp_path / "base"))
+    config = settings(base=str(own_base), data_dir=str(store), replay=0.5, epochs=None, max_iters=1)
+    run = sft(config)
+    store.rename(moved)
+    words = ("--data", spelling_file, "block_size=127", "max_iters=1", "device=cpu", "dtype=float32", "compile=false")
+    again = ("sft", "--base", run, *words, f"out_dir={tmp_path / 'second'}", "replay=0.25")
+    for more in ((), ("--dry-run",)):
+        result = run_cli(*again, *more)
+        assert result.returncode == 1
+        assert f"there is no token store at {store}\n" in result.stderr
+        assert "data_dir=DIR" in result.stderr
+        assert "conversations" not in result.stderr  # said before they are read
+    assert run_cli(*again, f"data_dir={moved}").returncode == 0
+    own_base.rename(tmp_path / "moved base")
+    record = ("--config", run / "config.yaml", "max_iters=2", f"data_dir={moved}")
+    result = run_cli("sft", *record)
+    assert result.returncode == 1
+    assert f"the model to begin from is not there: no such folder: {own_base}\n" in result.stderr
+    assert "mini-llm sft --base MODEL" in result.stderr
+    result = run_cli("sft", *record, "--base", tmp_path / "moved base")
+    assert result.returncode == 0, result.stderr
+    assert "resuming" in result.stderr
+
+
+def test_too_few_to_learn_from_is_said_with_how_many_it_takes(settings, write_rows, run_cli, capsys) -> None:  # type: ignore[no-untyped-def]
+    few = [{"question": f"Spell {word}.", "answer": " ".join(word)} for word in WORDS[:2]]
+    with pytest.raises(UsageError, match=r"no conversation is held out of the 2 that were found: .* it takes 60 or"):
+        sft_prepared(settings(data=[str(write_rows(*few))]))
+    sft_prepared(settings(val_fraction=0.4, batch_size=32))
+    assert "conversations to learn from fill" in capsys.readouterr().err
+    sft_prepared(settings(val_fraction=0.4, batch_size=1))
+    assert "conversations to learn from fill" not in capsys.readouterr().err
+
+
 def test_dropout_is_no_shape(settings, base: Path) -> None:  # type: ignore[no-untyped-def]
     shape = read_model_config(base)
     assert with_base(settings(model={"dropout": 0.1})).model == shape.model_copy(update={"dropout": 0.1})
@@ -186,7 +226,8 @@ def test_what_is_wrong_is_said(base: Path, spelling_file: Path, tmp_path: Path, 
         (["--base", base, "--data", empty], 1, "nothing to learn"),
         (["--base", base, "--data", spelling_file, "model.n_layers=3"], 2, "that of its base"),
         (["--base", base, "--data", spelling_file, "block_size=100000"], 2, "max_seq_len"),
-        (["--base", base, "--data", spelling_file, "replay=0.5"], 1, "data/tokens"),
+        (["--base", base, "--data", spelling_file, "replay=0.5"], 1, "data_dir=DIR"),
+        (["--base", base, "--data", tmp_path / "no.jsonl"], 1, "data=FILES"),
         (["--base", base, "--data", spelling_file, "lerning_rate=1"], 2, "did you mean 'learning_rate'"),
     ):
         result = run_cli("sft", *words, f"out_dir={tmp_path / 'out'}")
