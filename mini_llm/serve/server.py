@@ -1,7 +1,7 @@
 """uvicorn, with what it lacks: time-outs for slow requests, a bound on connections, an end in which texts end whole.
 
 SIGTERM or Ctrl-C: new texts get 503, those that run may end for some seconds, the rest is told; then exit 143 or 130.
-The port stays open so long: whoever comes is told, and a load balancer sees it at /health. A second signal ends at once.
+The port stays open so long: whoever comes is told, and a load balancer sees it at /health. A second signal ends it all.
 """
 
 from __future__ import annotations
