@@ -29,6 +29,7 @@ def browser() -> Iterator[Any]:
     )
     if (path := shutil.which("chromium")) is None:
         pytest.skip("there is no chromium here: apt-get install chromium")
+    playwright.expect.set_options(timeout=20_000)
     with playwright.sync_playwright() as tool:
         chromium = tool.chromium.launch(executable_path=path, args=FLAGS)
         yield chromium
