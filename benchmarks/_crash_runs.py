@@ -1,7 +1,7 @@
 """The runs that crash.py kills: small ones of each verb, with all that must survive in them.
 
-80 steps (tuning: 40) of 47,000 parameters: dropout, Muon, spikes, samples and replayed text, wherever the verb knows
-them. Tuning begins from random weights, and its epochs end between two checkpoints.
+80 steps (tuning: 40) of 47,000 parameters: dropout, Muon, spikes, samples, replayed text and conversations beside
+rewards, wherever the verb knows them. Tuning begins from random weights, and its epochs end between two checkpoints.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def make_run(verb: str, folder: Path, device: str) -> dict[str, object]:
     values |= {"base": _make_base(folder), "block_size": 63, "epochs": None, "max_iters": 40, "learning_rate": 3e-3}
     if verb == "rl":
         small = {"prompts_per_step": 4, "samples": 2, "max_new_tokens": 8, "eval_questions": 4, "eval_samples": 1}
-        return values | {"task": ["spelling"], "made": 60, "block_size": 127, **small}
+        mix = {"mix.data": [_make_examples("sft", texts, folder)], "mix.share": 0.25}
+        return values | {"task": ["spelling"], "made": 60, "block_size": 127, **small, **mix}
     values["data"] = [_make_examples(verb, texts, folder)]
     if verb == "dpo":
         return values

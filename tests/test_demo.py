@@ -22,6 +22,7 @@ def test_with_time_for_few_tokens_the_demo_learns_from_soft_targets_too_and_in_l
     config = demo_config(store, 4.0, {"data_dir": "tokens", "out_dir": "run", "device": "cpu"})
     assert config.max_iters == pytest.approx(240 / pace, rel=0.03)
     assert config.soft_targets == share
+    assert config.eval_iters == (16 if share else 64)
     template, times = demo_template(), 1.5 if share else 1
     assert config.learning_rate == pytest.approx(times * template.learning_rate)
     assert config.muon_learning_rate == pytest.approx(times * template.muon_learning_rate)

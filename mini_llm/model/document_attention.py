@@ -2,8 +2,9 @@
 
 On a CPU each document goes through PyTorch's causal kernel alone, so that packing makes attention cheaper: the work is
 the sum of the squares, not the square of the sum. Where blocks of products are much faster than that kernel, they take
-all of a row and hide the others. Elsewhere a mask says who is seen. Positions run on through the row, because RoPE
-looks at distances only. Letters: B batch, T tokens, H query heads, J key/value heads, K head width.
+all of a row and hide the others. A GPU has a kernel that does the same (flash_documents.py); elsewhere a mask says who
+is seen. Positions run on through the row, because RoPE looks at distances only.
+Letters: B batch, T tokens, H query heads, J key/value heads, K head width.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mini_llm.model.causal_attention import attention_in_blocks, blocks, in_blocks
+from mini_llm.model.flash_documents import document_edges, flash_by_document, has_flash
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -26,6 +28,8 @@ def document_attention(q_BHTK: Tensor, k_BJTK: Tensor, v_BJTK: Tensor, documents
     """
     H, J = q_BHTK.shape[1], k_BJTK.shape[1]
     dtype = v_BJTK.dtype  # autocast's, where q and k became float32 again in RoPE
+    if has_flash(q_BHTK, dtype):
+        return flash_by_document(q_BHTK.to(dtype), k_BJTK.to(dtype), v_BJTK, *document_edges(documents_BT))[0]
     if q_BHTK.device.type != "cpu":
         mask_B1TT = document_mask(documents_BT)
         return F.scaled_dot_product_attention(

@@ -89,8 +89,9 @@ async def requests_of(
     for number, ids in enumerate(prompts):
         room = served.context - len(ids)
         if room < 0 or (room == 0 and not score):
+            least = len(ids) - served.context + (not score)
             raise ApiError(
-                400, f"the prompt has {len(ids)} tokens and the context {served.context}: no room to go on",
+                400, f"the prompt has {len(ids)} tokens and the context {served.context}: leave out {least} or more",
                 param=param, code="context_length_exceeded",
             )  # fmt: skip
         check_prompt(served, ids, param)

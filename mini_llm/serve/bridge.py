@@ -232,9 +232,11 @@ class Bridge:
         """End the engine's thread; blocks until the step that runs is done."""
         self.generator.engine.close()
 
-    def _stepped(self) -> None:
+    def _stepped(self, seconds: float | None) -> None:
         """Wake the loop, from the engine's thread, where it rests or a text begins or ends; once, until it has come."""
         self._moved = True
+        if seconds is not None:
+            self.metrics.step_seconds.observe(seconds)
         if not self._called and (not self._looking or any(text.turns for text in list(self.texts))):
             self._called = True
             with contextlib.suppress(RuntimeError):  # the loop is closed

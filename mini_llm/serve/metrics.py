@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 if TYPE_CHECKING:
     from mini_llm.serve.bridge import Text
 
+# From a step of a small model on a GPU to one that reads a long prompt on a few cores.
+STEP_SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 600)
 LAG_INTERVAL = 0.5  # seconds between two looks at the loop's lag
 
@@ -24,8 +26,8 @@ class Metrics:
         def counter(name: str, what: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"mini_llm_{name}", what, labels, registry=registry)
 
-        def seconds(name: str, what: str) -> Histogram:
-            return Histogram(f"mini_llm_{name}_seconds", what, registry=registry, buckets=SECONDS)
+        def seconds(name: str, what: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+            return Histogram(f"mini_llm_{name}_seconds", what, registry=registry, buckets=buckets)
 
         self.requests = counter("requests", "Requests answered.", ("endpoint", "status"))
         self.running = Gauge("mini_llm_requests_running", "Texts with a slot.", registry=registry)
@@ -38,6 +40,7 @@ class Metrics:
         self.cached_tokens = counter("prompt_tokens_cached", "Tokens of prompts that need not be read.")
         self.generated_tokens = counter("generated_tokens", "Tokens written.")
         self.cancelled_texts = counter("cancelled", "Texts that ended early.", ("why",))
+        self.step_seconds = seconds("step", "A step of the engine, for all texts that run.", STEP_SECONDS)
         self.loop_lag = seconds("loop_lag", "How late the event loop is.")
 
     def saw_tokens(self, text: Text, n: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse
 
+COME_AGAIN = 5  # seconds: the two tries of OpenAI's client outlast the 10 s that texts have to end
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -40,7 +41,8 @@ class ApiError(Exception):
 
 def shutting_down() -> ApiError:
     """Return the refusal of whoever comes, or still waits, after the signal to end."""
-    return ApiError(503, "the server is shutting down", code="shutting_down")
+    headers = {"Retry-After": str(COME_AGAIN)}
+    return ApiError(503, "the server is shutting down", code="shutting_down", headers=headers)
 
 
 def broken() -> ApiError:

@@ -1,12 +1,13 @@
 """uvicorn, with what it lacks: time-outs for slow requests, a bound on connections, an end in which texts end whole.
 
-SIGTERM or Ctrl-C: no new texts, those that run may end for some seconds, the rest is told; then exit 143 or 130. A
-second signal ends at once.
+SIGTERM or Ctrl-C: new texts get 503, those that run may end for some seconds, the rest is told; then exit 143 or 130.
+The port stays open so long: whoever comes is told, and a load balancer sees it at /health. A second signal ends it all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
 from pathlib import Path
@@ -88,10 +89,14 @@ class Server(uvicorn.Server):
         await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Load the model, and listen if that went well."""
+        """Load the model, and listen if that went well and no signal came meanwhile."""
         try:
             await self.service.catalog.get()
         except ApiError:  # `serve` tells why
+            self.should_exit = True
+            return
+        if self.signal is not None:
+            await asyncio.to_thread(self.service.catalog.close)
             self.should_exit = True
             return
         await super().startup(sockets)
@@ -100,13 +105,12 @@ class Server(uvicorn.Server):
         """Begin to drain; the second time, end."""
         if self.signal is not None or self._run_loop is None:
             self.should_exit = self.force_exit = True
+            logging.getLogger("uvicorn.error").disabled = True  # 100 lines of traceback for each text that is cut off
             return
         self.signal = sig
         self._run_loop.call_soon_threadsafe(self._begin_drain)
 
     def _begin_drain(self) -> None:
-        for server in self.servers:
-            server.close()  # new connections are refused from here on
         self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:

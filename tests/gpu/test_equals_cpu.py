@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mini_llm.model.config import ModelConfig
+from mini_llm.model.document_attention import document_attention
 from mini_llm.model.transformer import Transformer
 from mini_llm.train.head_loss import head_loss
 from mini_llm.train.loss import rows_loss_sum
@@ -121,3 +122,29 @@ def test_what_is_compiled_and_cudnns_attention_equal_the_cpu(device: str) -> Non
         for (name, p), q in zip(here.named_parameters(), there.named_parameters(), strict=True):
             assert distance(q[1].grad, p.grad) < 4e-2, name
         torch.compiler.reset()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_attention_within_documents_equals_the_cpus(device: str, dtype: str) -> None:
+    random, documents = torch.Generator().manual_seed(0), torch.tensor([[0] * 1 + [1] * 63 + [2] * 136, [5] * 200])
+    *qkv, grad = (torch.randn(2, heads, 200, 64, generator=random) for heads in (4, 2, 2, 4))
+
+    def result_and_gradients(where: str, low: torch.dtype) -> list[torch.Tensor]:
+        leaves = [x.to(where, low).requires_grad_() for x in qkv]
+        out = document_attention(*leaves, documents.to(where))
+        return [out, *torch.autograd.grad(out, leaves, grad.to(where, low))]
+
+    found, expected = (result_and_gradients(*how) for how in ((device, getattr(torch, dtype)), ("cpu", torch.float32)))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert distance(ours, theirs) < TOLERANCE[dtype][1]
+
+
+@pytest.mark.only_cuda
+def test_a_gpu_computes_documents_in_low_precision_without_a_mask(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_mask(_documents: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("a mask")
+
+    monkeypatch.setattr("mini_llm.model.document_attention.document_mask", no_mask)
+    rows, documents = torch.randint(700, (3, T)), torch.arange(T - 1)[None].expand(3, -1) // 50
+    model = make_model(head_dim=64).to(device)
+    rows_loss_sum(model, rows.to(device), torch.bfloat16, documents.to(device)).backward()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import Process, RunningServer, StartServer, write_model
+from running_server import OpenPage, Process, RunningServer, StartServer, write_model
 
 from mini_llm.tokenizer.tokenizer import Tokenizer
 from mini_llm.tokenizer.train import train_tokenizer
@@ -29,10 +29,37 @@ def browser() -> Iterator[Any]:
     )
     if (path := shutil.which("chromium")) is None:
         pytest.skip("there is no chromium here: apt-get install chromium")
+    playwright.expect.set_options(timeout=20_000)
     with playwright.sync_playwright() as tool:
         chromium = tool.chromium.launch(executable_path=path, args=FLAGS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[OpenPage]:
+    """Return `open_page(server, script, may_fail=..., **context)`: a page where `script` ran first.
+
+    Nothing may fail in it, or be said in the console, but what holds `may_fail`.
+    """
+    contexts, problems = [], []
+
+    def opened(server: RunningServer, script: str = "", *, may_fail: str = "401", **more: Any) -> Any:
+        contexts.append(browser.new_context(viewport={"width": 1280, "height": 800}, **more))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda message: may_fail in message.text or problems.append(message.text))
+        page.on("pageerror", lambda problem: problems.append(str(problem)))
+        if script:
+            page.add_init_script(script)
+        page.goto(server.address)
+        page.wait_for_selector("#model option", state="attached")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert problems == []
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import httpx
 import torch
@@ -59,6 +59,7 @@ class RunningServer:
 
 
 StartServer = Callable[..., RunningServer]
+OpenPage = Callable[..., Any]
 
 
 def write_model(folder: Path, tokenizer: Tokenizer, seed: int = 0, **shape: object) -> Path:

@@ -60,7 +60,7 @@ class Engine:
             handle.ready.append(70)
             if ends:
                 handle.done, handle.finish_reason = True, "length"
-        self.on_step()
+        self.on_step(0.002)
 
 
 class World:

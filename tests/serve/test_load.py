@@ -1,5 +1,6 @@
 """Many at once: a full queue, clients that leave or do not read, and an end in which running texts end whole."""
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -13,8 +14,12 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+import uvicorn
 from running_server import RunningServer, StartServer, write_model
 
+from mini_llm.serve.app import Service, make_app
+from mini_llm.serve.server import Server, open_socket
+from mini_llm.serve.settings import ServeSettings
 from mini_llm.tokenizer.tokenizer import Tokenizer
 
 LONG = {"prompt": "Hello", "max_tokens": 90_000, "stream": True}
@@ -134,23 +139,57 @@ def test_many_streams_are_each_the_text_that_they_would_be_alone(server: Running
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_running_texts_end_whole(start_server: StartServer, endless_folder: Path, number: int) -> None:
     server = start_server(endless_folder, "--slots", 1, "--drain", 20)
-    with raw_request(server, prompt="Hello", max_tokens=800, stream=True) as connection:
+    body = {"prompt": "Hello", "max_tokens": 800, "stream": True, "stream_options": {"include_usage": True}}
+    with raw_request(server, **body) as connection:
         connection.settimeout(60)
-        assert connection.recv(1000)
+        answer = connection.recv(1000)
         server.wait_for("requests_running", 1)
-        kept = httpx.Client(base_url=server.address)
-        kept.get("/health")
         server.process.send_signal(number)
-        time.sleep(0.2)
-        with contextlib.suppress(httpx.TransportError):  # a connection that was open before is told
-            assert kept.post("/v1/completions", json={"prompt": "x"}).status_code == 503
-        with pytest.raises(OSError, match="refused"):
-            socket.create_connection(("127.0.0.1", server.port))
-        answer = b""
+        while httpx.get(f"{server.address}/health").json() != {"status": "draining"}:
+            time.sleep(0.01)
+        assert httpx.get(f"{server.address}/health").status_code == 503
+        for post in (server.client.post, httpx.post):  # over a connection that is open, and over a new one
+            refused = post(f"{server.address}/v1/completions", json={"prompt": "x", "max_tokens": 1})
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "shutting_down"
+            assert int(refused.headers["retry-after"]) >= 1
+        assert server.metric("requests_running") == 1
         while part := connection.recv(65536):
             answer += part
     assert b"data: [DONE]" in answer
+    assert b'"completion_tokens":800' in answer
     assert server.process.wait(30) == 128 + number
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", server.port))
+
+
+def test_a_second_signal_ends_at_once_and_quietly(start_server: StartServer, endless_folder: Path) -> None:
+    server = start_server(endless_folder, "--drain", 60)
+    with raw_request(server, **LONG):
+        server.wait_for("requests_running", 1)
+        server.process.send_signal(signal.SIGTERM)
+        while httpx.get(f"{server.address}/health").status_code == 200:
+            time.sleep(0.01)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(30) == 143
+        assert time.monotonic() - began < 10
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_signal_while_the_model_loads_is_heard(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(model_folder, ServeSettings(port=0))
+    server = Server(uvicorn.Config(make_app(service), log_config=None), service)
+    load = service.catalog.get
+
+    async def load_and_hear() -> object:
+        signal.raise_signal(signal.SIGTERM)
+        return await load()
+
+    monkeypatch.setattr(service.catalog, "get", load_and_hear)
+    with contextlib.closing(open_socket("127.0.0.1", 0)) as listener:
+        asyncio.run(asyncio.wait_for(server.serve([listener]), 30))
+    assert (server.signal, server.started) == (signal.SIGTERM, False)
 
 
 def test_what_does_not_end_in_time_is_told(start_server: StartServer, endless_folder: Path) -> None:

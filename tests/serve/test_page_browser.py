@@ -250,8 +250,10 @@ def test_a_server_that_was_killed_comes_back(fresh: playwright.Page, start_serve
     fresh.fill("#complete-field", "The city of")
     fresh.press("#complete-field", "Enter")
     fresh.wait_for_selector("article.assistant [role=alert] >> text=Retry")
+    fresh.wait_for_selector("#notice >> text=The server is gone. Looking for it")
     assert fresh.text_content("article.user .text") == "The city of"
     start_server(model_folder, "--port", server.port)
+    fresh.wait_for_selector("#notice", state="hidden")  # found without being asked for
     fresh.click("article.assistant [role=alert] >> text=Retry")
     fresh.locator("article.assistant .text", has_text=re.compile(r"\S")).wait_for()
     fresh.wait_for_selector("#panel-complete article.assistant >> text=Regenerate")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from running_server import RunningServer, StartServer
+from running_server import OpenPage, RunningServer, StartServer
 
 KEPT = "localStorage.getItem('mini-llm-conversations-1')"
 FILL = """(room) => {
@@ -35,31 +34,6 @@ MOVES = """() => [...document.querySelectorAll("*")].filter((one) => {
   const style = getComputedStyle(one);
   return style.animationName !== "none" || parseFloat(style.transitionDuration) > 0 || style.scrollBehavior !== "auto";
 }).map((one) => one.outerHTML.slice(0, 80))"""
-
-OpenPage = Callable[..., Any]
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[OpenPage]:
-    """Return `open_page(server, script, **context)`: a page where `script` ran first; nothing may fail in it."""
-    contexts, problems = [], []
-
-    def opened(server: RunningServer, script: str = "", **more: Any) -> Any:
-        contexts.append(browser.new_context(viewport={"width": 1280, "height": 800}, **more))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(20_000)
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda problem: problems.append(str(problem)))
-        if script:
-            page.add_init_script(script)
-        page.goto(server.address)
-        page.wait_for_selector("#model option", state="attached")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert [problem for problem in problems if "401" not in problem] == []
 
 
 def write(page: Any, text: str, n: int) -> None:

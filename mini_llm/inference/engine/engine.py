@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -40,7 +41,8 @@ class Engine:
         kept_slots: as long as there are no more, a new text does not overwrite an old one, which may go on.
         int8: weights are rounded to 8 bits, a scale for each output.
 
-    `on_step`, if it is set, is called after each step, by the thread that steps: handles may have more to take.
+    `on_step`, if it is set, is called after each step, by the thread that steps: handles may have more to take. It gets
+    the seconds that the step took, or None where there was nothing to compute.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Engine:
         self._closing = False
         self._submitted = 0
         self._picker = Picker()
-        self.on_step: Callable[[], None] | None = None
+        self.on_step: Callable[[float | None], None] | None = None
 
     @property
     def n_waiting(self) -> int:
@@ -124,7 +126,7 @@ class Engine:
                 job.cancelled = True
         self._drop_cancelled()
         if self.on_step:
-            self.on_step()
+            self.on_step(None)
 
     def _run(self) -> None:
         while True:
@@ -141,7 +143,7 @@ class Engine:
         that were computed, or of all where it is not these.
         """
         with self._stepping:
-            work = None
+            work, began = None, time.perf_counter()
             try:
                 self._drop_cancelled()
                 self._admit()
@@ -157,7 +159,7 @@ class Engine:
                 raise
             finally:
                 if self.on_step:
-                    self.on_step()
+                    self.on_step(time.perf_counter() - began if work else None)
             return work != []
 
     def _fail(self, problem: Exception, slots: list[Slot] | None) -> None:
