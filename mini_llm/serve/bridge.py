@@ -23,7 +23,7 @@ from mini_llm.inference.engine.request import FinishReason, Request
 from mini_llm.inference.engine.scores import Logprob
 from mini_llm.inference.generate import Generator
 from mini_llm.serve.metrics import Metrics
-from mini_llm.serve.problems import ApiError, report, shutting_down
+from mini_llm.serve.problems import ApiError, models_busy, report, shutting_down
 from mini_llm.serve.settings import ServeSettings
 
 # Seconds from one look at texts that grow to the next, at least so many and so many for each text: forty times a second
@@ -193,6 +193,7 @@ class Bridge:
         self.generator, self.settings, self.metrics = generator, settings, metrics
         self.texts: list[Text] = []
         self.used_at = time.monotonic()
+        self.retired = False  # it leaves the memory
         self._seconds: deque[float] = deque([1.0], maxlen=32)  # that the last texts took
         self._loop = asyncio.get_running_loop()
         self._called = self._looking = self._moved = False
@@ -203,9 +204,11 @@ class Bridge:
         """Queue texts, all of them or none.
 
         Raises:
-            ApiError: the queue is full.
+            ApiError: the queue is full, or the model has left the memory since it was asked for.
             UserError: the engine refuses one.
         """
+        if self.retired:
+            raise models_busy()
         self.used_at = time.monotonic()
         if len(self.texts) + len(requests) > self.settings.capacity:
             waiting = len(self.texts) + len(requests) - self.settings.max_slots
@@ -230,6 +233,7 @@ class Bridge:
 
     def close(self) -> None:
         """End the engine's thread; blocks until the step that runs is done."""
+        self.retired = True
         self.generator.engine.close()
 
     def _stepped(self, seconds: float | None) -> None:

@@ -20,7 +20,7 @@ from mini_llm.inference.generate import Generator
 from mini_llm.pointers import ADAPTER_CONFIG, read_pointer, resolve_checkpoint
 from mini_llm.serve.bridge import Bridge
 from mini_llm.serve.metrics import Metrics
-from mini_llm.serve.problems import ApiError
+from mini_llm.serve.problems import ApiError, models_busy
 from mini_llm.serve.settings import ServeSettings
 from mini_llm.tokenizer.template import named_templates
 from mini_llm.train.run.run_folder import is_pretraining
@@ -181,9 +181,10 @@ class Catalog:
         while len(self.loaded) >= self.settings.max_models:
             idle = [served for served in self.loaded.values() if not served.bridge.texts]
             if not idle:
-                raise ApiError(503, "too many models are in use, try again later", param="model", code="models_busy")
+                raise models_busy()
             oldest = min(idle, key=lambda served: served.bridge.used_at)
             del self.loaded[oldest.folder]
+            oldest.bridge.retired = True  # at once: a request may have it in hand that has submitted nothing yet
             await asyncio.to_thread(oldest.bridge.close)
 
     def close(self) -> None:

@@ -45,6 +45,13 @@ def shutting_down() -> ApiError:
     return ApiError(503, "the server is shutting down", code="shutting_down", headers=headers)
 
 
+def models_busy() -> ApiError:
+    """Return the refusal of a model for which there is no room in the memory now."""
+    headers = {"Retry-After": "1", "x-should-retry": "true"}
+    text = "too many models are in use, try again later"
+    return ApiError(503, text, param="model", code="models_busy", headers=headers)
+
+
 def broken() -> ApiError:
     """Return what is told of a fault of ours; the log knows where."""
     return ApiError(500, "something went wrong in the server", code="internal_error")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from mini_llm.inference.engine.request import Request
 from mini_llm.serve import bridge as bridge_module
 from mini_llm.serve.bridge import Bridge, Text
+from mini_llm.serve.catalog import Catalog, Served
 from mini_llm.serve.metrics import Metrics
 from mini_llm.serve.problems import ApiError
 from mini_llm.serve.settings import ServeSettings
@@ -185,3 +187,28 @@ def test_it_is_seconds_unread_that_count_and_not_those_in_the_queue(
         assert text.dropped == "unread"
 
     asyncio.run(scene())
+
+
+def test_a_model_that_makes_room_takes_no_text_any_more(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def scene() -> None:
+        world, busy = (World(tokenizer, monkeypatch, frame=60) for _ in range(2))
+        catalog = Catalog(tmp_path, ServeSettings(max_models=2), Metrics())
+        for number, one in enumerate((world, busy)):
+            catalog.loaded[Path(str(number))] = Served(Path(str(number)), one.bridge.generator, one.bridge)
+        busy.text()
+        refusals: list[ApiError] = []
+
+        async def close(_work: Any) -> None:  # a request has the model in hand while its engine ends
+            with pytest.raises(ApiError) as refusal:
+                world.text()
+            refusals.append(refusal.value)
+
+        monkeypatch.setattr(asyncio, "to_thread", close)
+        await catalog._make_room()
+        assert [(error.status, error.code) for error in refusals] == [(503, "models_busy")]
+        assert not world.engine.handles
+        assert list(catalog.loaded) == [Path("1")]
+
+    asyncio.run(asyncio.wait_for(scene(), 10))
