@@ -72,7 +72,7 @@ def mini_llm(words: list[str]) -> str:
 
 def corpus() -> str:
     """Return where the addresses are."""
-    from mini_llm.demo import built_in_corpus
+    from mini_llm.data.built_in import built_in_corpus
 
     return str(built_in_corpus())
 
