@@ -10,7 +10,7 @@ import re
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
@@ -26,6 +26,8 @@ class UnknownKey(UsageError):
 
 class Config(BaseModel):
     """Base of every configuration: frozen, and it refuses unknown keys and `true` where a number belongs."""
+
+    instead_of: ClassVar[dict[str, str]] = {}  # who overrides the first key wants nothing of the second any more
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
@@ -104,11 +106,14 @@ def load_config(
         values = {key: value for key, value in values.items() if key in cls.model_fields}
     for key in _flatten(values):
         _check_key(cls, key, source=str(path))
+    overridden = set()
     for override in overrides:
         key, value = _parse_override(override)
+        overridden.add(key)
         for part in _flatten({key: value}):
             _check_key(cls, part, source=override)
         _set(values, key, value, source=override)
+    values |= {old: None for new, old in cls.instead_of.items() if new in overridden and old not in overridden}
     try:
         return cls.model_validate(values)
     except ValidationError as problem:
