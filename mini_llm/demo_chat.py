@@ -40,8 +40,8 @@ class Course:
     settings: dict[str, float] = field(default_factory=dict)
 
     def shared(self, share: float) -> Course:
-        """Return a share of the exercises; a short tuning does not see them all."""
-        counts = {skill: round(n * share) for skill, n in self.counts.items()}
+        """Return a share of the exercises, one of each skill at least; a short tuning does not see them all."""
+        counts = {skill: max(1, round(n * share)) for skill, n in self.counts.items()}
         return replace(self, counts=counts, addresses=round(self.addresses * share))
 
 
