@@ -87,9 +87,9 @@ def mix(sources: Sequence[str], mixture: Mixture, out: Path) -> Counter[str]:
     if not found:
         raise UserError("nothing is left of the conversations", "name what to keep under groups:, or say rest: true")
     chosen: list[tuple[bytes, Found, Group]] = []
-    for source, there in found.items():
+    for source, candidates in found.items():
         group = wanted.get(source, Group(of=source))
-        for kept in sorted(there, key=lambda one: one.order)[: group.keep]:
+        for kept in sorted(candidates, key=lambda one: one.order)[: group.keep]:
             chosen += [(hashlib.sha256(kept.order + b"%d" % n).digest(), kept, group) for n in range(group.times)]
     written = Counter(one.source for _, one, _ in chosen)
     with writing_to(out):
