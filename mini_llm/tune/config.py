@@ -59,6 +59,7 @@ class SftConfig(TrainConfig):
     warmup_iters: int | None = Field(None, ge=0, le=MOST_STEPS)  # type: ignore[assignment]  # unset: 3 % of the steps
     weight_decay: float = Field(0.0, ge=0, le=MOST_RATE)
     eval_interval: int = Field(50, ge=1, le=MOST_STEPS)
+    eval_iters: int = Field(20, ge=1, le=MOST_STEPS)  # so many of conversations, as many of text: else 40 % of the time
 
     @model_validator(mode="before")
     @classmethod

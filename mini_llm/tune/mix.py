@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +86,17 @@ def mix(sources: Sequence[str], mixture: Mixture, out: Path) -> Counter[str]:
         raise UserError(f"no conversation is of the {mixture.key} '{missing[0]}'", f"there are: {there}")
     if not found:
         raise UserError("nothing is left of the conversations", "name what to keep under groups:, or say rest: true")
-    written = Counter[str]()
+    chosen: list[tuple[bytes, Found, Group]] = []
+    for source, candidates in found.items():
+        group = wanted.get(source, Group(of=source))
+        for kept in sorted(candidates, key=lambda one: one.order)[: group.keep]:
+            chosen += [(hashlib.sha256(kept.order + b"%d" % n).digest(), kept, group) for n in range(group.times)]
+    written = Counter(one.source for _, one, _ in chosen)
     with writing_to(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with new_file(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for source in sorted(found):
-                group = wanted.get(source, Group(of=source))
-                for one in sorted(found[source], key=lambda one: one.order)[: group.keep]:
-                    file.write((json.dumps(_record(one, group), ensure_ascii=False) + "\n") * group.times)
-                    written[source] += group.times
+            for _, picked, wish in sorted(chosen, key=itemgetter(0)):  # whoever reads the first lines sees all sources
+                file.write(json.dumps(_record(picked, wish), ensure_ascii=False) + "\n")
     for source, n in written.most_common():
         log.info(f"{source}: {n:,} of {read[source]:,}")
     log.info(f"{out}: {written.total():,} conversations")

@@ -20,8 +20,6 @@ from mini_llm.tune.rl_config import RlConfig
 from mini_llm.tune.skills import Side, exercises
 from mini_llm.tune.skills.write import material_of
 
-SHOWN_EVERY = 256  # questions made: to draw a bar takes as long as to make one
-
 
 @dataclass(frozen=True)
 class Question:
@@ -74,9 +72,7 @@ def _all(config: RlConfig) -> Iterator[tuple[Asked, bool]]:
             for made in exercises(task, n, seed=config.seed, arguments=side, material=material):
                 yield Asked(made.messages, made.answer, made.check, task), side == "new"
                 done += 1
-                if done % SHOWN_EVERY == 0:
-                    show(done)
-        show(n_made)
+                show(done)
     read = partial(read_asked, merge_turns=config.merge_turns)
     for asked in read_each(files_of(config.data, "data"), read, "reading questions") if config.data else ():
         yield asked, is_held_out(asked.messages, config.val_fraction)

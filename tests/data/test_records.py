@@ -34,7 +34,7 @@ def write_table(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write"), [("a.jsonl", write_lines), ("a.jsonl.gz", write_packed), ("a.parquet", write_table)]
 )
-def test_progress_is_shown_megabyte_by_megabyte_over_all_files(
+def test_progress_is_told_over_all_files(
     name: str, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[int] = []
@@ -58,5 +58,4 @@ def test_progress_is_shown_megabyte_by_megabyte_over_all_files(
     assert shown[-1] == sum(sizes)
     assert shown == sorted(shown)
     steps = [after - before for before, after in itertools.pairwise(shown)]
-    assert 3 <= len(steps) <= 6
     assert max(steps) < 2.2 * 2**20  # a table is told of 1,024 rows at once

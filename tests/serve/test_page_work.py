@@ -53,6 +53,7 @@ COUNT_TEXT = """() => {
     nodes: Math.max(...lines.map((line) => line.childNodes.length)) };
 }"""
 LOG = "document.querySelector('#panel-complete .log')"
+FROM_THE_END = f"{LOG}.scrollHeight - {LOG}.scrollTop - {LOG}.clientHeight"  # pixels
 
 
 @contextlib.contextmanager
@@ -138,15 +139,20 @@ def test_a_stream_is_drawn_once_a_frame_and_nothing_is_drawn_twice(page: Any):
 
 
 def test_who_has_scrolled_up_is_left_there(page: Any, repository: Path):
-    with serving(repository, 1500) as address:
+    with serving(repository, 800) as address:
         open_page(page, address)
         write(page)
         page.wait_for_function(f"{LOG}.scrollHeight > 3000")
-        assert page.evaluate(f"{LOG}.scrollHeight - {LOG}.scrollTop - {LOG}.clientHeight") < 40  # it follows
+        page.wait_for_function(f"{FROM_THE_END} < 40")  # it follows, also when what is out of view gets its true height
+        page.set_viewport_size({"width": 1280, "height": 500})
+        page.wait_for_function(f"{FROM_THE_END} < 40")
         page.evaluate(f"{LOG}.scrollTop = 500")
         before = page.evaluate(f"{LOG}.scrollHeight")
         page.wait_for_function(f"{LOG}.scrollHeight > {before} + 500")
         assert page.evaluate(f"{LOG}.scrollTop") == 500
+        page.evaluate(f"{LOG}.scrollTop = {LOG}.scrollHeight")  # who comes back follows again
+        before = page.evaluate(f"{LOG}.scrollHeight")
+        page.wait_for_function(f"{LOG}.scrollHeight > {before} + 500 && {FROM_THE_END} < 40")
         assert page.locator("#panel-complete .log[aria-busy]").count() == 1
         page.press("#complete-field", "Escape")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -52,6 +53,8 @@ def test_so_many_of_each_so_often_and_short_answers_are_asked_for(tmp_path: Path
     assert written[0] == written[1]
     found = [json.loads(line) for line in written[0].decode().splitlines()]
     assert [row["source"] for row in found].count("help") == 60
+    assert {row["source"] for row in found[:20]} == {"help", "trivia"}  # they are shuffled
+    assert sum(one == two for one, two in itertools.pairwise(found)) < 10  # and no three of a kind stand together
     assert {row["license"] for row in found} == {"CC0"}
     trivia = [row["messages"][0]["content"] for row in found if row["source"] == "trivia"]
     assert len(trivia) == len(set(trivia)) == 10

@@ -20,7 +20,7 @@ export class Writer {
   constructor(kind, look) {
     Object.assign(this, { kind, look, running: null, words: WORDS[kind] });
     this.conversation = conversations.find((one) => one.kind === kind) || newConversation(kind);
-    this.log = h("div", { class: "log", role: "log", "aria-live": "off", "aria-label": "Conversation", tabindex: 0 });
+    this.log = h("div", { class: "log", role: "log", "aria-live": "off", "aria-label": "Conversation", tabindex: 0, scroll: () => this.scrolled() });
     this.field = h("textarea", { id: `${kind}-field`, rows: 2, placeholder: this.words.hint, input: () => this.grow(),
       keydown: (event) => { if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); this.send(); } } });
     this.sender = button(this.words.send, () => (this.running ? this.stop() : this.send()), { class: "main" });
@@ -57,6 +57,16 @@ export class Writer {
 
   toEnd() {
     this.log.scrollTop = this.log.scrollHeight;
+    this.top = this.log.scrollTop;
+    this.follows = true;
+  }
+
+  /** By the reader's hand alone: what is laid out late puts the end out of reach as well, and must be followed. */
+  scrolled() {
+    const { scrollTop, scrollHeight, clientHeight } = this.log;
+    if (scrollHeight - scrollTop - clientHeight < NEAR) this.follows = true;
+    else if (scrollTop < this.top) this.follows = false;
+    this.top = scrollTop;
   }
 
   welcome() {
@@ -142,12 +152,11 @@ export class Writer {
     let sentence = "";
     const draw = () => { // once a frame, however many pieces have come
       if (!fresh) return;
-      const follows = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < NEAR;
       text.append(fresh);
       sentence += fresh;
       fresh = "";
       if (/[.!?\n]\s*$/.test(sentence)) { announce(sentence); sentence = ""; }
-      if (follows) this.toEnd();
+      if (this.follows) this.toEnd();
       this.tell(node);
     };
     const changed = (piece) => {
