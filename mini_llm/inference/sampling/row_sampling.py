@@ -38,8 +38,8 @@ def weigh(logits_MV: Tensor, params: Sequence[SamplingParams]) -> np.ndarray:
 
     Rows together, because e^x of 32,000 scores takes NumPy 90 us and torch, with two threads, 25.
     """
-    heat = [1.0 if own.greedy else own.temperature for own in params]
-    return (logits_MV / torch.tensor(heat)[:, None]).softmax(-1).numpy()
+    heat_M1 = np.array([1.0 if own.greedy else own.temperature for own in params], np.float32)[:, None]
+    return torch.from_numpy(logits_MV.numpy() / heat_M1).softmax(-1).numpy()
 
 
 def _pick(logits_V: np.ndarray, weights_V: np.ndarray | None, params: SamplingParams, dart: float) -> int:
@@ -55,21 +55,21 @@ def pieces(logits_V: np.ndarray, weights_V: np.ndarray, params: SamplingParams) 
 
     `weights_V` is what `weigh` returns of these scores.
     """
-    ids_C: np.ndarray | slice = slice(None)
+    ids_C = None  # all
     if 0 < params.top_k < len(logits_V):
         scores_V = logits_V / np.float32(params.temperature)
         ids_C = np.flatnonzero(scores_V >= np.partition(scores_V, -params.top_k)[-params.top_k])  # with all its equals
     if params.top_p < 1:
-        kept_C = nucleus(weights_V[ids_C], rounded(params.top_p))
-        ids_C = kept_C if isinstance(ids_C, slice) else ids_C[kept_C]
-    if isinstance(ids_C, slice):
-        ids_C = np.arange(len(logits_V))
-    scores_C = logits_V[ids_C] / np.float32(params.temperature)
-    if params.min_p:
-        scores_C = keep_min_p(torch.from_numpy(scores_C), params.min_p).numpy()
-    if params.typical_p < 1:
-        scores_C = keep_typical(torch.from_numpy(scores_C), rounded(params.typical_p)).numpy()
-    return ids_C, np.exp(scores_C - scores_C.max()).astype(np.float64).cumsum()
+        kept_C = nucleus(weights_V if ids_C is None else weights_V[ids_C], rounded(params.top_p))
+        ids_C = kept_C if ids_C is None else ids_C[kept_C]
+    ids_C = np.arange(len(logits_V)) if ids_C is None else ids_C
+    weights_C = weights_V[ids_C]
+    if params.min_p or params.typical_p < 1:
+        scores_C = torch.from_numpy(logits_V[ids_C] / np.float32(params.temperature))
+        scores_C = keep_min_p(scores_C, params.min_p) if params.min_p else scores_C
+        scores_C = keep_typical(scores_C, rounded(params.typical_p)) if params.typical_p < 1 else scores_C
+        weights_C = scores_C.softmax(-1).numpy()
+    return ids_C, weights_C.astype(np.float64).cumsum()
 
 
 def rounded(p: float) -> float:
@@ -93,7 +93,7 @@ def nucleus(weights_V: np.ndarray, p: float) -> np.ndarray:
             break
     lowest = np.float32(falling_C[n - 1])
     kept_C = weights_C >= lowest
-    surplus = int(kept_C.sum()) - n  # others that are equal to the lowest
-    if surplus:
-        kept_C[np.flatnonzero(weights_C == lowest)[-surplus:]] = False
+    if n < len(falling_C) and falling_C[n] == lowest:
+        equal_C = np.flatnonzero(weights_C == lowest)
+        kept_C[equal_C[n - int((weights_C > lowest).sum()) :]] = False
     return ids_C[kept_C]
