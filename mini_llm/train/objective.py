@@ -84,6 +84,7 @@ class Objective(Protocol):
 
     reads_ahead: bool  # whether the rows of the next step may be read before this one is done
     deals_out_rows: bool  # whether several processes may each read all rows of a step and take a part of them
+    has_mfu: bool  # whether all weights learn from all tokens, the 6 operations each of which MFU is a share
     fingerprints: dict[str, str]  # hashes of the tokenizer and of the data: what a checkpoint remembers of them
 
     @property
@@ -135,7 +136,7 @@ class Objective(Protocol):
 class Pretraining:
     """Foretell each next token of a token store, or of several that are mixed."""
 
-    reads_ahead = deals_out_rows = True
+    reads_ahead = deals_out_rows = has_mfu = True
 
     def __init__(self, config: TrainConfig) -> None:
         """Open the tokens.

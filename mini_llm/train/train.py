@@ -133,7 +133,7 @@ class Trainer:
         self.stop_signal: int | None = None
         self.stepper.before_batch = self.evaluator.before_batch = self._heed_signal
         self.stepper.wants = self._wants
-        self.peak_flops = peak_flops(self.stepper.device, self.stepper.dtype)
+        self.peak_flops = peak_flops(self.stepper.device, self.stepper.dtype) if objective.has_mfu else None
         self.flops_per_token = flops_per_token(config.model, config.block_size)
 
     def run(self) -> None:

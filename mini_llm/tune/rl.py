@@ -102,7 +102,7 @@ class Batch:
 class Rewarded:
     """The objective of reinforcement learning; see `train.objective.Objective`. Rows depend on the weights."""
 
-    reads_ahead = deals_out_rows = False
+    reads_ahead = deals_out_rows = has_mfu = False
 
     def __init__(self, config: RlConfig | object, asked: Asked) -> None:
         assert isinstance(config, RlConfig)

@@ -101,6 +101,7 @@ class Answers:
     """The objective of fine-tuning; see `train.objective.Objective`."""
 
     reads_ahead = deals_out_rows = True
+    has_mfu = False  # the head scores answers alone, and what lora freezes needs no gradient
 
     def __init__(self, config: SftConfig | Any, packed: Packed) -> None:
         self.config = config

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mini_llm.inference.engine.draw import look_at_draw
 from mini_llm.inference.sampling.params import SamplingParams
-from mini_llm.inference.sampling.row_sampling import pick_one
+from mini_llm.inference.sampling.row_sampling import pick_each
 from mini_llm.inference.sampling.sampling import shape_logits
 
 KNOBS = {
@@ -32,7 +32,7 @@ def test_a_draw_is_what_the_plain_rules_say(
     if banned:
         adjusted[logits.argsort()[n // 2 :]] = -torch.inf
     params = SamplingParams(**knobs)
-    chosen = pick_one(adjusted.numpy(), params, dart)
+    chosen = pick_each(adjusted[None], [params], [dart])[0]
     found = look_at_draw(chosen, logits, adjusted, params, dart, 10)
     model, sampled = logits.double().log_softmax(-1), shape_logits(adjusted, params).double().softmax(-1)
     before = sampled.cumsum(-1) - sampled

@@ -13,7 +13,7 @@ from mini_llm.errors import UsageError
 from mini_llm.inference.sampling.darts import dart
 from mini_llm.inference.sampling.history import History
 from mini_llm.inference.sampling.params import SamplingParams
-from mini_llm.inference.sampling.row_sampling import pick_one
+from mini_llm.inference.sampling.row_sampling import pick_each
 from mini_llm.inference.sampling.sampling import (
     RowParams,
     keep_min_p,
@@ -280,9 +280,8 @@ def test_the_largest_numbers_that_are_allowed_stay_finite(temperature: float) ->
         scores = history.adjust(torch.tensor([50.0, -50.0, 3.0, 0.0]))
         chances = shape_logits(scores, params).softmax(-1)
         assert chances.isfinite().all()
-        assert pick_one(scores.numpy(), params, 0.5) == int(
-            sample(scores[None], RowParams.of([params]), torch.tensor([0.5]))
-        )
+        expected = sample(scores[None], RowParams.of([params]), torch.tensor([0.5]))
+        assert pick_each(scores[None], [params], [0.5]) == expected.tolist()
 
 
 def test_a_token_of_probability_zero_is_never_picked() -> None:

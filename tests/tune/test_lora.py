@@ -227,6 +227,8 @@ def test_the_command_says_what_is_trained(base: Path, spelling_file: Path, tmp_p
     done = run_cli(*words)
     assert done.returncode == 0, done.stderr
     assert "5,760 beside them" in done.stderr
+    assert "tok/s" in done.stderr
+    assert "MFU" not in done.stderr  # a share of pretraining's operations: under LoRA it was 180 %
     for verb in (["generate", tmp_path / "run", "--prompt", "Spell", "--max-new-tokens", "4", "--device", "cpu"],
                  ["report", tmp_path / "run"], ["plot", tmp_path / "run", "--terminal"],
                  ["export", tmp_path / "run", "--merge", "--out", tmp_path / "hf"]):  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from mini_llm.inference.sampling.params import SamplingParams
-from mini_llm.inference.sampling.row_sampling import pieces
+from mini_llm.inference.sampling.row_sampling import pieces, weigh
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def look_at_draw(
     if params.greedy:
         ids_C, line_C = np.array([token_id]), np.ones(1)
     else:
-        ids_C, line_C = pieces(adjusted_V.float().cpu().numpy(), params)
+        adjusted_V = adjusted_V.float().cpu()
+        ids_C, line_C = pieces(adjusted_V.numpy(), weigh(adjusted_V[None], [params])[0], params)
     ends_C = np.concatenate([[0.0], line_C / line_C[-1]])
 
     def candidate(i: int) -> Candidate:

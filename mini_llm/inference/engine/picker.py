@@ -17,7 +17,7 @@ from mini_llm.inference.engine.request import Job
 from mini_llm.inference.engine.scores import logprobs_of
 from mini_llm.inference.sampling.darts import dart
 from mini_llm.inference.sampling.params import SamplingParams
-from mini_llm.inference.sampling.row_sampling import pick_one
+from mini_llm.inference.sampling.row_sampling import pick_each
 from mini_llm.inference.sampling.sampling import RowParams, sample
 
 
@@ -60,7 +60,7 @@ class Picker:
         device = logits_MV.device
         if device.type == "cpu":
             darts = [0.0 if job.request.sampling.greedy else dart(job.seed, len(job.written)) for job in jobs]
-            return [pick_one(*row) for row in zip(logits_MV.float().numpy(), params, darts, strict=True)]
+            return pick_each(logits_MV, params, darts)
         if self._rows is None or self._params != params:
             self._params, self._rows = params, RowParams.of(params, device)
         dtype = torch.float32 if device.type == "mps" else torch.float64  # on MPS all are greedy: no dart is thrown
