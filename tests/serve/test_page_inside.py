@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from running_server import OpenPage, RunningServer
 
+SETTINGS = f"localStorage.setItem('mini-llm-settings', '{json.dumps({'temperature': 0, 'max_tokens': 24, 'seed': 3})}')"
 PLACE = 4  # of the token that something is done to
 LAST = """() => {
   const [conversation] = JSON.parse(localStorage.getItem("mini-llm-conversations-1"));
@@ -18,8 +19,7 @@ LAST = """() => {
 @pytest.fixture
 def page(open_page: OpenPage, server: RunningServer) -> Any:
     """Return the page with a token of the likeliest answer opened; `page.asked` holds the requests."""
-    settings = json.dumps({"temperature": 0, "max_tokens": 24, "seed": 3})
-    page = open_page(server, f"localStorage.setItem('mini-llm-settings', '{settings}')")
+    page = open_page(server, SETTINGS)
     page.asked = []
     page.on("request", lambda one: one.url.endswith("/v1/completions") and page.asked.append(one.post_data_json))
     page.click("#tab-complete")
@@ -94,3 +94,27 @@ def test_a_branch_begins_anew_at_its_token(page: Any) -> None:
     after = answer(page, 2)
     assert page.asked[-1]["prompt"] == before["promptIds"] + before["ids"][:PLACE]
     assert after["ids"][:24] == before["ids"]  # no dart at temperature 0
+
+
+def test_fingers_do_all_of_it_on_a_phone(open_page: OpenPage, server: RunningServer) -> None:
+    """What is tapped stays in view above its explanation, and what is to be tapped is as large as a fingertip."""
+    page = open_page(server, SETTINGS, has_touch=True, is_mobile=True)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.tap("#tab-complete")
+    page.fill("#complete-field", "The city of")
+    page.tap("#panel-complete >> text=Complete")
+    page.tap("#panel-complete article.assistant >> text=Look inside")
+    token = page.locator("#panel-look .tokens .token").nth(PLACE)
+    token.tap()
+    detail = page.locator("#panel-look .detail")
+    detail.locator(".inspector").wait_for()
+    above, sheet = token.bounding_box(), detail.bounding_box()
+    assert above["y"] >= 0
+    assert above["y"] + above["height"] <= sheet["y"]
+    assert sheet["y"] + sheet["height"] <= 844
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    ban = detail.locator("tbody tr").nth(0).locator("text=Ban")
+    assert ban.bounding_box()["height"] >= 44
+    banned = answer(page, 1)["ids"][PLACE]
+    ban.tap()
+    assert banned not in answer(page, 2)["ids"][PLACE:]

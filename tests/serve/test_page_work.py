@@ -138,6 +138,20 @@ def test_a_stream_is_drawn_once_a_frame_and_nothing_is_drawn_twice(page: Any):
     assert len(found["text"]) / 4000 < found["groups"] < len(found["text"]) / 1000
 
 
+def test_an_answer_is_read_aloud_sentence_by_sentence(page: Any):
+    """What a screen reader is given: all of the text, once, in whole sentences but for the last words."""
+    with writing(page):
+        page.evaluate(
+            "window.spoken = []; new MutationObserver((records) => spoken.push(...records.flatMap("
+            "(one) => [...one.addedNodes].map((node) => node.data)))).observe(live, { childList: true })"
+        )
+    until_written(page)
+    spoken = page.evaluate("spoken")
+    assert len(spoken) > 5
+    assert "".join(spoken) == page.evaluate(COUNT_TEXT)["text"]
+    assert all(part.endswith((".", "\n")) for part in spoken[:-1])
+
+
 def test_who_has_scrolled_up_is_left_there(page: Any, repository: Path):
     with serving(repository, 800) as address:
         open_page(page, address)

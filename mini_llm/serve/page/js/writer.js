@@ -155,7 +155,8 @@ export class Writer {
       text.append(fresh);
       sentence += fresh;
       fresh = "";
-      if (/[.!?\n]\s*$/.test(sentence)) { announce(sentence); sentence = ""; }
+      const end = Math.max(...[...".!?\n"].map((sign) => sentence.lastIndexOf(sign))) + 1;
+      if (end) { announce(sentence.slice(0, end)); sentence = sentence.slice(end); }
       if (this.follows) this.toEnd();
       this.tell(node);
     };
