@@ -125,7 +125,7 @@ class Trainer:
         self.saver = Saver(run, config, self.tokenizer, self.metrics.sync, self.world)
         if resumed:
             self.stepper.average.restored()
-            log.info(f"resuming {run} at {go_on_with_data(self.progress, objective, config.tokens_per_step)}")
+            log.info(f"resuming {run} at {go_on_with_data(self.progress, objective, config)}")
             self.saver.repair_pointers(self.progress)
         self.profiler = StepProfiler(run, self.stepper.device) if config.profile and self.world.is_first else None
         self.display, self.clock, self.budget = Display(), Clock(), Budget(config, run)

@@ -75,7 +75,8 @@ def read_asked(path: Path, *, merge_turns: bool = False, tell: Tell = nobody) ->
             raise UserError(f"{place}: no {'answer' if key is None else 'question'} to check by", WANTED)
         answer = _reference(record[key], place)
         kind = "messages" if isinstance(record[asked], list) else "question"
-        said = conversation_of({kind: record[asked], "answer": answer}, place, merge_turns=merge_turns)
+        beside: dict[str, Any] = {key: record[key] for key in ("system", "system_prompt", "context") if key in record}
+        said = conversation_of({kind: record[asked], "answer": answer, **beside}, place, merge_turns=merge_turns)
         if len([m for m in said.messages if m.role == "user"]) < 1 or said.messages[-1].content != answer:
             raise UserError(f"{place}: the messages must end with the user's question", WANTED)
         check = record.get("check", "number" if NUMBER.fullmatch(answer) else "exact")

@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from mini_llm.adapter import fingerprint
 from mini_llm.checkpoint import read_model_config
-from mini_llm.config import Config, PathText
+from mini_llm.config import Config, PathText, load_config
 from mini_llm.errors import UsageError, UserError
 from mini_llm.hub import is_hub_name
 from mini_llm.model.config import ModelConfig
-from mini_llm.pointers import resolve_checkpoint
+from mini_llm.pointers import list_checkpoints, resolve_checkpoint
 from mini_llm.train.config import MOST_RATE, MOST_STEPS, ModelText, TrainConfig
 from mini_llm.train.run.run_folder import read_settings
 from mini_llm.user_files import above, kind_of
@@ -120,6 +121,7 @@ def with_base(config: ConfigT) -> ConfigT:
     folder = base_folder(config)
     if Path(config.out_dir).resolve() in (folder.resolve(), *folder.resolve().parents):
         raise UsageError(f"out_dir={config.out_dir} is where the base lies", "give another out_dir=...")
+    refuse_other_base(config, folder)
     shape = read_model_config(folder)
     given = config.model_fields_set
     dropout = {"dropout": config.model.dropout}  # the one thing below model: that is no shape
@@ -158,6 +160,29 @@ def base_folder(config: SftConfig) -> Path:
             raise
         hint = above(config.base, f"say where it lies now: mini-llm {config.verb} --base MODEL ...")
         raise UserError(f"the model to begin from is not there: {problem.message}", hint) from None
+
+
+def refuse_other_base(config: SftConfig, folder: Path) -> None:
+    """Refuse to go on in out_dir with a run that began from another model; one that has only been moved is the same.
+
+    Raises:
+        UsageError: the base that the run's record names is there, and has other weights.
+    """
+    run = Path(config.out_dir)
+    if not (config.resume and list_checkpoints(run)):
+        return
+    try:
+        old = load_config(type(config), run / "config.yaml").base
+        if old == config.base or is_hub_name(old):
+            return
+        began = resolve_checkpoint(old)
+    except UserError:  # it is no longer there, or the record is of another verb or damaged, which is told later
+        return
+    if began.resolve() != folder.resolve() and fingerprint(began) != fingerprint(folder):
+        raise UsageError(
+            f"{run} holds a run that began from {old}, and cannot go on from {config.base}",
+            "give another out_dir=..., or --no-resume to start anew (the old run is moved aside)",
+        )
 
 
 def with_steps(config: SftConfig, n_rows: int) -> SftConfig:

@@ -4,11 +4,13 @@
 |---|---|
 | `messages` of `{role, content}` | OpenAI, Hugging Face; minimind with `conversations` |
 | `conversations` of `{from, value}` | ShareGPT |
-| `instruction`, `output` (`input`, `system`, `history`) | Alpaca |
+| `instruction`, `output` (`input`, `history`) | Alpaca |
 | `instruction`, `response` (`context`) | Dolly |
 | `prompt`, `completion` | prompt and completion, as texts or messages |
-| `question` or `prompt`, and `answer` | questions with an answer |
+| `question` or `prompt`, and `answer` (`context`) | questions with an answer |
 | `messages` up to a question, and `answer` (`check`) | verifiable: what `mini-llm skills` writes |
+
+Beside each, `system` or `system_prompt` is what the model is told first. Other keys are not read.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mini_llm import log
 from mini_llm.data.records import Tell, nobody, read_records
 from mini_llm.errors import UserError, did_you_mean
 from mini_llm.tokenizer.chat import Message
@@ -29,6 +32,7 @@ ROLES = {
     **dict.fromkeys(("user", "human", "tool", "observation", "function"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "model", "function_call"), "assistant"),
 }
+RESULTS = ("tool", "observation", "function")
 LEARNABLE = "sft wants messages, conversations, instruction and output, prompt and completion, or question and answer"
 
 
@@ -53,12 +57,14 @@ def read_conversations(path: Path, *, merge_turns: bool = False, tell: Tell = no
         found = detect(record, place)
         if reader is None:
             reader, first = found, place
+            if "tools" in record:
+                log.warn(f"{place}: the list of tools is not read: the model learns to call what it was not told of")
         elif found is not reader:
             raise UserError(
                 f"{place}: other keys than {first} ({', '.join(sorted(record)[:6])})",
                 "keep one format in a file; several files may have several",
             )
-        yield checked(reader(record, place), place, merge_turns)
+        yield checked(with_system(record, reader(record, place), place), place, merge_turns)
 
 
 def detect(record: dict[str, Any], place: str) -> Callable[[dict[str, Any], str], list[tuple[Message, bool]]]:
@@ -97,14 +103,26 @@ def conversation_of(record: dict[str, Any], place: str, *, merge_turns: bool = F
     Raises:
         UserError: as `read_conversations`.
     """
-    return checked(detect(record, place)(record, place), place, merge_turns)
+    return checked(with_system(record, detect(record, place)(record, place), place), place, merge_turns)
+
+
+def with_system(record: dict[str, Any], turns: list[tuple[Message, bool]], place: str) -> list[tuple[Message, bool]]:
+    """Return the turns behind the record's own system message, where it has one and they do not begin with one.
+
+    Raises:
+        UserError: it is no text.
+    """
+    told = text_of(record.get("system") or record.get("system_prompt") or "", place)
+    if not told.strip() or turns[0][0].role == "system":
+        return turns
+    return [(Message("system", told), False), *turns]
 
 
 # --- one reader a format ---------------------------------------------------------------------------------------------
 
 
 def _messages(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
-    found = turns_of(record["messages"], place)
+    found = results_joined(turns_of(record["messages"], place))
     turns = [message_of(turn, "role", "content", place) for turn in found]
     if "answer" in record and turns[-1][0].role == "user":
         # The earlier turns are part of the question, but for answers whose weight says that they are right too.
@@ -116,10 +134,7 @@ def _messages(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
 def _conversations(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
     turns = turns_of(record["conversations"], place)
     names = ("role", "content") if "role" in turns[0] else ("from", "value")
-    found = [message_of(turn, *names, place) for turn in turns]
-    if isinstance(record.get("system"), str) and record["system"].strip():
-        found.insert(0, (Message("system", record["system"]), False))
-    return found
+    return [message_of(turn, *names, place) for turn in results_joined(turns, *names)]
 
 
 def _alpaca(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
@@ -132,9 +147,7 @@ def _dolly(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
 
 def _instruction(record: dict[str, Any], more: Any, answer: Any, place: str) -> list[tuple[Message, bool]]:
     parts = [text_of(record["instruction"], place), text_of(more, place)]
-    turns = []
-    if record.get("system"):
-        turns.append((Message("system", text_of(record["system"], place)), False))
+    turns: list[tuple[Message, bool]] = []
     history = record.get("history") or []
     for pair in history if isinstance(history, list) else [history]:
         if not (isinstance(pair, list) and len(pair) == 2):
@@ -152,7 +165,8 @@ def _completion(record: dict[str, Any], place: str) -> list[tuple[Message, bool]
 
 def _question(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
     asked = record["question"] if "question" in record else record["prompt"]
-    return _pair(text_of(asked, place), text_of(record["answer"], place))
+    parts = [text_of(part, place) for part in (asked, record.get("context", ""))]
+    return _pair("\n\n".join(part for part in parts if part.strip()), text_of(record["answer"], place))
 
 
 def _pair(question: str, answer: str) -> list[tuple[Message, bool]]:
@@ -173,6 +187,22 @@ def turns_of(value: Any, place: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not value or not all(isinstance(turn, dict) for turn in value):
         raise UserError(f"{place}: the conversation is not a list of messages")
     return value
+
+
+def results_joined(
+    turns: list[dict[str, Any]], role_key: str = "role", text_key: str = "content"
+) -> list[dict[str, Any]]:
+    """Return the turns with the results of several calls at once as one: a line each."""
+    joined: list[dict[str, Any]] = []
+    for turn in turns:
+        before = joined[-1] if joined else {}
+        if turn.get(role_key) in RESULTS and before.get(role_key) in RESULTS:
+            first, second = before.get(text_key), turn.get(text_key)
+            if isinstance(first, str) and isinstance(second, str):
+                joined[-1] = {**before, text_key: f"{first}\n{second}"}
+                continue
+        joined.append(turn)
+    return joined
 
 
 def message_of(turn: dict[str, Any], role_key: str, text_key: str, place: str) -> tuple[Message, bool]:

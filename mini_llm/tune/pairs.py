@@ -133,7 +133,9 @@ def _finish(out: Path, partial: Partial, lines: list[dict[str, Any]]) -> int:
     with new_file(out) as temporary:
         temporary.write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")
     partial.path.unlink(missing_ok=True)
-    log.info(f"{out}: {len(pairs):,} pairs from {len(lines):,} questions{counts}")
+    wrong = sum(pair["share_right"] == 0 for pair in pairs)
+    of_wrong = f" ({wrong:,} of two wrong answers, of which one ended or did not repeat)" if wrong else ""
+    log.info(f"{out}: {len(pairs):,} pairs{of_wrong} from {len(lines):,} questions{counts}")
     return len(pairs)
 
 

@@ -181,7 +181,7 @@ def test_the_reference_is_read_from_the_run_unless_base_or_pairs_are_others(  # 
     with torch.no_grad():
         model.lm_head.weight *= 1.01
     save_model(other, model, chat_tokenizer)
-    with pytest.raises(UserError, match="began from other weights") as problem:
+    with pytest.raises(UserError, match="and cannot go on from") as problem:
         dpo(config.model_copy(update={"base": str(other)}))
     assert "--no-resume" in (problem.value.hint or "")
 

@@ -62,11 +62,36 @@ def test_all_formats_say_the_same(name: str, write_rows: Write) -> None:
         {"messages": [{"role": r, "content": c} for r, c in (("developer", S[1]), U, A)]},
         {"conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}], "system": S[1]},
         {"instruction": "Hi?", "output": "Hello.", "system": S[1]},
+        {"system": S[1], **SAME["openai"]},
+        {"system": S[1], "messages": [{"role": r, "content": c} for r, c in (S, U, A)]},
+        {"system_prompt": S[1], **SAME["question"]},
+        {"system": S[1], **SAME["completion"]},
+        {"system": S[1], **SAME["completion of messages"]},
+        {"system": S[1], **SAME["dolly"]},
     ],
 )
 def test_system_messages(row: dict[str, Any], write_rows: Write) -> None:
     (conversation,) = read_conversations(write_rows(row))
     assert [(m.role, m.content) for m in conversation.messages] == [S, U, A]
+
+
+def test_a_text_that_is_asked_about_stands_behind_the_question(write_rows: Write) -> None:
+    (conversation,) = read_conversations(write_rows({"context": "Ann said hello.", **SAME["question"]}))
+    assert conversation.messages[0].content == "Hi?\n\nAnn said hello."
+
+
+def test_results_of_several_calls_are_one_turn_and_a_list_of_tools_is_told(write_rows: Write, capsys) -> None:  # type: ignore[no-untyped-def]
+    calls = [{"function": {"name": "sum", "arguments": {"n": n}}} for n in (1, 2)]
+    turns = [
+        {"role": "user", "content": "Hi?"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "content": "one"},
+        {"role": "tool", "content": "two"},
+        {"role": "assistant", "content": "Hello."},
+    ]
+    found = list(read_conversations(write_rows(*[{"messages": turns, "tools": [{"type": "function"}]}] * 3)))
+    assert [m.content for m in found[0].messages if m.role == "user"] == ["Hi?", "one\ntwo"]
+    assert capsys.readouterr().err.count("the list of tools is not read") == 1
 
 
 def test_earlier_answers_of_a_verifiable_row_are_learned_where_a_weight_says_so(write_rows: Write) -> None:

@@ -16,7 +16,7 @@ from mini_llm.tune import pairs as pairs_module
 from mini_llm.tune.asked import Asked, asked_of
 from mini_llm.tune.config import SftConfig
 from mini_llm.tune.judge import Judged, best_and_worst, judged, repeats
-from mini_llm.tune.pairs import Sampling, write_pairs
+from mini_llm.tune.pairs import Partial, Sampling, _finish, write_pairs
 from mini_llm.tune.preference import read_pairs
 from mini_llm.tune.sft import sft
 
@@ -206,3 +206,9 @@ def test_what_is_wrong_is_said(base: Path, half_right: Path, questions: Path, tm
     with pytest.raises(UserError, match=r"no pair in 12 questions, 12 left out") as problem:
         write_pairs(half_right, tmp_path / "none.jsonl", never, Sampling(2, 0.01, 12), **HERE)
     assert problem.value.hint
+
+
+def test_pairs_of_two_wrong_answers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines: list[dict[str, Any]] = [{"share_right": share} for share in (0, 0, 0.5)]
+    _finish(tmp_path / "pairs.jsonl", Partial(tmp_path / "pairs.jsonl", {}), [*lines, {"left_out": "all wrong"}])
+    assert "3 pairs (2 of two wrong answers" in capsys.readouterr().err

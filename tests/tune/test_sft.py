@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mini_llm import Generator, log
-from mini_llm.checkpoint import read_model_config
+from mini_llm.checkpoint import load_model, read_model_config, save_model
 from mini_llm.errors import UsageError
 from mini_llm.inference.sampling.params import SamplingParams
 from mini_llm.tokenizer.chat import Message, encode_chat
 from mini_llm.train.run.metrics import read_metrics
 from mini_llm.train.run.run_folder import read_settings
-from mini_llm.tune import questions
 from mini_llm.tune.config import SftConfig, with_base, with_steps
 from mini_llm.tune.conversations import is_held_out
 from mini_llm.tune.dpo import prepared as dpo_prepared
@@ -157,7 +157,6 @@ def test_reading_much_before_a_dry_run_is_shown(
     assert result.returncode == 0, result.stderr
     assert "of 0 MB" not in result.stderr
     monkeypatch.setattr(log, "LINE_SECONDS", 0)
-    monkeypatch.setattr(questions, "SHOWN_EVERY", 100)
     if verb == "rl":
         rl_prepared(RlConfig.model_validate({**given, "task": ("copying",), "made": 300, "max_new_tokens": 4}))
     else:
@@ -167,9 +166,31 @@ def test_reading_much_before_a_dry_run_is_shown(
     for words in {
         "sft": ["turning conversations into tokens: 0 of 0 MB"],
         "dpo": ["turning pairs into tokens: 0 of 0 MB"],
-        "rl": ["making questions: 100 of 400 questions", "reading questions: 0 of 0 MB"],
+        "rl": ["making questions: 400 of 400 questions", "reading questions: 0 of 0 MB"],
     }[verb]:
         assert words in err
+
+
+def test_a_run_goes_on_from_its_own_base_alone_and_says_when_it_is_done(  # type: ignore[no-untyped-def]
+    base: Path, settings, chat_tokenizer, tmp_path: Path, capsys
+) -> None:
+    run = sft(settings(max_iters=2, epochs=None))
+    before = (run / "config.yaml").read_bytes()
+    other = tmp_path / "other"
+    model = load_model(base, device="cpu", dtype=torch.float32)
+    with torch.no_grad():
+        model.lm_head.weight *= 1.01
+    save_model(other, model, chat_tokenizer)
+    for lora in ({}, {"lora": {"rank": 2}}):
+        with pytest.raises(UsageError, match="and cannot go on from") as problem:
+            sft(settings(base=str(other), max_iters=3, epochs=None, **lora))
+        assert "--no-resume" in (problem.value.hint or "")
+    assert (run / "config.yaml").read_bytes() == before  # a command that is refused leaves no trace
+    copy = shutil.copytree(base, tmp_path / "copy")
+    assert sft(settings(base=str(copy), max_iters=3, epochs=None)) == run  # the same weights at another place
+    assert "done already" not in capsys.readouterr().err
+    sft(settings(base=str(copy), max_iters=3, epochs=None))
+    assert "all 3 steps are done already, nothing more is learned" in capsys.readouterr().err
 
 
 def test_what_a_run_names_and_was_moved_is_told_with_the_setting_that_says_where(  # type: ignore[no-untyped-def]

@@ -43,6 +43,7 @@ from mini_llm.user_files import reason
 from mini_llm.weights import DamagedCheckpoint, read_tensors
 
 if TYPE_CHECKING:
+    from mini_llm.train.config import TrainConfig
     from mini_llm.train.objective import Objective
 
 
@@ -208,14 +209,19 @@ def restore_latest(run: Path, trainee: Trainee) -> bool:
     return False
 
 
-def go_on_with_data(progress: Progress, objective: Objective, tokens_per_step: int) -> str:
+def go_on_with_data(progress: Progress, objective: Objective, config: TrainConfig) -> str:
     """Go on at the same place of the data, whatever size the steps had, and return what was seen, for a person."""
-    even = progress.step * tokens_per_step
+    even = progress.step * config.tokens_per_step
     if progress.tokens_seen < 0:  # an old checkpoint without metrics.jsonl
         progress.tokens_seen = even
     if math.isnan(progress.epochs_seen):  # an old checkpoint
         progress.epochs_seen = objective.epoch(progress.step) * (progress.tokens_seen / even)
     objective.continue_at(progress.step, progress.epochs_seen)
+    if progress.step >= config.max_iters:
+        log.warn(
+            f"all {config.max_iters:,} steps are done already, nothing more is learned: give more by max_iters=..., "
+            "another out_dir=... for another run, or --no-resume to begin this one anew"
+        )
     return f"step {progress.step:,}: {progress.tokens_seen:,} tokens seen, epoch {progress.epochs_seen:.2f}"
 
 
