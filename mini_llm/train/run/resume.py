@@ -275,10 +275,9 @@ def _compare_tokens(before: dict[str, str], now: dict[str, str], folder: Path) -
         return False
     if before.get("tokenizer") != now["tokenizer"]:
         raise DamagedCheckpoint(f"{folder} was trained with another tokenizer than it is given now")
-    if before.get("text") != now["text"]:
+    if is_other := before.get("text") != now["text"]:
         log.warn(f"{folder} was trained on another text: from here on it learns the new one")
-        return True
-    return False
+    return is_other
 
 
 def optimizer_tensors(trainee: Trainee) -> dict[str, torch.Tensor]:
