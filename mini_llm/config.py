@@ -28,6 +28,7 @@ class Config(BaseModel):
     """Base of every configuration: frozen, and it refuses unknown keys and `true` where a number belongs."""
 
     instead_of: ClassVar[dict[str, str]] = {}  # who overrides the first key wants nothing of the second any more
+    shipped: ClassVar[str] = "--config configs/mini-50m.yaml"  # such a file that comes along, and how it is given
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
@@ -101,7 +102,7 @@ def load_config(
         UserError: the file is missing or is not YAML.
         UsageError: an unknown key (with the nearest known one), a value of the wrong type or out of range.
     """
-    values = _read_yaml(Path(path)) if path is not None else {}
+    values = _read_yaml(Path(path), cls.shipped) if path is not None else {}
     if more_keys:
         values = {key: value for key, value in values.items() if key in cls.model_fields}
     for key in _flatten(values):
@@ -125,7 +126,7 @@ def dump_config(config: Config) -> str:
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, shipped: str) -> dict[str, Any]:
     refuse_special(path)
     try:
         with path.open(encoding="utf-8") as file:
@@ -137,7 +138,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         if path.is_dir() or path.is_symlink():
             what = "a folder" if path.is_dir() else "a link that leads to nothing"
             raise UserError(f"{path} is {what}, not a config file") from None
-        hint = "the shipped ones are in configs/, e.g. --config configs/mini-50m.yaml"
+        hint = f"the shipped ones are in configs/, e.g. {shipped}"
         raise UserError(f"no config file at {path}", above(path, hint)) from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file") from None

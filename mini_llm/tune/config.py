@@ -37,6 +37,7 @@ class SftConfig(TrainConfig):
     """What `mini-llm sft --base RUN --data FILES --config FILE KEY=VALUE ...` reads."""
 
     verb: ClassVar[str] = "sft"
+    shipped: ClassVar[str] = "--config configs/sft-50m.yaml"
     instead_of: ClassVar[dict[str, str]] = {"max_iters": "epochs"}  # a recipe has epochs, its user wants three steps
     share_of_rates: ClassVar[float] = 0.5  # of the base's: the smaller a model, the nearer to those of pretraining
 

@@ -20,6 +20,7 @@ class DpoConfig(SftConfig):
     """What `mini-llm dpo --base RUN --data FILES --config FILE KEY=VALUE ...` reads."""
 
     verb: ClassVar[str] = "dpo"
+    shipped: ClassVar[str] = "--config configs/dpo-50m.yaml"
 
     loss: LossName = "dpo_norm"  # dpo_norm: DPO per token; dpo: as published; ipo; simpo: without a reference
     beta: float | None = Field(None, gt=0, le=1e6)  # unset: dpo_norm 5, dpo 0.1, ipo 0.5, simpo 2

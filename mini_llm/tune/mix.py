@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -45,6 +45,8 @@ class Group(Config):
 
 class Mixture(Config):
     """What `mini-llm mix` reads."""
+
+    shipped: ClassVar[str] = "--mixture configs/chat-mix.yaml"
 
     key: str = "source"  # whose value says where a conversation is from
     rest: bool = False  # sources that are not named are kept whole

@@ -15,6 +15,7 @@ class RlConfig(SftConfig):
     """What `mini-llm rl --base RUN --task NAME --config FILE KEY=VALUE ...` reads."""
 
     verb: ClassVar[str] = "rl"
+    shipped: ClassVar[str] = "--config configs/rl-spelling.yaml"
     share_of_rates: ClassVar[float] = 0.1  # of the base's rates: ten points were won at it, docs/LOG.md
 
     task: tuple[str, ...] = ()  # skills made by program; questions of files (`data`) may join them

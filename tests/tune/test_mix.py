@@ -77,6 +77,13 @@ def test_what_is_wrong_is_said(tmp_path: Path, run_cli) -> None:  # type: ignore
     assert not (tmp_path / "mixed.jsonl").exists()
 
 
+def test_where_there_is_no_mixture_the_shipped_one_is_named(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    (data := tmp_path / "chat.jsonl").write_text(json.dumps(ROWS[0]) + "\n", encoding="utf-8")
+    result = run_cli("mix", data, "--mixture", tmp_path / "mixture.yaml", "--out", tmp_path / "mixed.jsonl")
+    assert result.returncode == 1
+    assert "--mixture configs/chat-mix.yaml" in result.stderr
+
+
 def test_conversations_of_a_user_are_not_replaced(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
     """They begin as every file of conversations does; what a mixture is says `made_by`."""
     mine = tmp_path / "mixed.jsonl"
