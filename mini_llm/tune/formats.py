@@ -30,7 +30,9 @@ from mini_llm.tokenizer.chat import Message
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "tool", "observation", "function"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "model", "function_call"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot", "ai", "function_call"), "assistant"
+    ),
 }
 RESULTS = ("tool", "observation", "function")
 LEARNABLE = "sft wants messages, conversations, instruction and output, prompt and completion, or question and answer"
@@ -259,7 +261,7 @@ def text_of(value: Any, place: str) -> str:
     if isinstance(value, list) and all(isinstance(part, dict) for part in value):
         kinds = sorted({str(part.get("type")) for part in value})
         raise UserError(f"{place}: contents of type {', '.join(kinds)}: only text is learned")
-    raise UserError(f"{place}: a text is a {type(value).__name__}, not a string")
+    raise UserError(f"{place}: a text is of type {type(value).__name__}, not a string")
 
 
 def checked(turns: list[tuple[Message, bool]], place: str, merge_turns: bool) -> Conversation:

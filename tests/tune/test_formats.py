@@ -34,6 +34,7 @@ SAME: dict[str, dict[str, Any]] = {
         ]
     },
     "sharegpt": {"conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]},
+    "names of bots": {"conversations": [{"from": "Human", "value": "Hi?"}, {"from": "bot", "value": "Hello."}]},
     "minimind": {"conversations": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]},
     "alpaca": {"instruction": "Hi?", "input": "", "output": "Hello."},
     "dolly": {"instruction": "Hi?", "context": "", "response": "Hello.", "category": "chat"},
