@@ -106,7 +106,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "prompt ends with an answer": ({"prompt": [user("a"), *GOOD], "chosen": "b", "rejected": "c"}, "does not end with"),
     "empty": ({"prompt": "a", "chosen": "b", "rejected": " "}, "rejected: an empty answer"),
     "number": ({"prompt": "a", "chosen": 3, "rejected": "c"}, "chosen: the conversation is not a list"),
-    "role": ({"prompt": "a", "chosen": [{"role": "bot", "content": "b"}], "rejected": "c"}, "unknown role 'bot'"),
+    "role": ({"prompt": "a", "chosen": [{"role": "robot", "content": "b"}], "rejected": "c"}, "unknown role 'robot'"),
 }  # fmt: skip
 
 
