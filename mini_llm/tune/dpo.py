@@ -130,9 +130,8 @@ class Preferences(Answers):
         chosen_P = -log_p_P2[:, 0] / lengths_P2[:, 0]
         with torch.no_grad():
             margins_P = rewards_P2[:, 0] - rewards_P2[:, 1]
-            in_order_P = torch.heaviside(
-                margins_P.round(decimals=5), margins_P.new_tensor(0.5)
-            )  # equal but for rounding
+            # Half in order where the two are equal but for rounding.
+            in_order_P = torch.heaviside(margins_P.round(decimals=5), margins_P.new_tensor(0.5))
             told = [losses_P, in_order_P, margins_P]
             told += [x_P2[:, side] for x_P2 in (rewards_P2, log_p_P2, lengths_P2) for side in (0, 1)]
             told_KP = torch.stack([torch.ones_like(losses_P), *(x_P.float() for x_P in told)])

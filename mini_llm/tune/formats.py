@@ -26,15 +26,15 @@ from mini_llm.data.records import Tell, nobody, read_records
 from mini_llm.errors import UserError, did_you_mean
 from mini_llm.tokenizer.chat import Message
 
+OWN = ("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot", "ai", "function_call")
+RESULTS = ("tool", "observation", "function")  # whose turns are what a call gave
 # What others call the three roles. A tool's result is told to the model as a user's message is.
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human", "tool", "observation", "function"), "user"),
-    **dict.fromkeys(
-        ("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot", "ai", "function_call"), "assistant"
-    ),
+    **dict.fromkeys(("user", "human", *RESULTS), "user"),
+    **dict.fromkeys(OWN, "assistant"),
 }
-RESULTS = ("tool", "observation", "function")
+Reader = Callable[[dict[str, Any], str], list[tuple[Message, bool]]]
 LEARNABLE = "sft wants messages, conversations, instruction and output, prompt and completion, or question and answer"
 
 
@@ -53,7 +53,7 @@ def read_conversations(path: Path, *, merge_turns: bool = False, tell: Tell = no
     Raises:
         UserError: with file and line: an unknown format or role, no answer, an empty one, two turns of one role.
     """
-    reader: Callable[[dict[str, Any], str], list[tuple[Message, bool]]] | None = None
+    reader: Reader | None = None
     first = ""
     for place, record in read_records(path, tell):
         found = detect(record, place)
@@ -66,10 +66,10 @@ def read_conversations(path: Path, *, merge_turns: bool = False, tell: Tell = no
                 f"{place}: other keys than {first} ({', '.join(sorted(record)[:6])})",
                 "keep one format in a file; several files may have several",
             )
-        yield checked(with_system(record, reader(record, place), place), place, merge_turns)
+        yield _read_by(reader, record, place, merge_turns)
 
 
-def detect(record: dict[str, Any], place: str) -> Callable[[dict[str, Any], str], list[tuple[Message, bool]]]:
+def detect(record: dict[str, Any], place: str) -> Reader:
     """Return the reader of a record's format.
 
     Raises:
@@ -105,7 +105,11 @@ def conversation_of(record: dict[str, Any], place: str, *, merge_turns: bool = F
     Raises:
         UserError: as `read_conversations`.
     """
-    return checked(with_system(record, detect(record, place)(record, place), place), place, merge_turns)
+    return _read_by(detect(record, place), record, place, merge_turns)
+
+
+def _read_by(reader: Reader, record: dict[str, Any], place: str, merge_turns: bool) -> Conversation:
+    return checked(with_system(record, reader(record, place), place), place, merge_turns)
 
 
 def with_system(record: dict[str, Any], turns: list[tuple[Message, bool]], place: str) -> list[tuple[Message, bool]]:
@@ -124,7 +128,7 @@ def with_system(record: dict[str, Any], turns: list[tuple[Message, bool]], place
 
 
 def _messages(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
-    found = results_joined(turns_of(record["messages"], place))
+    found = results_joined(turns_of(record["messages"], place), "role", "content")
     turns = [message_of(turn, "role", "content", place) for turn in found]
     if "answer" in record and turns[-1][0].role == "user":
         # The earlier turns are part of the question, but for answers whose weight says that they are right too.
@@ -148,14 +152,13 @@ def _dolly(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
 
 
 def _instruction(record: dict[str, Any], more: Any, answer: Any, place: str) -> list[tuple[Message, bool]]:
-    parts = [text_of(record["instruction"], place), text_of(more, place)]
     turns: list[tuple[Message, bool]] = []
     history = record.get("history") or []
     for pair in history if isinstance(history, list) else [history]:
         if not (isinstance(pair, list) and len(pair) == 2):
             raise UserError(f"{place}: history must be pairs of question and answer")
         turns += _pair(text_of(pair[0], place), text_of(pair[1], place))
-    return turns + _pair("\n\n".join(part for part in parts if part.strip()), text_of(answer, place))
+    return turns + _pair(paragraphs(record["instruction"], more, place), text_of(answer, place))
 
 
 def _completion(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
@@ -167,8 +170,16 @@ def _completion(record: dict[str, Any], place: str) -> list[tuple[Message, bool]
 
 def _question(record: dict[str, Any], place: str) -> list[tuple[Message, bool]]:
     asked = record["question"] if "question" in record else record["prompt"]
-    parts = [text_of(part, place) for part in (asked, record.get("context", ""))]
-    return _pair("\n\n".join(part for part in parts if part.strip()), text_of(record["answer"], place))
+    return _pair(paragraphs(asked, record.get("context", ""), place), text_of(record["answer"], place))
+
+
+def paragraphs(first: Any, second: Any, place: str) -> str:
+    """Return two texts as paragraphs, or the one that says something.
+
+    Raises:
+        UserError: as `text_of`.
+    """
+    return "\n\n".join(text for part in (first, second) if (text := text_of(part, place)).strip())
 
 
 def _pair(question: str, answer: str) -> list[tuple[Message, bool]]:
@@ -191,9 +202,7 @@ def turns_of(value: Any, place: str) -> list[dict[str, Any]]:
     return value
 
 
-def results_joined(
-    turns: list[dict[str, Any]], role_key: str = "role", text_key: str = "content"
-) -> list[dict[str, Any]]:
+def results_joined(turns: list[dict[str, Any]], role_key: str, text_key: str) -> list[dict[str, Any]]:
     """Return the turns with the results of several calls at once as one: a line each."""
     joined: list[dict[str, Any]] = []
     for turn in turns:

@@ -21,7 +21,7 @@ from typing import Any
 from mini_llm.data.records import Tell, nobody, read_records
 from mini_llm.errors import UserError
 from mini_llm.tokenizer.chat import Message
-from mini_llm.tune.formats import Conversation, checked, message_of, text_of, turns_of
+from mini_llm.tune.formats import Conversation, checked, message_of, paragraphs, turns_of
 
 WANTED = "dpo wants chosen and rejected, with a prompt or as conversations that begin alike"
 HH = re.compile(r"\n\n(Human|Assistant):")
@@ -97,8 +97,7 @@ def _prompt(record: dict[str, Any], key: str, place: str) -> list[Message]:
     turns = [Message("system", system)] if isinstance(system, str) and system.strip() else []
     value = record[key]
     if key == "instruction":
-        more = text_of(record.get("input", ""), place)
-        value = "\n\n".join(part for part in (text_of(value, place), more) if part.strip())
+        value = paragraphs(value, record.get("input", ""), place)
     if isinstance(value, str) and key not in ("conversations", "messages"):
         return [*turns, *(_from_hh(value) or [Message("user", value)])]
     return [*turns, *_messages(turns_of(value, place), place)]
